@@ -1,0 +1,113 @@
+"""Edits: what a modification text asks for, as data.
+
+An edit names what it acts on in the reference scene (`old`) and what is there afterwards (`new`), so that any subset
+of a list of edits can be applied (partial edits), and the same list can be applied to another scene. The edits of one
+list act on different things and different free cells: their order does not matter.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from .world import BACKGROUNDS, COLOURS, MAX_OBJECTS, PATTERNS, SHAPES, Scene, Thing, sample_thing
+
+KINDS = ("recolour", "resize", "repattern", "replace", "add", "remove", "move", "background")
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One change: `old` becomes `new` (things), or the background becomes `background`.
+
+    `old` is None when something is added; `new` is None when something is removed.
+    """
+
+    kind: str
+    old: Thing | None = None
+    new: Thing | None = None
+    background: str | None = None
+
+
+def apply(scene: Scene, edits: Iterable[Edit]) -> Scene:
+    """The scene after the edits.
+
+    Raises:
+        ValueError: If an edit acts on something that the scene does not hold, or puts a thing where one stands.
+    """
+    edits = list(edits)
+    background = scene.background
+    things = set(scene.things)
+    for edit in edits:
+        if edit.old is not None:
+            if edit.old not in things:
+                raise ValueError(f"the scene holds no {edit.old}; it holds {scene.things}")
+            things.remove(edit.old)
+    for edit in edits:
+        if edit.new is not None:
+            if any(thing.cell == edit.new.cell for thing in things):
+                raise ValueError(f"cell {edit.new.cell} is taken; the scene holds {scene.things}")
+            things.add(edit.new)
+        if edit.background is not None:
+            background = edit.background
+    return Scene(background, tuple(sorted(things)))
+
+
+def sample_edits(rng: random.Random, scene: Scene, count: int) -> list[Edit]:
+    """`count` random edits that do not touch each other (fewer where the scene has no room for so many)."""
+    untouched = list(scene.things)
+    rng.shuffle(untouched)
+    free = scene.free_cells()
+    rng.shuffle(free)
+    edits: list[Edit] = []
+    removed = added = 0
+    for _ in range(40 * count):
+        if len(edits) == count:
+            break
+        kind = rng.choice(KINDS)
+        if kind == "background":
+            if all(edit.kind != "background" for edit in edits):
+                others = [name for name in BACKGROUNDS if name != scene.background]
+                edits.append(Edit(kind, background=rng.choice(others)))
+        elif kind == "add":
+            if free and len(scene.things) + added - removed < MAX_OBJECTS:
+                edits.append(Edit(kind, new=_something_to_add(rng, scene, free.pop())))
+                added += 1
+        elif untouched:
+            if kind == "remove" and len(scene.things) + added - removed <= 1:
+                continue  # a scene is never left empty
+            if kind == "move" and not free:
+                continue
+            old = untouched.pop()
+            edits.append(_edit_of(rng, kind, old, free))
+            removed += kind == "remove"
+    return edits
+
+
+def _something_to_add(rng: random.Random, scene: Scene, cell: tuple[int, int]) -> Thing:
+    if rng.random() < 0.25:  # "add another red circle"
+        return replace(rng.choice(scene.things), cell=cell)
+    return sample_thing(rng, cell)
+
+
+def _edit_of(rng: random.Random, kind: str, old: Thing, free: list[tuple[int, int]]) -> Edit:
+    if kind == "remove":
+        return Edit(kind, old=old)
+    if kind == "move":
+        return Edit(kind, old=old, new=replace(old, cell=free.pop()))
+    if kind == "resize":
+        return Edit(kind, old=old, new=replace(old, size="small" if old.size == "large" else "large"))
+    if kind == "recolour":
+        return Edit(kind, old=old, new=replace(old, colour=_other(rng, COLOURS, old.colour)))
+    if kind == "repattern":
+        return Edit(kind, old=old, new=replace(old, pattern=_other(rng, PATTERNS, old.pattern)))
+    new = replace(old, shape=_other(rng, SHAPES, old.shape))
+    if rng.random() < 0.7:
+        new = replace(new, colour=_other(rng, COLOURS, old.colour))
+    if rng.random() < 0.3:
+        new = replace(new, pattern=_other(rng, PATTERNS, old.pattern))
+    return Edit("replace", old=old, new=new)
+
+
+def _other(rng: random.Random, values: Sequence[str], old: str) -> str:
+    return rng.choice([value for value in values if value != old])

@@ -1,0 +1,172 @@
+"""Triplets and a benchmark out of the world: queries, their targets, and distractors that a lazy model falls for."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .edits import Edit, apply, sample_edits
+from .grammar import describe, word_edits
+from .render import BASE_SIZE, background_mask, cell_mask, thing_mask
+from .trees import Denotation, Node, NounPhrase, realise
+from .world import Scene, sample_scene
+
+VERSION = "1"
+MAX_EDITS = 5
+FAMILY = 4  # training triplets that share one reference
+
+
+@dataclass(frozen=True)
+class SceneQuery:
+    """A reference scene, what the text asks for, and what comes out.
+
+    `sentences` are the gold constituency trees of `text`, `noun_phrases` its gold noun phrases, breadth first.
+    """
+
+    reference: Scene
+    edits: tuple[Edit, ...]
+    target: Scene
+    text: str
+    noun_phrases: tuple[NounPhrase, ...]
+    sentences: tuple[Node, ...]
+
+
+def make_query(rng: random.Random, reference: Scene, edits: Sequence[Edit]) -> SceneQuery:
+    """Word some edits of a scene and apply them."""
+    sentences = word_edits(rng, reference, edits)
+    text, noun_phrases = realise(sentences)
+    return SceneQuery(reference, tuple(edits), apply(reference, edits), text, tuple(noun_phrases), tuple(sentences))
+
+
+def sample_query(rng: random.Random, num_edits: int) -> SceneQuery:
+    """A random query of exactly `num_edits` edits (1 to 5)."""
+    if not 1 <= num_edits <= MAX_EDITS:
+        raise ValueError(f"num_edits must be 1 to {MAX_EDITS}, got {num_edits}")
+    while True:
+        reference = sample_scene(rng)
+        edits = sample_edits(rng, reference, num_edits)
+        if len(edits) == num_edits:
+            return make_query(rng, reference, edits)
+
+
+def sample_family(rng: random.Random) -> list[SceneQuery]:
+    """Queries on one reference whose edits overlap: each is a partial edit of another.
+
+    In one batch, the target of one is the hard negative of the next.
+    """
+    full = sample_query(rng, rng.choice((2, 2, 3, 3, 4, 5)))
+    subsets = {full.edits}
+    while len(subsets) < min(FAMILY, 2 ** len(full.edits) - 1):
+        kept = tuple(edit for edit in full.edits if rng.random() < 0.5)
+        if kept:
+            subsets.add(kept)
+    ordered = sorted(subsets, key=lambda edits: (len(edits), [full.edits.index(edit) for edit in edits]))
+    return [make_query(rng, full.reference, edits) for edits in ordered]
+
+
+def distractors(rng: random.Random, query: SceneQuery) -> dict[str, list[Scene]]:
+    """Scenes that are nearly right, by the mistake that retrieves them; none equals the target.
+
+    - `reference`: nothing was changed; - `partial`: one edit was forgotten; - `over`: one more was done;
+    - `binding`: two things have exchanged an attribute; - `wrong_thing`: an edit was done to another thing;
+    - `other_scene`: the same edit, somewhere else (what a model finds that reads only the text).
+    """
+    reference, target = query.reference, query.target
+    found: dict[str, list[Scene]] = {"reference": [reference]}
+    if len(query.edits) > 1:
+        left_out = rng.sample(query.edits, min(2, len(query.edits)))
+        found["partial"] = [apply(reference, [e for e in query.edits if e != omitted]) for omitted in left_out]
+    found["over"] = [apply(target, sample_edits(rng, target, 1))]
+    found["binding"] = [scene for scene in [_binding_swap(rng, target)] if scene is not None]
+    found["wrong_thing"] = [scene for scene in [_wrong_thing(rng, query)] if scene is not None]
+    found["other_scene"] = [_elsewhere(rng, query)]
+    return {kind: [s for s in scenes if s != target] for kind, scenes in found.items()}
+
+
+def _binding_swap(rng: random.Random, scene: Scene) -> Scene | None:
+    pairs = [
+        (one, other, name)
+        for one in scene.things
+        for other in scene.things
+        for name in ("colour", "pattern", "shape", "size")
+        if one.cell < other.cell and getattr(one, name) != getattr(other, name)
+    ]
+    rng.shuffle(pairs)
+    for one, other, name in pairs:
+        if one.look() == replace(other, **{name: getattr(one, name)}).look():
+            continue  # alike but for this attribute: exchanging it is moving them
+        swapped = {name: getattr(other, name)}, {name: getattr(one, name)}
+        return scene.changed(one, replace(one, **swapped[0])).changed(other, replace(other, **swapped[1]))
+    return None
+
+
+def _wrong_thing(rng: random.Random, query: SceneQuery) -> Scene | None:
+    """One edit is done to a thing that no edit speaks of."""
+    touched = {edit.old for edit in query.edits}
+    innocent = [thing for thing in query.reference.things if thing not in touched]
+    candidates = [
+        edit for edit in query.edits if edit.kind in ("recolour", "resize", "repattern", "replace", "remove")
+    ]
+    if not innocent or not candidates:
+        return None
+    edit, victim = rng.choice(candidates), rng.choice(innocent)
+    changes = {}
+    if edit.new is not None:
+        names = ("shape", "colour", "size", "pattern")
+        changes = {n: getattr(edit.new, n) for n in names if getattr(edit.new, n) != getattr(edit.old, n)}
+    wrong = Edit(edit.kind, old=victim, new=replace(victim, **changes) if changes else None)
+    return apply(query.reference, [wrong if e == edit else e for e in query.edits])
+
+
+def _elsewhere(rng: random.Random, query: SceneQuery) -> Scene:
+    """Another scene in which all that the text asks for holds."""
+    asked = [edit.new for edit in query.edits if edit.new is not None]
+    taken = {thing.cell for thing in asked} | {edit.old.cell for edit in query.edits if edit.old is not None}
+    other = sample_scene(rng)
+    things = asked + [thing for thing in other.things if thing.cell not in taken]
+    backgrounds = [edit.background for edit in query.edits if edit.background]
+    return Scene(backgrounds[0] if backgrounds else other.background, tuple(sorted(things)))
+
+
+def denoted_mask(scene: Scene, nuisance: int, denotes: Denotation, size: int = BASE_SIZE) -> np.ndarray:
+    """The pixels of the reference picture that a noun phrase speaks of: `(size, size)` booleans, maybe none."""
+    mask = np.zeros((size, size), dtype=bool)
+    for thing in denotes.things:
+        mask |= thing_mask(scene, nuisance, thing, size)
+    for cell in denotes.cells:
+        mask |= cell_mask(cell, size)
+    if denotes.background:
+        mask |= background_mask(scene, nuisance, size)
+    return mask
+
+
+def sample_trees(n: int, seed: int) -> Iterator[str]:
+    """`n` gold constituency trees in bracketed form, one a sentence, for training and testing parsers.
+
+    Three out of four are sentences of modification texts, the others captions.
+    """
+    rng = random.Random(f"trees {seed}")
+    made = 0
+    while made < n:
+        scene = sample_scene(rng)
+        if rng.random() < 0.25:
+            sentences = describe(rng, scene)
+        else:
+            sentences = word_edits(rng, scene, sample_edits(rng, scene, rng.randint(1, MAX_EDITS)))
+        for sentence in sentences[: n - made]:
+            made += 1
+            yield sentence.ptb()
+
+
+def fingerprint(seed: int = 0, n: int = 200) -> str:
+    """A hash of scenes, texts and spans: equal fingerprints mean the same data for the same seed."""
+    rng = random.Random(seed)
+    digest = hashlib.sha256(VERSION.encode())
+    for _ in range(n):
+        for query in sample_family(rng):
+            digest.update(repr((query.reference, query.target, query.text, query.noun_phrases)).encode())
+    return digest.hexdigest()[:16]
