@@ -1,0 +1,134 @@
+"""What a retriever is given and what it gives back: queries and a gallery in, ranked ids out.
+
+A retriever need not embed anything: whatever ranks the ids of a gallery for a query can be measured. So rankings are
+ids and not tensors, and a query's few *candidates* (the subset that CIRR's second metric ranks) are ranked by the
+retriever too, since nobody else can order those that are not among the first k.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from PIL import Image
+
+from contextcir.images import load_image
+
+
+@dataclass(frozen=True)
+class Query:
+    """
+    A reference image and what to change about it.
+
+    Args:
+        id (`str`): Unique among the queries.
+        modification_text (`str`): What the target looks like, seen from the reference image.
+        reference_image: Anything that [`~contextcir.images.load_image`] reads. Where it is `None`, the gallery's image
+            called `reference_id` is meant.
+        reference_id (`str`, *optional*): Id of the reference image, in the gallery where it is part of it.
+        candidate_ids (`tuple[str, ...]`, *optional*): A small part of the gallery to rank by itself. The reference may
+            be among them and is left out.
+        tags (`tuple[str, ...]`, *optional*): Kinds of query, to report by.
+    """
+
+    id: str
+    modification_text: str
+    reference_image: Any = None
+    reference_id: str | None = None
+    candidate_ids: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+
+    @property
+    def ranked_candidate_ids(self) -> list[str]:
+        """`list[str]`: The candidates without the reference, in the given order."""
+        return [candidate for candidate in self.candidate_ids if candidate != self.reference_id]
+
+
+class Gallery:
+    """
+    The images to search, known by id and read one at a time.
+
+    Args:
+        ids (`Sequence[str]`): Unique ids. Their order is the order of the gallery, by which ties are broken.
+        images (`Sequence`): As many images, in any form that [`~contextcir.images.load_image`] reads. A column of a
+            `datasets.Dataset` will do and is read lazily.
+
+    Raises:
+        `ValueError`: An id occurs twice, or there are not as many images as ids.
+    """
+
+    def __init__(self, ids: Sequence[str], images: Sequence):
+        self.ids = list(ids)
+        self.images = images
+        if len(self.ids) != len(images):
+            raise ValueError(
+                f"The gallery has {len(self.ids)} ids and {len(images)} images; expected one id for each image."
+            )
+        self.positions = {id_: position for position, id_ in enumerate(self.ids)}
+        if len(self.positions) < len(self.ids):
+            twice = next(id_ for position, id_ in enumerate(self.ids) if self.positions[id_] != position)
+            raise ValueError(
+                f"The gallery has the id {twice!r} more than once. Ids must be unique: remove or rename one."
+            )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def image(self, id_: str) -> Image.Image:
+        """Read the image called `id_`, in RGB."""
+        return load_image(self.images[self.positions[id_]], name=f"gallery image {id_!r}")
+
+    def reference_image(self, query: Query) -> Image.Image:
+        """
+        Read the reference image of a query, in RGB: its own, or else the one in the gallery.
+
+        Raises:
+            `ValueError`: The query has no image of its own, and its `reference_id` is not in the gallery.
+        """
+        if query.reference_image is not None:
+            return load_image(query.reference_image, name=f"reference image of query {query.id!r}")
+        if query.reference_id not in self.positions:
+            raise ValueError(
+                f"Query {query.id!r} has no reference_image, and the gallery has no image called"
+                f" {query.reference_id!r}. Give it one of the two."
+            )
+        return self.image(query.reference_id)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """
+    What a retriever found, one entry of every list for each query.
+
+    Args:
+        query_ids (`list[str]`): The queries, in any order.
+        gallery_ids (`list[list[str]]`): Ids of the gallery, best first.
+        scores (`list[list[float]]`, *optional*): As many scores, falling.
+        candidate_ids (`list[list[str]]`, *optional*): The query's `ranked_candidate_ids`, best first; empty where it
+            has none.
+    """
+
+    query_ids: list[str]
+    gallery_ids: list[list[str]]
+    scores: list[list[float]] | None = None
+    candidate_ids: list[list[str]] | None = None
+
+
+class Retriever(Protocol):
+    """Anything that ranks a gallery for queries."""
+
+    def search(
+        self, queries: Sequence[Query], gallery: Gallery, k: int, *, exclude_reference: bool = False
+    ) -> Ranking:
+        """
+        Rank the gallery for each query.
+
+        Args:
+            queries (`Sequence[Query]`): The queries.
+            gallery (`Gallery`): The images to rank.
+            k (`int`): How many to return for each query (fewer where the gallery holds fewer).
+            exclude_reference (`bool`, *optional*, defaults to `False`): Leave each query's `reference_id` out.
+
+        Returns:
+            `Ranking`: One entry for each query.
+        """
+        ...
