@@ -1,0 +1,499 @@
+"""ConText-CIR: a composed-image-retrieval model whose text tokens look at the reference image.
+
+Paper: ConText-CIR (CVPR 2025), section 3.2, `f(I, T) = phi_P(phi_A(phi_I(I), phi_T(T)))` with CLIP's encoders `phi_I`,
+`phi_T`, cross-attention `phi_A` and the attention pooling of Set Transformer `phi_P`; section 3.3 for the attention of
+noun phrases.
+
+Left out: self-attention in the fusion (the text encoder has done it) and dropout (the paper mentions none). Without
+self-attention the rows of the fusion do not see each other, and in the default direction image tokens are never
+updated: the keys and values of an image are computed once and serve the whole text, the isolated noun phrases and the
+empty text alike.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import CLIPModel, CLIPTextModel, CLIPVisionModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import ModelOutput
+
+from .configuration_contextcir import ContextCIRConfig
+
+MAX_LOG_SCALE = 4.60517  # ln 100, rounded down: CLIP's bound
+
+
+@dataclass
+class ContextCIROutput(ModelOutput):
+    r"""
+    Args:
+        query_embeds (`torch.FloatTensor` of shape `(batch_size, projection_dim)`):
+            `f(I_reference, T)`, L2-normalised float32, as all embeddings here.
+        target_embeds (`torch.FloatTensor` of shape `(batch_size, projection_dim)`):
+            The target images as gallery images.
+        reference_embeds (`torch.FloatTensor` of shape `(batch_size, projection_dim)`):
+            The reference images as gallery images: the query-image negative of the contrastive loss.
+        logit_scale (`torch.FloatTensor`, 0-dim):
+            Inverse temperature, at most 100.
+        context_attentions (`torch.FloatTensor` of shape `(num_phrases, num_patches)`, *optional*):
+            For each noun phrase, where its tokens in the whole text look: a distribution over image patches.
+        isolated_attentions (`torch.FloatTensor` of shape `(num_phrases, num_patches)`, *optional*):
+            The same for the noun phrase encoded by itself.
+    """
+
+    query_embeds: torch.FloatTensor | None = None
+    target_embeds: torch.FloatTensor | None = None
+    reference_embeds: torch.FloatTensor | None = None
+    logit_scale: torch.FloatTensor | None = None
+    context_attentions: torch.FloatTensor | None = None
+    isolated_attentions: torch.FloatTensor | None = None
+
+
+class ContextCIRAttention(nn.Module):
+    """Multi-head attention of rows (queries) on a memory (keys and values) projected apart, for repeated use."""
+
+    def __init__(self, config: ContextCIRConfig, memory_size: int):
+        super().__init__()
+        hidden_size = config.fusion_hidden_size
+        self.num_heads = config.fusion_num_heads
+        self.explicit = config._attn_implementation == "eager"
+        self.q_proj = nn.Linear(hidden_size, hidden_size)
+        self.k_proj = nn.Linear(memory_size, hidden_size, bias=False)  # softmax does not see a constant
+        self.v_proj = nn.Linear(memory_size, hidden_size)
+        self.out_proj = nn.Linear(hidden_size, hidden_size)
+
+    def _split_heads(self, states):
+        return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (batch_size, num_heads, length, head_dim)
+
+    def project_memory(self, memory):
+        """`(batch_size, length, memory_size)` -> keys and values, `(batch_size, num_heads, length, head_dim)` each."""
+        return self._split_heads(self.k_proj(memory)), self._split_heads(self.v_proj(memory))
+
+    def forward(self, rows, key, value, mask=None, output_attentions=False):
+        query = self._split_heads(self.q_proj(rows))
+        attentions = None
+        if output_attentions or self.explicit:
+            scores = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
+            if mask is not None:
+                scores = scores.masked_fill(~mask, float("-inf"))
+            weights = scores.softmax(dim=-1)  # (batch_size, num_heads, num_rows, memory_length), float32
+            attended = weights.to(value.dtype) @ value
+            if output_attentions:
+                attentions = weights.mean(dim=1)
+        else:
+            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self.out_proj(attended.transpose(1, 2).flatten(2)), attentions
+
+
+class ContextCIRLayer(GradientCheckpointingLayer):
+    """Pre-norm decoder block without self-attention: cross-attention and feed-forward, each with a residual."""
+
+    def __init__(self, config: ContextCIRConfig, memory_size: int):
+        super().__init__()
+        hidden_size, eps = config.fusion_hidden_size, config.text_config.layer_norm_eps
+        self.norm1 = nn.LayerNorm(hidden_size, eps=eps)
+        self.attention = ContextCIRAttention(config, memory_size)
+        self.norm2 = nn.LayerNorm(hidden_size, eps=eps)
+        self.fc1 = nn.Linear(hidden_size, config.fusion_intermediate_size)
+        self.activation = ACT2FN[config.text_config.hidden_act]
+        self.fc2 = nn.Linear(config.fusion_intermediate_size, hidden_size)
+
+    def forward(self, rows, key, value, mask=None, output_attentions=False):
+        attended, attentions = self.attention(self.norm1(rows), key, value, mask, output_attentions)
+        rows = rows + attended
+        rows = rows + self.fc2(self.activation(self.fc1(self.norm2(rows))))
+        return rows, attentions
+
+
+class ContextCIRFusion(nn.Module):
+    """`phi_A`: cross-attention between the tokens of an image and of a text, in either direction. Both kinds of tokens
+    arrive layer-normed by their encoders, hence no norm on the memory."""
+
+    def __init__(self, config: ContextCIRConfig):
+        super().__init__()
+        self.text_queries = config.fusion_direction == "text_to_image"
+        row_size, memory_size = config.text_config.hidden_size, config.vision_config.hidden_size
+        if not self.text_queries:
+            row_size, memory_size = memory_size, row_size
+        same_size = row_size == config.fusion_hidden_size
+        self.input_projection = nn.Identity() if same_size else nn.Linear(row_size, config.fusion_hidden_size)
+        self.layers = nn.ModuleList([ContextCIRLayer(config, memory_size) for _ in range(config.fusion_num_layers)])
+
+    def _project_memory(self, tokens):
+        return [layer.attention.project_memory(tokens) for layer in self.layers]
+
+    def prepare_images(self, image_tokens):
+        """What depends on the image alone, in tensors whose first dimension is the image: keys and values of each
+        layer, or rows."""
+        return self._project_memory(image_tokens) if self.text_queries else self.input_projection(image_tokens)
+
+    def select_images(self, prepared, index):
+        """The prepared images at `index` (a slice or a tensor of indices)."""
+        if self.text_queries:
+            return [(key[index], value[index]) for key, value in prepared]
+        return prepared[index]
+
+    def forward(self, prepared, text_tokens, text_mask=None, output_attentions=False):
+        r"""
+        Args:
+            prepared: the images, from `prepare_images`.
+            text_tokens (`torch.FloatTensor` of shape `(batch_size, text_length, text_hidden_size)`): one text for each
+                image.
+            text_mask (`torch.BoolTensor` of shape `(batch_size, text_length)`): false for padding.
+            output_attentions (`bool`): whether attention weights are wanted.
+
+        Returns:
+            rows `(batch_size, num_rows, fusion_hidden_size)` and, if asked for, float32 attention weights
+            `(batch_size, text_length, num_image_tokens)`, mean of layers and heads: a distribution over image tokens
+            for each text token, or, where image tokens are the queries, over text tokens for each image token.
+        """
+        if self.text_queries:
+            # A padded text token makes a row that nobody reads, so that image tokens need no mask.
+            rows, memories, mask = self.input_projection(text_tokens), prepared, None
+        else:
+            rows, memories = prepared, self._project_memory(text_tokens)
+            mask = None if text_mask is None else text_mask[:, None, None, :]
+        total = 0.0
+        for layer, (key, value) in zip(self.layers, memories, strict=True):
+            rows, attentions = layer(rows, key, value, mask, output_attentions)
+            if output_attentions:
+                total = total + attentions / len(self.layers)
+        if not output_attentions:
+            return rows, None
+        return rows, total if self.text_queries else total.transpose(1, 2)
+
+
+class ContextCIRPooler(nn.Module):
+    """`phi_P`: pooling by multi-head attention (Set Transformer, section 3.2) with one learned seed, as a pre-norm
+    block."""
+
+    def __init__(self, config: ContextCIRConfig):
+        super().__init__()
+        self.seed = nn.Parameter(torch.zeros(1, 1, config.fusion_hidden_size))
+        self.norm = nn.LayerNorm(config.fusion_hidden_size, eps=config.text_config.layer_norm_eps)
+        self.layer = ContextCIRLayer(config, config.fusion_hidden_size)
+
+    def forward(self, rows, mask=None):
+        """`(batch_size, num_rows, hidden_size)` and a mask `(batch_size, num_rows)` -> `(batch_size, hidden_size)`."""
+        key, value = self.layer.attention.project_memory(self.norm(rows))
+        mask = None if mask is None else mask[:, None, None, :]
+        pooled, _ = self.layer(self.seed.expand(len(rows), -1, -1), key, value, mask)
+        return pooled[:, 0]
+
+
+class ContextCIRPreTrainedModel(PreTrainedModel):
+    """Initialisation of the new layers, and loading that refuses incomplete or broken weights."""
+
+    config_class = ContextCIRConfig
+    base_model_prefix = "contextcir"
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _no_split_modules = ["CLIPTextEmbeddings", "CLIPEncoderLayer", "CLIPVisionEmbeddings", "ContextCIRLayer"]
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        if isinstance(module, nn.Linear):
+            # Keeps the scale of the signal whatever the width: these layers may be 32 or 1,024 wide.
+            init.normal_(module.weight, std=module.in_features**-0.5)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, ContextCIRPooler):
+            init.normal_(module.seed, std=0.02)
+        elif isinstance(module, ContextCIRModel):
+            init.constant_(module.logit_scale, self.config.logit_scale_init_value)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, output_loading_info=False, **kwargs):
+        """As in transformers, but weights with missing, NaN or infinite tensors are refused with a `ValueError` that
+        names them, instead of being replaced by random numbers or loaded as they are."""
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+        )
+        _refuse_broken_weights(model, info["missing_keys"], pretrained_model_name_or_path)
+        return (model, info) if output_loading_info else model
+
+
+def _refuse_broken_weights(model, missing_keys, name_or_path):
+    infinite = [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
+    for problem, keys in (("lack", sorted(missing_keys)), ("hold NaN or infinite values in", infinite)):
+        if keys:
+            names = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
+            raise ValueError(f"The weights in {str(name_or_path)!r} {problem} {names}: incomplete or damaged?")
+
+
+class ContextCIRModel(ContextCIRPreTrainedModel):
+    r"""
+    Composes a reference image and a modification text into a query, and embeds gallery images, in one space.
+
+    The encoders bear the names that they have in `CLIPModel`, so that any CLIP checkpoint loads straight in. CLIP's
+    text projection is not kept, and its visual projection only with `target_encoding="clip"`: every parameter is used
+    in every training step.
+
+    Example:
+
+    ```python
+    >>> from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
+
+    >>> model = ContextCIRModel.from_clip_pretrained("openai/clip-vit-base-patch32")
+    >>> processor = ContextCIRProcessor.from_pretrained("openai/clip-vit-base-patch32")
+    >>> inputs = processor(images=[image], text=["add another lorikeet on the branch"])
+    >>> query = model.get_query_features(**{k: inputs[k] for k in ("pixel_values", "input_ids", "attention_mask")})
+    >>> scores = query @ model.get_image_features(gallery_pixel_values).T  # (1, gallery_size)
+    ```"""
+
+    def __init__(self, config: ContextCIRConfig):
+        super().__init__(config)
+        self.text_model = CLIPTextModel._from_config(config.text_config)
+        self.vision_model = CLIPVisionModel._from_config(config.vision_config)
+        self.fusion = ContextCIRFusion(config)
+        self.pooler = ContextCIRPooler(config)
+        self.projection = nn.Linear(config.fusion_hidden_size, config.projection_dim, bias=False)
+        if config.target_encoding == "clip":
+            self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
+        self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
+        self.post_init()
+
+    @classmethod
+    def from_clip_pretrained(cls, name_or_path, **kwargs) -> "ContextCIRModel":
+        r"""
+        Start from a CLIP checkpoint: encoders, temperature and, with `target_encoding="clip"`, the visual projection
+        are its own; fusion, pooling and projection are new.
+
+        Args:
+            name_or_path (`str`): folder or Hub name of a `CLIPModel`.
+            **kwargs: fields of [`ContextCIRConfig`]; all others go to `CLIPModel.from_pretrained` (`dtype`,
+            `revision`, ...).
+
+        Returns:
+            [`ContextCIRModel`]
+
+        Raises:
+            ValueError: where a tensor of the CLIP model is missing or holds NaN.
+        """
+        fields = {key: kwargs.pop(key) for key in ContextCIRConfig.__annotations__ if key in kwargs}
+        clip, info = CLIPModel.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
+        _refuse_broken_weights(clip, info["missing_keys"], name_or_path)
+        inherited = ("vision_config", "text_config", "projection_dim", "logit_scale_init_value")
+        config = ContextCIRConfig(**{key: getattr(clip.config, key) for key in inherited} | fields)
+        model = cls._from_config(config, dtype=clip.dtype, attn_implementation=clip.config._attn_implementation)
+        own = model.state_dict()
+        model.load_state_dict({key: value for key, value in clip.state_dict().items() if key in own}, strict=False)
+        return model.eval()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.text_model.get_input_embeddings()
+
+    def freeze_encoder(self, name: str) -> None:
+        """Keep the parameters of one encoder as they are: `name` is `"vision"` or `"text"`."""
+        if name not in ("vision", "text"):
+            raise ValueError(f"There is a 'vision' and a 'text' encoder, got {name!r}.")
+        getattr(self, f"{name}_model").requires_grad_(False)
+
+    def _encode_images(self, pixel_values):
+        """`phi_I`: all image tokens, the class token first, `(batch_size, 1 + num_patches, vision_hidden_size)`."""
+        # CLIP normalises its class token only; here every token is read, by layers that expect normalised input.
+        return self.vision_model.post_layernorm(self.vision_model(pixel_values).last_hidden_state)
+
+    def _encode_texts(self, input_ids):
+        """`phi_T`: all text tokens, `(batch_size, length, text_hidden_size)`."""
+        # CLIP's text encoder is causal and padding stands on the right, so that no real token ever sees it: without a
+        # mask the states of real tokens are the same, and attention takes its fastest path. Fusion and pooling mask
+        # the padding.
+        return self.text_model(input_ids).last_hidden_state
+
+    def _text_mask(self, input_ids, attention_mask):
+        if attention_mask is not None:
+            return attention_mask.bool()
+        is_end = input_ids == self.config.empty_text_ids[1]
+        return is_end.cumsum(1) - is_end.long() == 0  # all up to the first end token
+
+    def _project(self, embeds, projection):
+        return F.normalize(projection(embeds).float(), dim=-1)  # a sum of squares overflows in half precision
+
+    def _fuse(self, prepared, text_tokens, text_mask, output_attentions=False):
+        rows, attentions = self.fusion(prepared, text_tokens, text_mask, output_attentions)
+        pooled = self.pooler(rows, text_mask if self.fusion.text_queries else None)
+        return self._project(pooled, self.projection), attentions
+
+    def _embed_images(self, image_tokens, prepared):
+        """Embeddings of images as members of a gallery, `(batch_size, projection_dim)`."""
+        if self.config.target_encoding == "clip":
+            return self._project(image_tokens[:, 0], self.visual_projection)
+        empty_text = self._encode_texts(torch.tensor([self.config.empty_text_ids], device=image_tokens.device))
+        return self._fuse(prepared, empty_text.expand(len(image_tokens), -1, -1), None)[0]
+
+    def _isolated_attentions(self, prepared, phrase_tokens, phrase_mask, phrase_sample, batch_size):
+        """Where noun phrases encoded by themselves look, `(num_phrases, phrase_length, num_image_tokens)`."""
+        if not self.fusion.text_queries:
+            return self.fusion(self.fusion.select_images(prepared, phrase_sample), phrase_tokens, phrase_mask, True)[1]
+        # Rows do not see each other: the tokens of all phrases of a sample are rows against the same keys.
+        num_phrases, phrase_length, _ = phrase_tokens.shape
+        order = torch.argsort(phrase_sample, stable=True)
+        counts = torch.bincount(phrase_sample, minlength=batch_size)  # phrases of each sample
+        slot = torch.empty_like(order)
+        slot[order] = (
+            torch.arange(num_phrases, device=order.device) - (counts.cumsum(0) - counts)[phrase_sample[order]]
+        )
+        packed = phrase_tokens.new_zeros(batch_size, int(counts.max()), *phrase_tokens.shape[1:])
+        packed[phrase_sample, slot] = phrase_tokens
+        attentions = self.fusion(prepared, packed.flatten(1, 2), None, True)[1]
+        return attentions.unflatten(1, (-1, phrase_length))[phrase_sample, slot]
+
+    def _concept_attentions(self, prepared, attentions, phrase_inputs, batch_size, isolated_grad):
+        phrase_input_ids, phrase_attention_mask, phrase_sample, phrase_token_mask = phrase_inputs
+        context = _patch_distribution(attentions[phrase_sample], phrase_token_mask)
+        if len(phrase_sample) == 0:
+            return context, context
+        with torch.set_grad_enabled(isolated_grad and torch.is_grad_enabled()):
+            phrase_tokens = self._encode_texts(phrase_input_ids)
+            phrase_mask = self._text_mask(phrase_input_ids, phrase_attention_mask)
+            isolated = self._isolated_attentions(prepared, phrase_tokens, phrase_mask, phrase_sample, batch_size)
+            own_tokens = phrase_mask & phrase_mask.roll(-1, dims=1)  # without the end token
+            own_tokens[:, [0, -1]] = False  # nor the begin token
+            return context, _patch_distribution(isolated, own_tokens)
+
+    def forward(
+        self,
+        reference_pixel_values: torch.FloatTensor,
+        target_pixel_values: torch.FloatTensor,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.LongTensor | None = None,
+        phrase_input_ids: torch.LongTensor | None = None,
+        phrase_attention_mask: torch.LongTensor | None = None,
+        phrase_sample: torch.LongTensor | None = None,
+        phrase_token_mask: torch.BoolTensor | None = None,
+        output_concept_attentions: bool = True,
+        isolated_grad: bool = False,
+    ) -> ContextCIROutput:
+        r"""
+        One training step: all embeddings and attention maps that the losses need, from one pass of the vision encoder.
+
+        Args:
+            reference_pixel_values (`torch.FloatTensor` of shape `(batch_size, 3, height, width)`): reference images.
+            target_pixel_values (`torch.FloatTensor` of shape `(batch_size, 3, height, width)`): target images.
+            input_ids (`torch.LongTensor` of shape `(batch_size, length)`): modification texts, padded on the right.
+            attention_mask (`torch.LongTensor` of shape `(batch_size, length)`, *optional*):
+                1 for real tokens; without it a text ends with its first end token.
+            phrase_input_ids (`torch.LongTensor` of shape `(num_phrases, phrase_length)`, *optional*):
+                The noun phrases of the whole batch, each by itself with begin and end token. There may be none.
+            phrase_attention_mask (`torch.LongTensor` of shape `(num_phrases, phrase_length)`, *optional*): as
+                `attention_mask`.
+            phrase_sample (`torch.LongTensor` of shape `(num_phrases,)`, *optional*): the row of the batch of each
+                phrase.
+            phrase_token_mask (`torch.BoolTensor` of shape `(num_phrases, length)`, *optional*): its tokens in that
+                row.
+            output_concept_attentions (`bool`): whether to compute the attention maps of noun phrases, if there are
+                any.
+            isolated_grad (`bool`): whether the isolated side carries a gradient.
+
+        Returns:
+            [`ContextCIROutput`]
+        """
+        batch_size = len(reference_pixel_values)
+        with_concepts = output_concept_attentions and phrase_input_ids is not None
+        image_tokens = self._encode_images(torch.cat([reference_pixel_values, target_pixel_values]))
+        prepared = self.fusion.prepare_images(image_tokens)
+        references = self.fusion.select_images(prepared, slice(batch_size))
+        text_mask = self._text_mask(input_ids, attention_mask)
+        query_embeds, attentions = self._fuse(references, self._encode_texts(input_ids), text_mask, with_concepts)
+        reference_embeds, target_embeds = self._embed_images(image_tokens, prepared).split(batch_size)
+        context = isolated = None
+        if with_concepts:
+            phrase_inputs = (phrase_input_ids, phrase_attention_mask, phrase_sample, phrase_token_mask)
+            context, isolated = self._concept_attentions(
+                references, attentions, phrase_inputs, batch_size, isolated_grad
+            )
+        return ContextCIROutput(
+            query_embeds=query_embeds,
+            target_embeds=target_embeds,
+            reference_embeds=reference_embeds,
+            logit_scale=self._bounded_logit_scale(),
+            context_attentions=context,
+            isolated_attentions=isolated,
+        )
+
+    def _bounded_logit_scale(self):
+        # The parameter itself is held at the bound: a clamp of its exponential alone has no gradient beyond it, and
+        # CLIP's checkpoints start there.
+        if self.training:
+            with torch.no_grad():
+                self.logit_scale.clamp_(max=MAX_LOG_SCALE)
+        return self.logit_scale.float().exp().clamp(max=100.0)
+
+    def get_query_features(self, pixel_values, input_ids, attention_mask=None) -> torch.FloatTensor:
+        r"""
+        Embed queries, `f(I, T)`.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, 3, height, width)`): reference images.
+            input_ids (`torch.LongTensor` of shape `(batch_size, length)`): modification texts, padded on the right.
+            attention_mask (`torch.LongTensor` of shape `(batch_size, length)`, *optional*):
+                1 for real tokens; without it a text ends with its first end token.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch_size, projection_dim)`, L2-normalised.
+        """
+        prepared = self.fusion.prepare_images(self._encode_images(pixel_values))
+        return self._fuse(prepared, self._encode_texts(input_ids), self._text_mask(input_ids, attention_mask))[0]
+
+    def get_image_features(self, pixel_values) -> torch.FloatTensor:
+        r"""
+        Embed gallery images, `f(I, "")` or CLIP's projection (`target_encoding`).
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, 3, height, width)`): images.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch_size, projection_dim)`, L2-normalised.
+        """
+        image_tokens = self._encode_images(pixel_values)
+        prepared = None if self.config.target_encoding == "clip" else self.fusion.prepare_images(image_tokens)
+        return self._embed_images(image_tokens, prepared)
+
+    def get_concept_attentions(
+        self,
+        pixel_values,
+        input_ids,
+        attention_mask,
+        phrase_input_ids,
+        phrase_attention_mask,
+        phrase_sample,
+        phrase_token_mask,
+    ) -> tuple[torch.FloatTensor, torch.FloatTensor]:
+        r"""
+        Where noun phrases look in the reference image (figure 5 of the paper). Arguments as in `forward`.
+
+        Returns:
+            `tuple` of two `torch.FloatTensor` of shape `(num_phrases, num_patches)`: in context and isolated. Each row
+            is a distribution over the patches of the image, row by row from the top left.
+        """
+        prepared = self.fusion.prepare_images(self._encode_images(pixel_values))
+        text_mask = self._text_mask(input_ids, attention_mask)
+        attentions = self.fusion(prepared, self._encode_texts(input_ids), text_mask, True)[1]
+        phrase_inputs = (phrase_input_ids, phrase_attention_mask, phrase_sample, phrase_token_mask)
+        return self._concept_attentions(
+            prepared, attentions, phrase_inputs, len(pixel_values), torch.is_grad_enabled()
+        )
+
+
+def _patch_distribution(attentions, token_mask):
+    """Attention of the tokens of each phrase, `(num_phrases, length, 1 + num_patches)`, and which of the tokens are
+    its own, `(num_phrases, length)` -> `(num_phrases, num_patches)`: mean of the tokens, class token left out,
+    normalised over patches."""
+    weights = token_mask.to(attentions.dtype)
+    patches = torch.einsum("pl,pln->pn", weights, attentions[:, :, 1:])
+    return patches / patches.sum(dim=-1, keepdim=True).clamp(min=1e-12)
+
+
+__all__ = ["ContextCIRModel", "ContextCIROutput", "ContextCIRPreTrainedModel"]
