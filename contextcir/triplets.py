@@ -1,0 +1,241 @@
+"""Training triplets: the columns every data set shares, loading with checks, and rows -> one training batch.
+
+A triplet is (reference image, modification text, target image). Noun phrases are character spans of the text, so that
+no tokenizer and no parser is baked into the data. Images stay encoded until the collator reads them through
+[`~contextcir.images.load_image`]: `datasets` would end an iteration at the first broken one.
+"""
+
+import hashlib
+import math
+import os
+import random
+from typing import Any, Literal, get_args
+
+import datasets
+import torch
+from datasets import Features, Image, List, Value
+from PIL import Image as PILImage
+
+from contextcir.images import ImageError, load_image
+
+Augmentation = Literal["none", "crop"]
+
+IMAGE_COLUMNS = ("reference_image", "target_image")
+TRIPLET_FEATURES = Features(
+    {
+        "id": Value("string"),
+        "reference_image": Image(),
+        "target_image": Image(),
+        "modification_text": Value("string"),
+        "noun_phrases": List({"text": Value("string"), "start": Value("int32"), "end": Value("int32")}),
+        "reference_id": Value("string"),
+        "target_id": Value("string"),
+    }
+)
+
+
+def load_triplets(
+    name_or_path: str,
+    split: str = "train",
+    *,
+    config_name: str | None = None,
+    revision: str | None = None,
+    require_noun_phrases: bool = True,
+) -> datasets.Dataset:
+    """
+    Load triplets from the Hub, from a folder of Parquet files or from an image folder, and check every row.
+
+    An image folder holds images and a `metadata.jsonl` with `reference_file_name`, `target_file_name` and
+    `modification_text`. There, `reference_id` and `target_id` default to the file names and `id` to the row number.
+
+    Args:
+        name_or_path (`str`): Hub name or local folder.
+        split (`str`, defaults to `"train"`): `datasets` syntax, such as `"train[:1000]"`.
+        config_name (`str`, *optional*): Configuration of the data set, such as `"triplets"`.
+        revision (`str`, *optional*): Branch, tag or commit on the Hub.
+        require_noun_phrases (`bool`, defaults to `True`):
+            Otherwise a missing `noun_phrases` column becomes one of empty lists.
+
+    Returns:
+        `datasets.Dataset`: The columns of `TRIPLET_FEATURES`, images undecoded (`Image(decode=False)`).
+
+    Raises:
+        ValueError: for missing columns (naming those that exist), duplicate ids, empty texts, and noun phrases
+            that are not the characters of their text that they claim to be, with row and id.
+    """
+    dataset = datasets.load_dataset(name_or_path, config_name, split=split, revision=revision)
+    where = f"{name_or_path} (split {split!r})"
+    if {"reference", "target"} <= set(dataset.column_names):  # what `imagefolder` makes of `*_file_name`
+        dataset = dataset.rename_columns({"reference": "reference_image", "target": "target_image"})
+        dataset = _without_decoding(dataset)
+        folder = name_or_path if os.path.isdir(name_or_path) else None
+        for name in ("reference", "target"):
+            if f"{name}_id" not in dataset.column_names:
+                paths = [image["path"] for image in dataset[f"{name}_image"]]
+                paths = [os.path.relpath(path, folder) if folder else path for path in paths]
+                dataset = dataset.add_column(f"{name}_id", paths)
+        if "id" not in dataset.column_names:
+            dataset = dataset.add_column("id", [str(row) for row in range(len(dataset))])
+    if "noun_phrases" not in dataset.column_names and not require_noun_phrases:
+        dataset = dataset.add_column("noun_phrases", [[]] * len(dataset), feature=TRIPLET_FEATURES["noun_phrases"])
+
+    missing = [name for name in TRIPLET_FEATURES if name not in dataset.column_names]
+    if missing:
+        hint = " datasets_scripts/add_noun_phrases.py adds noun_phrases." if "noun_phrases" in missing else ""
+        raise ValueError(
+            f"{where}: no column {', '.join(missing)}; there are {', '.join(dataset.column_names)}.{hint}"
+        )
+    dataset = _without_decoding(dataset.select_columns(list(TRIPLET_FEATURES)))
+    _check_rows(dataset, where)
+    return dataset
+
+
+def _without_decoding(dataset: datasets.Dataset) -> datasets.Dataset:
+    for column in IMAGE_COLUMNS:
+        dataset = dataset.cast_column(column, Image(decode=False))
+    return dataset
+
+
+def _check_rows(dataset: datasets.Dataset, where: str) -> None:
+    seen = {}
+    texts = dataset.remove_columns(list(IMAGE_COLUMNS))
+    for row, triplet in enumerate(texts):
+        key = triplet["id"]
+        at = f"{where}, row {row} (id {key!r})"
+        if key in seen:
+            raise ValueError(f"{at}: the id stands in row {seen[key]} as well. Ids must be unique.")
+        seen[key] = row
+        for name in ("id", "reference_id", "target_id"):
+            if not triplet[name]:
+                raise ValueError(f"{at}: {name} is empty.")
+        text = triplet["modification_text"]
+        if not text or text.isspace():
+            raise ValueError(f"{at}: modification_text is empty. Remove the row or describe the change.")
+        for phrase in triplet["noun_phrases"] or []:
+            start, end = phrase["start"], phrase["end"]
+            if not 0 <= start < end <= len(text):
+                raise ValueError(
+                    f"{at}: noun_phrases holds the span {start} to {end}, outside its text of {len(text)} characters."
+                )
+            if text[start:end] != phrase["text"]:
+                raise ValueError(
+                    f"{at}: noun_phrases says {phrase['text']!r} for the span {start} to {end}, where the text has"
+                    f" {text[start:end]!r}. Spans count characters, not bytes."
+                )
+
+
+def find_bad_images(dataset: datasets.Dataset, num_proc: int | None = None) -> list[dict[str, Any]]:
+    """
+    Decode every image once and list those that cannot be used. The pass is cached by `datasets`.
+
+    Args:
+        dataset (`datasets.Dataset`): As from [`load_triplets`].
+        num_proc (`int`, *optional*): Number of processes.
+
+    Returns:
+        `list[dict]`: `{"row", "id", "column", "error"}` for each bad image, in order of the rows.
+    """
+    checked = dataset.map(
+        _image_errors,
+        with_indices=True,
+        remove_columns=dataset.column_names,
+        features=Features(
+            {"row": Value("int64"), "id": Value("string"), **dict.fromkeys(IMAGE_COLUMNS, Value("string"))}
+        ),
+        num_proc=num_proc,
+        desc="Checking images",
+    )
+    return [
+        {"row": row["row"], "id": row["id"], "column": column, "error": row[column]}
+        for row in checked
+        for column in IMAGE_COLUMNS
+        if row[column]
+    ]
+
+
+def _image_errors(triplet: dict[str, Any], row: int) -> dict[str, Any]:
+    errors = {"row": row, "id": triplet["id"]}
+    for column in IMAGE_COLUMNS:
+        try:
+            _load(triplet, column)
+            errors[column] = ""
+        except ImageError as error:
+            errors[column] = str(error)
+    return errors
+
+
+def _load(triplet: dict[str, Any], column: str) -> PILImage.Image:
+    path = triplet[column].get("path") if isinstance(triplet[column], dict) else None
+    return load_image(triplet[column], name=f"triplet {triplet['id']!r}, {column}" + (f" ({path})" if path else ""))
+
+
+class TripletCollator:
+    """
+    Rows of a triplet data set -> the keyword arguments of `ContextCIRModel.forward`, and what the trainer needs.
+
+    Augmentation depends on nothing but `(seed, epoch, id)`: the same in any worker, on any process and after resuming.
+
+    Args:
+        processor: Makes `pixel_values` of `images`, and token ids and phrase tensors of `text` and `noun_phrases`.
+        max_phrases (`int`, defaults to 10): Noun phrases of a text that are used, from the front (breadth-first).
+        augmentation (`"none"` or `"crop"`): `"crop"` cuts out 80 to 100 % of each image's area, in proportion.
+            Nothing flips or recolours, since texts speak of sides and colours.
+        seed (`int`, defaults to 0): Seed of the augmentation.
+
+    Returns of a call:
+        `dict[str, torch.Tensor]` with, for B rows and P noun phrases, `reference_pixel_values` and
+        `target_pixel_values` `(B, 3, height, width)`; `input_ids` and `attention_mask` `(B, length)`;
+        `phrase_input_ids` and `phrase_attention_mask` `(P, phrase_length)`; `phrase_sample` `(P,)`;
+        `phrase_token_mask` `(P, length)`; and beside `target_keys` and `reference_keys` `(B,)`,
+        `num_truncated_texts` and `num_dropped_phrases` (0-dim).
+
+    Raises:
+        ImageError: for an image that cannot be read, naming the triplet and the column.
+    """
+
+    def __init__(self, processor, *, max_phrases: int = 10, augmentation: Augmentation = "none", seed: int = 0):
+        if augmentation not in get_args(Augmentation):
+            raise ValueError(f"augmentation must be one of {get_args(Augmentation)}, got {augmentation!r}.")
+        self.processor = processor
+        self.max_phrases = max_phrases
+        self.augmentation = augmentation
+        self.seed = seed
+        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()  # seen by workers that outlive an epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called at the beginning of each epoch."""
+        self._epoch.fill_(epoch)
+
+    def for_evaluation(self) -> "TripletCollator":
+        """The same without augmentation."""
+        return TripletCollator(self.processor, max_phrases=self.max_phrases)
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        encoded = self.processor(
+            images=[self._image(row, column) for column in IMAGE_COLUMNS for row in rows],
+            text=[row["modification_text"] for row in rows],
+            noun_phrases=[(row["noun_phrases"] or [])[: self.max_phrases] for row in rows],
+        )
+        reference_pixel_values, target_pixel_values = encoded.pop("pixel_values").chunk(2)
+        return {
+            "reference_pixel_values": reference_pixel_values,  # first: its length is taken for the batch size
+            "target_pixel_values": target_pixel_values,
+            **encoded,
+            "target_keys": torch.tensor([image_key(row["target_id"]) for row in rows]),
+            "reference_keys": torch.tensor([image_key(row["reference_id"]) for row in rows]),
+        }
+
+    def _image(self, row: dict[str, Any], column: str) -> PILImage.Image:
+        image = _load(row, column)
+        if self.augmentation == "none":
+            return image
+        draw = random.Random(f"{self.seed}/{self._epoch.item()}/{row['id']}/{column}")
+        side = math.sqrt(draw.uniform(0.8, 1.0))
+        width, height = side * image.width, side * image.height
+        left, top = draw.uniform(0, image.width - width), draw.uniform(0, image.height - height)
+        return image.resize(image.size, PILImage.Resampling.BICUBIC, box=(left, top, left + width, top + height))
+
+
+def image_key(image_id: str) -> int:
+    """A stable integer in [0, 2**63) for an id, to compare images across processes."""
+    return int.from_bytes(hashlib.blake2b(image_id.encode(), digest_size=8).digest(), "big") >> 1

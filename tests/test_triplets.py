@@ -1,0 +1,219 @@
+"""Triplets from every source, the errors that name a row, and the batch that the collator makes."""
+
+import copy
+import json
+import pickle
+import re
+
+import datasets
+import pytest
+import torch
+from tiny_triplets import dataset, png, triplet, triplets, write_parquet
+
+from contextcir.images import ImageError
+from contextcir.triplets import TRIPLET_FEATURES, TripletCollator, find_bad_images, image_key, load_triplets
+from modeling_contextcir import ContextCIRProcessor
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def processor(clip_folder):
+    return ContextCIRProcessor.from_pretrained(clip_folder)
+
+
+def undecoded(rows):
+    for column in ("reference_image", "target_image"):
+        rows = rows.cast_column(column, datasets.Image(decode=False))
+    return rows
+
+
+def test_a_folder_of_parquet_files(tmp_path):
+    folder = write_parquet(tmp_path / "data", train=triplets(5), validation=triplets(2))
+    loaded = load_triplets(folder)
+    assert loaded.column_names == list(TRIPLET_FEATURES)
+    assert loaded[3] == triplet(3)  # images as they were encoded
+    assert len(load_triplets(folder, "validation")) == 2
+    assert load_triplets(folder, "train[1:3]")["id"] == ["t1", "t2"]
+
+
+def write_image_folder(folder, **metadata):
+    folder.mkdir()
+    for name in ("one", "two"):
+        (folder / f"{name}.png").write_bytes(png(len(name)))
+    rows = [
+        {
+            "reference_file_name": "one.png",
+            "target_file_name": "two.png",
+            "modification_text": "add a dog",
+            **metadata,
+        },
+        {"reference_file_name": "two.png", "target_file_name": "one.png", "modification_text": "the dog", **metadata},
+    ]
+    (folder / "metadata.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    return str(folder)
+
+
+def test_an_image_folder_with_two_file_name_columns(tmp_path):
+    folder = write_image_folder(tmp_path / "images", noun_phrases=[])
+    loaded = load_triplets(folder)
+    assert loaded.column_names == list(TRIPLET_FEATURES)
+    assert loaded["id"] == ["0", "1"]
+    assert loaded["reference_id"] == loaded["target_id"][::-1] == ["one.png", "two.png"]
+    assert loaded[0]["reference_image"]["path"].endswith("one.png")
+
+
+def test_missing_noun_phrases_are_an_error_where_they_are_needed(tmp_path):
+    folder = write_image_folder(tmp_path / "images")
+    with pytest.raises(ValueError, match="no column noun_phrases; there are .*modification_text.*add_noun_phrases"):
+        load_triplets(folder)
+    assert load_triplets(folder, require_noun_phrases=False)["noun_phrases"] == [[], []]
+
+
+def test_missing_columns_are_named_and_so_are_those_that_exist(tmp_path):
+    (tmp_path / "data").mkdir()
+    dataset(triplets(2)).remove_columns(["target_image", "id"]).to_parquet(tmp_path / "data" / "train.parquet")
+    with pytest.raises(ValueError, match="no column id, target_image; there are reference_image, modification_text,"):
+        load_triplets(str(tmp_path / "data"))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"id": "t0"}, "row 2 (id 't0'): the id stands in row 0 as well"),
+        ({"modification_text": ""}, "row 2 (id 't2'): modification_text is empty"),
+        ({"modification_text": " \n"}, "row 2 (id 't2'): modification_text is empty"),
+        ({"modification_text": None, "noun_phrases": []}, "row 2 (id 't2'): modification_text is empty"),
+        ({"target_id": ""}, "row 2 (id 't2'): target_id is empty"),
+        (
+            {"noun_phrases": [{"text": "it", "start": 7, "end": 99}]},
+            "row 2 (id 't2'): noun_phrases holds the span 7 to 99, outside its text of 9 characters",
+        ),
+        ({"noun_phrases": [{"text": "", "start": 3, "end": 3}]}, "noun_phrases holds the span 3 to 3, outside"),
+        (
+            {"noun_phrases": [{"text": "it", "start": 6, "end": 8}]},
+            "noun_phrases says 'it' for the span 6 to 8, where the text has ' i'",
+        ),
+    ],
+)
+def test_bad_rows_are_named(tmp_path, changes, message):
+    rows = triplets(4)
+    rows[2] |= changes
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_triplets(write_parquet(tmp_path / "data", train=rows))
+
+
+BAD_IMAGES = {"empty": b"", "truncated": png(0)[:-60], "not an image": b"<html>404</html>"}
+
+
+@pytest.mark.parametrize("content", BAD_IMAGES.values(), ids=BAD_IMAGES.keys())
+def test_bad_images_abort_with_their_row_and_are_found_beforehand(content, processor):
+    rows = triplets(4)
+    rows[2]["target_image"]["bytes"] = content
+    with pytest.raises(ImageError, match="triplet 't2', target_image"):
+        TripletCollator(processor)(rows)
+    (bad,) = find_bad_images(undecoded(dataset(rows)))
+    assert (bad["row"], bad["id"], bad["column"]) == (2, "t2", "target_image")
+    assert "triplet 't2'" in bad["error"]
+
+
+def test_a_missing_file_is_named(tmp_path, processor):
+    folder = write_image_folder(tmp_path / "images", noun_phrases=[])
+    (tmp_path / "images" / "two.png").unlink()
+    loaded = load_triplets(folder)
+    assert [(bad["row"], bad["column"]) for bad in find_bad_images(loaded)] == [
+        (0, "target_image"),
+        (1, "reference_image"),
+    ]
+    with pytest.raises(ImageError, match="triplet '0', target_image .*two.png"):
+        TripletCollator(processor)([loaded[0]])
+
+
+def test_the_batch(processor):
+    batch = TripletCollator(processor)(triplets(3))
+    assert next(iter(batch)) == "reference_pixel_values"
+    assert batch["reference_pixel_values"].shape == batch["target_pixel_values"].shape == (3, 3, 30, 30)
+    assert not torch.equal(batch["reference_pixel_values"], batch["target_pixel_values"])
+    assert batch["input_ids"].shape == batch["attention_mask"].shape
+    assert batch["phrase_sample"].tolist() == [0, 0, 1, 1, 1]
+    assert batch["phrase_token_mask"].shape == (5, batch["input_ids"].shape[1])
+    assert batch["num_truncated_texts"] == 0 and batch["num_dropped_phrases"] == 0
+    # Each in-context mask covers the tokens of the phrase itself, begin and end left out.
+    for phrase in range(5):
+        row = batch["input_ids"][batch["phrase_sample"][phrase]]
+        isolated = batch["phrase_input_ids"][phrase][batch["phrase_attention_mask"][phrase].bool()][1:-1]
+        assert torch.equal(row[batch["phrase_token_mask"][phrase]], isolated)
+
+
+def test_reference_and_target_are_not_mixed_up(processor):
+    rows = triplets(2)
+    batch = TripletCollator(processor)(rows)
+    swapped = [row | {"reference_image": row["target_image"], "target_image": row["reference_image"]} for row in rows]
+    assert torch.equal(TripletCollator(processor)(swapped)["target_pixel_values"], batch["reference_pixel_values"])
+
+
+def test_keys_are_stable_and_equal_only_for_equal_ids(processor):
+    rows = triplets(3)
+    rows[2]["target_id"] = rows[0]["target_id"]
+    rows[1]["reference_id"] = rows[0]["target_id"]
+    batch = TripletCollator(processor)(rows)
+    assert batch["target_keys"][0] == batch["target_keys"][2] == batch["reference_keys"][1]
+    assert len(set(batch["target_keys"].tolist() + batch["reference_keys"].tolist())) == 4
+    assert image_key("dev-1042-0-img1") == 2947337083654050779  # the same in every process and session
+    assert 0 <= image_key("漢字") < 2**63
+
+
+def test_max_phrases_takes_the_first_ones_and_none_is_possible(processor):
+    assert TripletCollator(processor, max_phrases=1)(triplets(3))["phrase_sample"].tolist() == [0, 1]
+    batch = TripletCollator(processor, max_phrases=0)(triplets(3))
+    assert batch["phrase_sample"].shape == (0,) and batch["phrase_token_mask"].shape[0] == 0
+
+
+def test_long_texts_are_counted(processor):
+    rows = [triplet(0, modification_text="the dog " + "x y " * 60 + "the cat"), triplet(1)]
+    batch = TripletCollator(processor)(rows)
+    assert batch["input_ids"].shape[1] == 77
+    assert batch["num_truncated_texts"] == 1 and batch["num_dropped_phrases"] == 1
+
+
+def test_augmentation_depends_on_seed_epoch_and_id_alone(processor):
+    def pixels(rows, seed=1, epoch=0):
+        collator = TripletCollator(processor, augmentation="crop", seed=seed)
+        collator.set_epoch(epoch)
+        return collator(rows)["reference_pixel_values"]
+
+    rows = triplets(4)
+    assert torch.equal(pixels(rows), pixels(rows))
+    assert torch.equal(pixels(rows)[2], pixels(rows[2:])[0])  # whatever the batch
+    assert not torch.equal(pixels(rows), pixels(rows, epoch=1))
+    assert not torch.equal(pixels(rows), pixels(rows, seed=2))
+    assert not torch.equal(pixels(rows)[0], pixels([rows[0] | {"id": "other"}])[0])
+    plain = TripletCollator(processor, augmentation="crop").for_evaluation()(rows)["reference_pixel_values"]
+    assert torch.equal(plain, TripletCollator(processor)(rows)["reference_pixel_values"])
+    assert (plain - pixels(rows)).abs().amax(dim=(1, 2, 3)).min() > 0
+
+
+def test_a_new_epoch_reaches_workers_that_live_on(processor):
+    collator = TripletCollator(processor, augmentation="crop")
+    loader = torch.utils.data.DataLoader(
+        triplets(2), batch_size=2, collate_fn=collator, num_workers=1, persistent_workers=True
+    )
+    first, again = next(iter(loader)), next(iter(loader))
+    collator.set_epoch(1)
+    second = next(iter(loader))
+    assert torch.equal(first["target_pixel_values"], again["target_pixel_values"])
+    assert not torch.equal(first["target_pixel_values"], second["target_pixel_values"])
+
+
+def test_unknown_augmentation_is_refused(processor):
+    with pytest.raises(ValueError, match="'flip'"):
+        TripletCollator(processor, augmentation="flip")
+
+
+def test_the_collator_can_be_copied(processor):
+    collator = copy.deepcopy(TripletCollator(processor, max_phrases=3, augmentation="crop", seed=5))
+    assert (collator.max_phrases, collator.augmentation, collator.seed) == (3, "crop", 5)
+    pickle.dumps(collator)
