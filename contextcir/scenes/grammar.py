@@ -112,7 +112,7 @@ def refer(rng: random.Random, scene: Scene, thing: Thing, modifiers: bool = True
     generic = rng.random() < 0.08 and len(wanted) > 0
     names = wanted if generic else ["shape", *wanted]
     twins = [other for other in scene.things if _alike(other, thing, names) and other != thing]
-    for name in rng.sample(("colour", "size", "pattern"), 3):
+    for name in (*rng.sample(("colour", "size", "pattern"), 3), "shape"):
         if twins and name not in names:
             names.append(name)
             twins = [other for other in twins if _alike(other, thing, names)]
