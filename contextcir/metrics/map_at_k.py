@@ -1,7 +1,7 @@
 """mAP@k: the mean over queries of the average precision among the first k, for queries with several targets.
 
-As CIRCO defines it (Baldrati et al., ICCV 2023): the precision at each place that holds a target, summed over the first
-k places and divided by the most targets that these can hold, `min(number of targets, k)`.
+As CIRCO defines it (Baldrati et al., ICCV 2023): the precision at each place that holds a target, summed over the
+first k places and divided by the most targets that these can hold, `min(number of targets, k)`.
 
 `evaluate.load("contextcir/metrics/map_at_k.py")` gives the metric as an `evaluate` module.
 """
