@@ -1,0 +1,249 @@
+"""A benchmark: a gallery, queries, what is relevant to each, and the protocol by which a ranking is scored.
+
+Data never imports models: a benchmark sees ranked ids only. A ranking that is incomplete, repeats an id or returns the
+reference where the protocol leaves it out gives plausible numbers that are wrong, so each is an error that names the
+query.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, Image, load_dataset
+from datasets.exceptions import DatasetNotFoundError
+
+from contextcir.metrics.map_at_k import map_at_k
+from contextcir.metrics.recall_at_k import recall_at_k
+from contextcir.retrieval.base import Gallery, Query, Ranking
+
+COLUMNS = {  # of the published form: the required ones
+    "gallery": ["id", "image"],
+    "queries": ["id", "modification_text", "reference_id"],
+    "relevance": ["query_id", "target_id"],
+}
+
+
+@dataclass
+class Benchmark:
+    """
+    Data and protocol of one benchmark split.
+
+    Args:
+        name (`str`): What tables call it.
+        protocol_id (`str`): Data version, split and rules in one word. Numbers compare only under the same id.
+        gallery (`Gallery`): All images to search.
+        queries (`list[Query]`): The queries.
+        relevance (`dict[str, set[str]]`): The ids of each query's targets, by query id.
+        exclude_reference (`bool`): Whether the reference image leaves the ranking.
+        recall_ks (`tuple[int, ...]`): Recall@k is reported at these.
+        subset_ks (`tuple[int, ...]`): Recall_subset@k, over each query's candidates without the reference.
+        map_ks (`tuple[int, ...]`): mAP@k, where any query has several targets.
+
+    Raises:
+        `ValueError`: Ids are unknown or repeated, a text is empty, or a query has no target that could be found.
+    """
+
+    name: str
+    protocol_id: str
+    gallery: Gallery
+    queries: list[Query]
+    relevance: dict[str, set[str]]
+    exclude_reference: bool
+    recall_ks: tuple[int, ...] = (1, 5, 10, 50)
+    subset_ks: tuple[int, ...] = (1, 2, 3)
+    map_ks: tuple[int, ...] = (5, 10, 25, 50)
+
+    def __post_init__(self):
+        if not self.queries:
+            raise ValueError(f"{self.name}: there are no queries.")
+        _refuse_repeated([query.id for query in self.queries], f"{self.name}: the queries")
+        for query in self.queries:
+            self._check_query(query)
+        if unknown := self.relevance.keys() - {query.id for query in self.queries}:
+            raise ValueError(
+                f"{self.name}: relevance names the query {min(unknown)!r}, which is not among the queries."
+            )
+
+    @property
+    def k(self) -> int:
+        """`int`: How many ids of the gallery a ranking needs to hold for each query."""
+        return max(self.recall_ks + (self.map_ks if self.has_several_targets else ()))
+
+    @property
+    def has_several_targets(self) -> bool:
+        """`bool`: Whether any query has more than one target."""
+        return any(len(targets) > 1 for targets in self.relevance.values())
+
+    def evaluate(self, ranking: Ranking) -> dict[str, float]:
+        """
+        Score a ranking by the benchmark's protocol.
+
+        Args:
+            ranking (`Ranking`): One entry for each query, in any order.
+
+        Returns:
+            `dict[str, float]`: `recall@k`; `recall_subset@k` where queries have candidates; `map@k` where some have
+            several targets. All in percent.
+
+        Raises:
+            `ValueError`: The ranking misses a query, repeats or invents an id, is too short, holds the reference
+                although it is excluded, or holds a score that is not a number.
+        """
+        return self._score(self.queries, ranking, self._checked_places(ranking))
+
+    def evaluate_by_tag(self, ranking: Ranking) -> dict[str, dict[str, float]]:
+        """Score the queries of each tag by themselves: as [`Benchmark.evaluate`], and `num_queries`, for each tag."""
+        places = self._checked_places(ranking)
+        tagged = {
+            tag: [query for query in self.queries if tag in query.tags]
+            for tag in sorted({tag for query in self.queries for tag in query.tags})
+        }
+        return {
+            tag: {"num_queries": len(queries), **self._score(queries, ranking, places)}
+            for tag, queries in tagged.items()
+        }
+
+    def _score(self, queries: Sequence[Query], ranking: Ranking, places: dict[str, int]) -> dict[str, float]:
+        ranked = [ranking.gallery_ids[places[query.id]] for query in queries]
+        targets = [self.relevance[query.id] for query in queries]
+        scores = {f"recall@{k}": recall_at_k(ranked, targets, k) for k in self.recall_ks}
+        if with_candidates := [query for query in queries if query.candidate_ids]:
+            ranked_subsets = [ranking.candidate_ids[places[query.id]] for query in with_candidates]
+            subset_targets = [self.relevance[query.id] for query in with_candidates]
+            scores |= {f"recall_subset@{k}": recall_at_k(ranked_subsets, subset_targets, k) for k in self.subset_ks}
+        if self.has_several_targets:
+            scores |= {f"map@{k}": map_at_k(ranked, targets, k) for k in self.map_ks}
+        return scores
+
+    def _check_query(self, query: Query) -> None:
+        where = f"{self.name}: query {query.id!r}"
+        if not query.modification_text.strip():
+            raise ValueError(f"{where} has an empty modification_text.")
+        targets = self.relevance.get(query.id)
+        if not targets:
+            raise ValueError(f"{where} has no target. Add it to the relevance, or leave the query out.")
+        for kind, ids in (("target", targets), ("candidate", query.candidate_ids)):
+            if missing := [id_ for id_ in ids if id_ not in self.gallery.positions]:
+                raise ValueError(f"{where} has the {kind} {missing[0]!r}, which is not in the gallery.")
+        if self.exclude_reference and query.reference_id in targets:
+            raise ValueError(
+                f"{where} has its reference {query.reference_id!r} as a target, which the protocol excludes."
+            )
+        _refuse_repeated(query.candidate_ids, f"{where}: the candidates")
+        if query.candidate_ids and targets.isdisjoint(query.ranked_candidate_ids):
+            raise ValueError(f"{where} has no target among its candidates.")
+
+    def _checked_places(self, ranking: Ranking) -> dict[str, int]:
+        """Where the ranking holds each query, once the whole ranking is known to be sound."""
+        _refuse_repeated(ranking.query_ids, f"{self.name}: the ranking's queries")
+        places = {id_: place for place, id_ in enumerate(ranking.query_ids)}
+        if missing := [query.id for query in self.queries if query.id not in places]:
+            raise ValueError(f"{self.name}: the ranking misses {len(missing)} of the queries, such as {missing[0]!r}.")
+        if len(places) > len(self.queries):
+            unknown = min(places.keys() - {query.id for query in self.queries})
+            raise ValueError(f"{self.name}: the ranking holds {unknown!r}, which is not among the queries.")
+        for field in ("gallery_ids", "scores", "candidate_ids"):
+            rows = getattr(ranking, field)
+            if rows is not None and len(rows) != len(places):
+                raise ValueError(f"{self.name}: the ranking has {len(rows)} {field} for {len(places)} queries.")
+        for query in self.queries:
+            self._check_ranked(query, ranking, places[query.id])
+        return places
+
+    def _check_ranked(self, query: Query, ranking: Ranking, place: int) -> None:
+        where, ids = f"{self.name}: the ranking of query {query.id!r}", ranking.gallery_ids[place]
+        _refuse_repeated(ids, where)
+        if unknown := [id_ for id_ in ids if id_ not in self.gallery.positions]:
+            raise ValueError(f"{where} holds {unknown[0]!r}, which is not in the gallery.")
+        excluded = self.exclude_reference and query.reference_id in self.gallery.positions
+        if excluded and query.reference_id in ids:
+            raise ValueError(f"{where} holds its reference {query.reference_id!r}, which the protocol excludes.")
+        needed = min(self.k, len(self.gallery) - excluded)
+        if len(ids) < needed:
+            raise ValueError(f"{where} holds {len(ids)} ids, {needed} are needed. Search with k={self.k}.")
+        if ranking.scores is not None:
+            scores = ranking.scores[place]
+            if len(scores) != len(ids) or np.isnan(scores).any():
+                raise ValueError(f"{where} holds {len(scores)} scores for {len(ids)} ids, or a score that is NaN.")
+        if query.candidate_ids:
+            ranked = ranking.candidate_ids[place] if ranking.candidate_ids is not None else []
+            if sorted(ranked) != sorted(query.ranked_candidate_ids):
+                raise ValueError(
+                    f"{where} has the candidates {ranked}, expected each of {query.ranked_candidate_ids} once."
+                )
+
+
+def load_benchmark(
+    path: str, split: str, *, name: str | None = None, protocol_id: str | None = None, exclude_reference: bool = True
+) -> Benchmark:
+    """
+    Read a benchmark in the published form: the configurations `gallery`, `queries` and `relevance` of one dataset.
+
+    Args:
+        path (`str`): A folder with `gallery/<split>-*.parquet` and so on, or the name of a dataset on the Hub.
+        split (`str`): Such as `validation` or `test`.
+        name (`str`, *optional*): By default the last part of the path.
+        protocol_id (`str`, *optional*): By default made of name, split and whether the reference is excluded.
+        exclude_reference (`bool`, *optional*, defaults to `True`): Whether the reference leaves the ranking.
+
+    Returns:
+        `Benchmark`: With images as encoded bytes, read when asked for.
+
+    Raises:
+        `ValueError`: There is no such dataset, split or column (the message names those that exist), or the data
+            contradict themselves.
+    """
+    name = name or Path(path).name
+    gallery, queries, relevance = (_load_config(path, config, split) for config in COLUMNS)
+    targets: dict[str, set[str]] = {}
+    for query_id, target_id in zip(relevance["query_id"], relevance["target_id"], strict=True):
+        targets.setdefault(query_id, set()).add(target_id)
+    return Benchmark(
+        name=name,
+        protocol_id=protocol_id or f"{name}/{split}/reference-{'excluded' if exclude_reference else 'kept'}",
+        gallery=Gallery(gallery["id"], gallery["image"]),
+        queries=[
+            Query(
+                id=row["id"],
+                modification_text=row["modification_text"],
+                reference_image=row.get("reference_image"),
+                reference_id=row["reference_id"],
+                candidate_ids=tuple(row.get("candidate_ids") or ()),
+                tags=tuple(row.get("tags") or ()),
+            )
+            for row in queries
+        ],
+        relevance=targets,
+        exclude_reference=exclude_reference,
+    )
+
+
+def _load_config(path: str, config: str, split: str) -> Dataset:
+    if Path(path).is_dir():
+        if not (files := sorted(map(str, Path(path, config).glob(f"{split}-*.parquet")))):
+            splits = sorted({file.name.split("-0")[0] for file in Path(path, config).glob("*.parquet")})
+            raise ValueError(
+                f"{path} has no {config}/{split}-*.parquet. Splits that it has: {', '.join(splits) or 'none'}."
+                + ("" if splits else " Build it first, or check the path.")
+            )
+        dataset = load_dataset("parquet", data_files={split: files}, split=split)
+    else:
+        try:
+            dataset = load_dataset(path, config, split=split)
+        except (DatasetNotFoundError, ConnectionError) as error:
+            raise ValueError(
+                f"{path!r} is neither a folder here nor a dataset that can be read from the Hub."
+            ) from error
+    if missing := [column for column in COLUMNS[config] if column not in dataset.column_names]:
+        raise ValueError(f"{path}, {config}: the columns {missing} are missing; there are {dataset.column_names}.")
+    for column in {"image", "reference_image"} & set(dataset.column_names):
+        dataset = dataset.cast_column(column, Image(decode=False))
+    return dataset
+
+
+def _refuse_repeated(ids: Sequence[str], what: str) -> None:
+    if len(set(ids)) < len(ids):
+        seen: set[str] = set()
+        twice = next(id_ for id_ in ids if id_ in seen or seen.add(id_))
+        raise ValueError(f"{what} hold the id {twice!r} more than once.")
