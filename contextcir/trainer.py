@@ -1,0 +1,531 @@
+"""Training of composed-image-retrieval models on the two losses of ConText-CIR (L_tot = L_cont + lambda * L_cc).
+
+The trainer of transformers, with what a contrastive loss needs: negatives of all processes with their gradients,
+losses over whole sets in evaluation, every part of the loss logged under its own name, retrieval metrics from an
+`evaluator` that is handed in, and a model card rendered from the record of the run. Negatives do not cross the
+micro-batches of gradient accumulation: their embeddings would have to be kept or computed twice (GradCache), which is
+left out.
+"""
+
+import json
+import math
+import os
+import platform
+import zipfile
+from collections.abc import Callable
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import datasets
+import safetensors
+import torch
+import torch.distributed as dist
+import transformers
+from accelerate.utils import broadcast_object_list
+from filelock import FileLock, Timeout
+from huggingface_hub import ModelCard, ModelCardData
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+from transformers import SchedulerType, Trainer, TrainerCallback
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import logging
+
+from contextcir.losses import concept_consistency_loss, concept_divergences, contrastive_loss
+from contextcir.training_args import CIRTrainingArguments
+from contextcir.triplets import TripletCollator, find_bad_images
+
+logger = logging.get_logger(__name__)
+
+NOT_FOR_THE_MODEL = ("target_keys", "reference_keys", "num_truncated_texts", "num_dropped_phrases")
+MEANS = (
+    "loss_contrastive",
+    "loss_concept_consistency",
+    "num_concepts",
+    "context_entropy",
+    "isolated_entropy",
+    "map_diversity",
+    "temperature",
+)
+ALWAYS_RECORDED = ("seed", "optim", "per_device_train_batch_size", "gradient_accumulation_steps", "warmup_steps")
+NEVER_RECORDED = (
+    "output_dir",
+    "run_name",
+    "hub_token",
+    "accelerator_config",
+    "disable_tqdm",
+    "resume_from_checkpoint",
+)
+COUNTS = ("truncated_texts", "dropped_phrases", "captions_without_phrases")
+
+
+class CIRTrainer(Trainer):
+    """
+    [`~transformers.Trainer`] for any model whose `forward` takes what [`TripletCollator`] makes, and returns
+    `query_embeds`, `target_embeds`, `reference_embeds`, `logit_scale` and the attention maps of noun phrases.
+
+    Args:
+        model: Such as `ContextCIRModel`.
+        args ([`CIRTrainingArguments`]): Arguments.
+        evaluator (`Callable[[model], dict[str, float]]`, *optional*):
+            Retrieval metrics, called on every process whenever the model is evaluated. With the prefix `eval_` they
+            serve `metric_for_best_model`.
+        card_template (`str` or `os.PathLike`, *optional*):
+            Jinja template of the model card, filled with [`CIRTrainer.record`]. Without, transformers writes its own.
+        run_info (`dict`, *optional*):
+            What the record says beside what the trainer knows, such as the data, the command and the commit.
+        **kwargs: Of [`~transformers.Trainer`]. `data_collator` defaults to a [`TripletCollator`].
+
+    Logged beside `loss`, averaged over micro-batches and processes since the last time: `loss_contrastive`,
+    `loss_concept_consistency` (unweighted), `num_concepts` (noun phrases of a triplet), `context_entropy`,
+    `isolated_entropy` (nats), `map_diversity`, `temperature`; and summed: `truncated_texts`, `dropped_phrases`,
+    `captions_without_phrases`.
+    """
+
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model=None,
+        args: CIRTrainingArguments | None = None,
+        *,
+        evaluator: Callable[[torch.nn.Module], dict[str, float]] | None = None,
+        card_template: str | os.PathLike | None = None,
+        run_info: dict[str, Any] | None = None,
+        **kwargs,
+    ):
+        args = CIRTrainingArguments() if args is None else args
+        self.evaluator, self.card_template, self.run_info = evaluator, card_template, run_info or {}
+        self.bad_images = {}
+        if args.on_bad_image == "skip":
+            with args.main_process_first(desc="checking images"):  # the others read the cache
+                for name in ("train_dataset", "eval_dataset"):
+                    kwargs[name] = self._without_bad_images(kwargs.get(name), name.removesuffix("_dataset"))
+        if kwargs.get("data_collator") is None and kwargs.get("processing_class") is not None:
+            kwargs["data_collator"] = TripletCollator(
+                kwargs["processing_class"],
+                max_phrases=args.max_phrases if args.cc_weight else 0,
+                augmentation=args.augmentation,
+                seed=args.seed,
+            )
+        if kwargs.get("eval_dataset") is None and evaluator is not None:
+            kwargs["eval_dataset"] = []  # transformers refuses an eval_strategy without one
+        for name, frozen in (
+            ("vision_model", args.freeze_vision),
+            ("text_model", args.freeze_text),
+            ("logit_scale", not args.learn_temperature),
+        ):
+            if frozen:
+                getattr(model, name).requires_grad_(False)
+        super().__init__(model, args, **kwargs)
+        self._means = {name: torch.zeros(2, device=args.device) for name in MEANS}  # sum, weight
+        self._counts = {name: torch.zeros((), device=args.device) for name in COUNTS}
+        if hasattr(self.data_collator, "set_epoch"):
+            self.add_callback(_EpochCallback(self.data_collator))
+
+    def _without_bad_images(self, dataset, split: str):
+        if not isinstance(dataset, datasets.Dataset):
+            return dataset
+        bad = self.bad_images[split] = find_bad_images(dataset)
+        rows = {image["row"] for image in bad}
+        if not rows:
+            return dataset
+        logger.warning(f"{split}: {len(rows)} of {len(dataset)} triplets have an unreadable image and are left out.")
+        return dataset.select([row for row in range(len(dataset)) if row not in rows])
+
+    # Training
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+        """
+        As in transformers, with an output folder that belongs to one run: a folder that holds another run's results is
+        refused unless that run is resumed, and `resume_from_checkpoint=True` takes the last checkpoint that is whole.
+
+        Raises:
+            ValueError: where the folder is in use or holds results, no checkpoint is whole, the one asked for is not,
+                or the data do not fill one batch.
+        """
+        lock = FileLock(os.path.join(self.args.output_dir, "_train.lock"), timeout=0)
+        problem, checkpoint = [None], None
+        try:
+            if self.is_world_process_zero():
+                problem = [self._claim_output_dir(lock, bool(resume_from_checkpoint))]
+            (message,) = broadcast_object_list(problem)  # one process must not train on while another stops
+            if message:
+                raise ValueError(message)
+            if resume_from_checkpoint:
+                checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
+            batch = self.args.train_batch_size * self.args.world_size
+            if self.args.dataloader_drop_last and len(self.train_dataset) < batch:
+                raise ValueError(
+                    f"{len(self.train_dataset)} training triplets do not fill one batch of {batch} over all processes."
+                    " Lower per_device_train_batch_size."
+                )
+            if self.is_world_process_zero() and self.bad_images:
+                _write_json(os.path.join(self.args.output_dir, "bad_images.json"), self.bad_images)
+            return super().train(resume_from_checkpoint=checkpoint, **kwargs)
+        finally:
+            lock.release()
+
+    def _claim_output_dir(self, lock: FileLock, resuming: bool) -> str | None:
+        folder = Path(self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout:
+            return f"Another run is training into {folder}. Choose another output_dir."
+        results = [*folder.glob("checkpoint-*"), *folder.glob("*.safetensors"), *folder.glob("trainer_state.json")]
+        if results and not resuming:
+            return (
+                f"{folder} holds the results of another run ({results[0].name}). Choose another output_dir, remove the"
+                " folder, or set resume_from_checkpoint."
+            )
+        return None
+
+    def _checkpoint_to_resume(self, asked: str | bool) -> str:
+        if asked is not True:
+            problem = checkpoint_problem(asked)
+            if problem:
+                raise ValueError(
+                    f"Cannot resume from {asked}: {problem}. resume_from_checkpoint=True takes the last whole one."
+                )
+            return asked
+        checkpoint = last_whole_checkpoint(self.args.output_dir)
+        if checkpoint is None:
+            raise ValueError(f"Nothing to resume: no whole checkpoint in {self.args.output_dir}.")
+        return checkpoint
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """L_tot of this process's queries against the targets of all processes."""
+        args, batch = self.args, dict(inputs)
+        keys = {name: batch.pop(name) for name in NOT_FOR_THE_MODEL}
+        outputs = self._forward(model, batch)
+        batch_size = len(outputs.query_embeds)
+        all_references = args.query_negatives == "all"
+        masking = args.mask_repeated_targets
+        contrastive = contrastive_loss(
+            outputs.query_embeds,
+            gather_with_gradient(outputs.target_embeds),
+            gather_with_gradient(outputs.reference_embeds) if all_references else outputs.reference_embeds,
+            outputs.logit_scale,
+            query_negatives=args.query_negatives,
+            target_keys=keys["target_keys"] if masking else None,
+            all_target_keys=self.accelerator.gather(keys["target_keys"]) if masking else None,
+            reference_keys=self.accelerator.gather(keys["reference_keys"])
+            if all_references
+            else keys["reference_keys"],
+            offset=self.accelerator.process_index * batch_size,
+        )
+        loss = contrastive
+        self._add_mean("loss_contrastive", contrastive)
+        self._add_mean("temperature", 1 / outputs.logit_scale)
+        self._counts["truncated_texts"] += keys["num_truncated_texts"]
+        if args.cc_weight:
+            concepts = concept_consistency_loss(
+                outputs.context_attentions,
+                outputs.isolated_attentions,
+                batch["phrase_sample"],
+                batch_size,
+                slack=args.cc_slack,
+                form=args.cc_form,
+            )
+            loss = contrastive + args.cc_weight * concepts.loss
+            self._add_mean("loss_concept_consistency", concepts.loss)
+            self._add_mean("num_concepts", concepts.num_concepts / batch_size)
+            self._add_mean("context_entropy", concepts.context_entropy, concepts.num_concepts)
+            self._add_mean("isolated_entropy", concepts.isolated_entropy, concepts.num_concepts)
+            self._add_mean("map_diversity", concepts.map_diversity)
+            self._counts["dropped_phrases"] += keys["num_dropped_phrases"]
+            self._counts["captions_without_phrases"] += batch_size - len(batch["phrase_sample"].unique())
+        return (loss, outputs) if return_outputs else loss
+
+    def _forward(self, model, batch: dict[str, torch.Tensor]):
+        return model(**batch, output_concept_attentions=self.args.cc_weight > 0, isolated_grad=self.args.isolated_grad)
+
+    def _add_mean(self, name: str, value: torch.Tensor, weight: torch.Tensor | float = 1.0) -> None:
+        value = value.detach().float()
+        weight = torch.where(value.isnan(), 0.0, weight)  # undefined in this batch
+        self._means[name] += torch.stack([value.nan_to_num() * weight, weight])
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        """The paper's cosine between two rates with restarts, or the one that `lr_scheduler_type` names."""
+        if self.lr_scheduler is None and self.args.lr_scheduler_type == SchedulerType.COSINE_WITH_RESTARTS:
+            rate = partial(
+                cosine_with_restarts,
+                warmup_steps=self.args.get_warmup_steps(num_training_steps),
+                total_steps=num_training_steps,
+                num_cycles=self.args.lr_num_cycles,
+                floor=self.args.min_learning_rate / self.args.learning_rate if self.args.learning_rate else 0.0,
+            )
+            self.lr_scheduler = LambdaLR(self.optimizer if optimizer is None else optimizer, rate)
+            self._created_lr_scheduler = True
+            return self.lr_scheduler
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the parts of the loss to what is logged in training."""
+        if "loss" in logs:
+            logs.update(self._drain_parts())
+        super().log(logs, start_time)
+
+    def _drain_parts(self) -> dict[str, float]:
+        means = self.accelerator.reduce(torch.stack(list(self._means.values()))).tolist()
+        counts = self.accelerator.reduce(torch.stack(list(self._counts.values()))).tolist()
+        for total in (*self._means.values(), *self._counts.values()):
+            total.zero_()
+        parts = {name: total / weight for name, (total, weight) in zip(MEANS, means, strict=True) if weight}
+        counts = dict(zip(COUNTS, map(int, counts), strict=True))
+        if not self.args.cc_weight:  # noun phrases are not looked at
+            counts = {"truncated_texts": counts["truncated_texts"]}
+        return {**parts, **counts}
+
+    # Evaluation
+
+    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
+        """Without augmentation, and with the last, smaller batch, which training leaves out."""
+        if isinstance(eval_dataset, str):
+            eval_dataset = self.eval_dataset[eval_dataset]
+        evaluation = getattr(self.data_collator, "for_evaluation", lambda: self.data_collator)
+        loader = DataLoader(
+            self.eval_dataset if eval_dataset is None else eval_dataset,
+            batch_size=self.args.eval_batch_size,
+            collate_fn=evaluation(),
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return self.accelerator.prepare(loader)
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """
+        Embeddings, not a loss: which negatives a query meets must not depend on the number of processes.
+
+        Returns:
+            `None`; a tuple of query, target and reference embeddings `(batch_size, dim)`, concept consistency
+            `(batch_size,)` and logit scale `(batch_size,)`; and the target and reference keys `(batch_size, 2)`.
+        """
+        batch = dict(self._prepare_inputs(inputs))
+        keys = {name: batch.pop(name) for name in NOT_FOR_THE_MODEL}
+        with torch.no_grad(), self.compute_loss_context_manager():
+            outputs = self._forward(model, batch)
+        consistency = torch.zeros(len(outputs.query_embeds), device=outputs.query_embeds.device)
+        if self.args.cc_weight:
+            divergences = concept_divergences(
+                outputs.context_attentions,
+                outputs.isolated_attentions,
+                slack=self.args.cc_slack,
+                form=self.args.cc_form,
+            )
+            consistency.index_add_(0, batch["phrase_sample"], divergences)
+        embeds = (outputs.query_embeds, outputs.target_embeds, outputs.reference_embeds)
+        predictions = (*embeds, consistency, outputs.logit_scale.expand(len(consistency)))
+        return None, predictions, torch.stack([keys["target_keys"], keys["reference_keys"]], dim=1)
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ) -> EvalLoopOutput:
+        """Losses over the evaluation set, in the order of its rows, and the metrics of the `evaluator`."""
+        output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
+        metrics = {} if output.predictions is None else self._losses(output.predictions, output.label_ids)
+        if self.evaluator is not None:
+            self.model.eval()
+            with torch.no_grad(), self.accelerator.autocast():
+                metrics |= self.evaluator(self.model)
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
+        return output
+
+    def _losses(self, predictions, keys) -> dict[str, float]:
+        *embeds, consistency, scale = (torch.from_numpy(array) for array in predictions)
+        target_keys, reference_keys = torch.from_numpy(keys).unbind(1)
+        contrastive = 0.0
+        for start in range(0, len(scale), self.args.eval_batch_size):
+            rows = slice(start, start + self.args.eval_batch_size)
+            loss = contrastive_loss(
+                *(embed[rows] for embed in embeds),
+                scale[0],
+                query_negatives=self.args.query_negatives,
+                target_keys=target_keys[rows] if self.args.mask_repeated_targets else None,
+                reference_keys=reference_keys[rows],
+            )
+            contrastive += loss.item() * len(scale[rows]) / len(scale)
+        if not self.args.cc_weight:
+            return {"loss": contrastive, "loss_contrastive": contrastive}
+        concepts = consistency.mean().item()
+        return {
+            "loss": contrastive + self.args.cc_weight * concepts,
+            "loss_contrastive": contrastive,
+            "loss_concept_consistency": concepts,
+        }
+
+    # What is left of a run
+
+    def record(self) -> dict[str, Any]:
+        """Everything that the model card says, and `metrics.json` holds: JSON of `run_info`, the model, the arguments
+        that differ from their defaults, the metrics, the history of the log, and the versions."""
+        history = self.state.log_history
+        finished = [entry for entry in history if "train_runtime" in entry]
+        evaluated = [entry for entry in history if any(key.startswith("eval_") for key in entry)]
+        trained = [entry for entry in history if "loss" in entry]
+        parameters = list(self.model.parameters())
+        return {
+            **self.run_info,
+            "model": {
+                "class": type(self.model).__name__,
+                "parameters": sum(parameter.numel() for parameter in parameters),
+                "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+                **self.run_info.get("model", {}),
+            },
+            "train_triplets": len(self.train_dataset) if self.train_dataset is not None else None,
+            "bad_images": {split: len({image["row"] for image in bad}) for split, bad in self.bad_images.items()},
+            "processes": self.args.world_size,
+            "arguments": self._recorded_arguments(),
+            "training": {**(trained[-1] if trained else {}), **(finished[-1] if finished else {})},
+            "metrics": evaluated[-1] if evaluated else {},
+            "history": history,
+            "versions": {
+                "python": platform.python_version(),
+                **{module.__name__: module.__version__ for module in (torch, transformers, datasets, accelerate)},
+            },
+        }
+
+    def _recorded_arguments(self) -> dict[str, Any]:
+        """Our own, and those of transformers that decide the result or differ from their default."""
+        values = self.args.to_dict()
+        always = {*CIRTrainingArguments.__annotations__, *ALWAYS_RECORDED}
+        return {
+            option.name: values[option.name]
+            for option in fields(self.args)
+            if option.name in always
+            or (option.name not in NEVER_RECORDED and values[option.name] != option.default and values[option.name])
+        }
+
+    def create_model_card(self, model_name: str | None = None, **kwargs) -> None:
+        """Renders `README.md` of the output folder from the `record` of the run."""
+        if self.card_template is None:
+            return super().create_model_card(model_name=model_name, **kwargs)
+        if not self.is_world_process_zero():
+            return None
+        record = self.record()
+        data = ModelCardData(
+            library_name="transformers",
+            tags=["composed-image-retrieval", "contextcir"],
+            # The Hub refuses names that are not its own.
+            base_model=_hub_names(record["model"].get("base_model")),
+            datasets=_hub_names(record.get("data", {}).get("name")),
+        )
+        card = ModelCard.from_template(
+            data,
+            template_path=str(self.card_template),
+            model_name=model_name or Path(self.args.output_dir).resolve().name,
+            **record,
+        )
+        card.save(os.path.join(self.args.output_dir, "README.md"))
+        return None
+
+
+class _EpochCallback(TrainerCallback):
+    """Tells the collator which epoch begins (the data loader tells samplers and data sets only)."""
+
+    def __init__(self, collator: TripletCollator):
+        self.collator = collator
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.collator.set_epoch(int(state.epoch or 0))
+
+
+def cosine_with_restarts(step: int, *, warmup_steps: int, total_steps: int, num_cycles: int, floor: float) -> float:
+    """Factor of the learning rate: linear warm-up to 1, then `num_cycles` cosines from 1 down to `floor`."""
+    if step < warmup_steps:
+        return step / warmup_steps
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    if progress >= 1:
+        return floor
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * (progress * num_cycles % 1)))
+
+
+def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
+    """
+    Rows of all processes in the order of ranks, with gradients to each.
+
+    Args:
+        tensor (`torch.Tensor` of shape `(batch_size, dim)`): The same shape on every process.
+
+    Returns:
+        `torch.Tensor` of shape `(num_processes * batch_size, dim)`. The gradient of a row is the sum over the
+        losses of all processes. Together with the mean over processes that DDP takes, it is that of one large batch.
+    """
+    return _Gather.apply(tensor) if dist.is_available() and dist.is_initialized() else tensor
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tensor):
+        gathered = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+        dist.all_gather(gathered, tensor.contiguous())
+        return torch.cat(gathered)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        gradient = gradient.contiguous().clone()
+        dist.all_reduce(gradient)
+        return gradient.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def checkpoint_problem(folder: str | os.PathLike) -> str | None:
+    """Why training cannot resume from this folder, or `None`. Reads headers, not weights."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        return "no such folder"
+    names = {path.name for path in folder.iterdir()}
+    for needed in ("trainer_state.json", "optimizer.pt", "scheduler.pt", "config.json"):
+        if needed not in names:
+            return f"{needed} is missing"
+    weights = {"model.safetensors"}
+    try:
+        TrainerState.load_from_json(folder / "trainer_state.json")
+        json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if "model.safetensors.index.json" in names:
+            weights = set(json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"].values())
+    except (ValueError, TypeError, KeyError) as error:
+        return f"a JSON file is damaged ({error})"
+    for name in sorted(weights - names):
+        return f"{name} is missing"
+    states = [name for name in names if name.startswith("rng_state") and name.endswith(".pth")]
+    if not states:
+        return "rng_state.pth is missing"
+    for name in sorted([*states, "optimizer.pt", "scheduler.pt"]):
+        if not zipfile.is_zipfile(folder / name):
+            return f"{name} is damaged"
+    for name in sorted(weights):
+        try:
+            with safetensors.safe_open(folder / name, framework="pt"):
+                pass
+        except (safetensors.SafetensorError, OSError) as error:
+            return f"{name} is damaged ({error})"
+    return None
+
+
+def last_whole_checkpoint(output_dir: str | os.PathLike) -> str | None:
+    """The checkpoint with the highest step that can be resumed from; incomplete ones are skipped with a warning."""
+    steps = {}
+    for folder in Path(output_dir).glob("checkpoint-*"):
+        number = folder.name.removeprefix("checkpoint-")
+        if number.isdigit():
+            steps[int(number)] = folder
+    for step in sorted(steps, reverse=True):
+        problem = checkpoint_problem(steps[step])
+        if problem is None:
+            return str(steps[step])
+        logger.warning(f"Skipping {steps[step]}: {problem}.")
+    return None
+
+
+def _hub_names(name: str | None) -> str | None:
+    return None if name is None or os.path.exists(name) else name
+
+
+def _write_json(path: str, content: Any) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2, ensure_ascii=False)
+        file.write("\n")
