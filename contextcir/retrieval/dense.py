@@ -1,0 +1,303 @@
+"""Retrieval by embeddings: encode the gallery once, encode the queries, search exactly.
+
+`DenseRetriever.from_model` takes anything with `get_query_features` and `get_image_features`. The other constructors
+are the baselines that need nothing but the CLIP that a model started from: what the image alone finds, what the text
+alone finds, and two ways to mix them. A model that does not beat these has not learned to compose.
+
+Runs on any number of processes: each encodes a share of the images, and all end with the same embeddings and ranking.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather
+from PIL import Image
+from tqdm.auto import tqdm
+
+from contextcir.retrieval.base import Gallery, Query, Ranking
+from contextcir.retrieval.index import search
+
+
+class DenseRetriever:
+    """
+    Rank by the dot product of a query embedding and gallery embeddings.
+
+    Args:
+        encode_images (`Callable[[list[Image.Image]], torch.Tensor]`):
+            RGB images -> L2-normalised `(batch_size, dim)`.
+        encode_queries (`Callable[[list[Image.Image], list[str]], torch.Tensor]`):
+            Reference images and modification texts -> L2-normalised `(batch_size, dim)`.
+        batch_size (`int`, *optional*, defaults to 64):
+            Images, or queries, encoded at a time by each process.
+        num_threads (`int`, *optional*, defaults to 2):
+            Threads that read the next images while these are encoded.
+    """
+
+    def __init__(
+        self,
+        encode_images: Callable[[list[Image.Image]], torch.Tensor],
+        encode_queries: Callable[[list[Image.Image], list[str]], torch.Tensor],
+        *,
+        batch_size: int = 64,
+        num_threads: int = 2,
+    ):
+        self.encode_images = encode_images
+        self.encode_queries = encode_queries
+        self.batch_size = batch_size
+        self.num_threads = num_threads
+
+    @classmethod
+    def from_model(cls, model, processor, *, autocast: torch.dtype | None = None, **options) -> "DenseRetriever":
+        """
+        Retrieve with a composed image retrieval model.
+
+        Args:
+            model (`torch.nn.Module`): With `get_query_features` and `get_image_features`, on the device to run on.
+            processor: Its processor.
+            autocast (`torch.dtype`, *optional*): Encode under autocast to this type.
+            **options: `batch_size` and `num_threads`.
+
+        Returns:
+            `DenseRetriever`
+        """
+
+        def encode_images(images):
+            with _inference(model, autocast) as device:
+                return model.get_image_features(
+                    processor(images=images, return_tensors="pt")["pixel_values"].to(device)
+                )
+
+        def encode_queries(images, texts):
+            with _inference(model, autocast) as device:
+                inputs = processor(images=images, text=texts, return_tensors="pt")
+                names = ("pixel_values", "input_ids", "attention_mask")
+                return model.get_query_features(**{name: inputs[name].to(device) for name in names})
+
+        return cls(encode_images, encode_queries, **options)
+
+    @classmethod
+    def image_only(cls, clip_model, processor, **options) -> "DenseRetriever":
+        """Baseline: the CLIP embedding of the reference image. Arguments as for [`DenseRetriever.slerp`]."""
+        return cls._of_clip(clip_model, processor, lambda image, text: image, needs_text=False, **options)
+
+    @classmethod
+    def text_only(cls, clip_model, processor, **options) -> "DenseRetriever":
+        """Baseline: the CLIP embedding of the modification text. Arguments as for [`DenseRetriever.slerp`]."""
+        return cls._of_clip(clip_model, processor, lambda image, text: text, needs_image=False, **options)
+
+    @classmethod
+    def image_text_sum(cls, clip_model, processor, **options) -> "DenseRetriever":
+        """Baseline: the sum of both CLIP embeddings. Arguments as for [`DenseRetriever.slerp`]."""
+        return cls._of_clip(clip_model, processor, lambda image, text: _normalize(image + text), **options)
+
+    @classmethod
+    def slerp(cls, clip_model, processor, *, text_weight: float = 0.8, **options) -> "DenseRetriever":
+        """
+        Baseline: spherical interpolation between both CLIP embeddings (Jang et al., arXiv 2405.00571).
+
+        Args:
+            clip_model (`CLIPModel`): On the device to run on.
+            processor: Its processor. Texts are cut at the length of CLIP's text encoder.
+            text_weight (`float`, *optional*, defaults to 0.8):
+                0 is the image and 1 the text. At 0.5 it ranks exactly as the sum does.
+            **options: `autocast`, `batch_size` and `num_threads`, as in [`DenseRetriever.from_model`].
+
+        Returns:
+            `DenseRetriever`
+        """
+        return cls._of_clip(clip_model, processor, lambda image, text: slerp(image, text, text_weight), **options)
+
+    @classmethod
+    def _of_clip(
+        cls, clip_model, processor, compose, *, needs_image=True, needs_text=True, autocast=None, **options
+    ) -> "DenseRetriever":
+        max_length = clip_model.config.text_config.max_position_embeddings
+
+        def encode_images(images):
+            with _inference(clip_model, autocast) as device:
+                pixel_values = processor(images=images, return_tensors="pt")["pixel_values"].to(device)
+                return _normalize(clip_model.get_image_features(pixel_values).pooler_output)
+
+        def encode_texts(texts):
+            with _inference(clip_model, autocast) as device:
+                inputs = processor(
+                    text=texts, padding=True, truncation=True, max_length=max_length, return_tensors="pt"
+                )
+                names = ("input_ids", "attention_mask")
+                inputs = {name: inputs[name].to(device) for name in names}
+                return _normalize(clip_model.get_text_features(**inputs).pooler_output)
+
+        def encode_queries(images, texts):
+            return compose(encode_images(images) if needs_image else None, encode_texts(texts) if needs_text else None)
+
+        return cls(encode_images, encode_queries, **options)
+
+    def encode_gallery(self, gallery: Gallery) -> torch.Tensor:
+        """
+        Encode every image of a gallery.
+
+        Args:
+            gallery (`Gallery`): The images.
+
+        Returns:
+            `torch.Tensor` of shape `(gallery_size, dim)`: float32, the same on every process.
+
+        Raises:
+            `ImageError`: An image cannot be read.
+            `ValueError`: An embedding is not finite (the image is named).
+        """
+        return self._encode(gallery.ids, gallery.image, self.encode_images, "gallery")
+
+    def encode(self, queries: Sequence[Query], gallery: Gallery) -> torch.Tensor:
+        """
+        Encode queries.
+
+        Args:
+            queries (`Sequence[Query]`): The queries.
+            gallery (`Gallery`): Where reference images come from that a query does not hold itself.
+
+        Returns:
+            `torch.Tensor` of shape `(num_queries, dim)`: float32, the same on every process.
+
+        Raises:
+            `ImageError`: A reference image cannot be read.
+            `ValueError`: An embedding is not finite (the query is named).
+        """
+        by_id = {query.id: query for query in queries}
+
+        def load(id_):
+            return gallery.reference_image(by_id[id_]), by_id[id_].modification_text
+
+        def encode(pairs):
+            images, texts = zip(*pairs, strict=True)
+            return self.encode_queries(list(images), list(texts))
+
+        return self._encode([query.id for query in queries], load, encode, "queries")
+
+    def search(
+        self,
+        queries: Sequence[Query],
+        gallery: Gallery,
+        k: int,
+        *,
+        exclude_reference: bool = False,
+        gallery_embeds: torch.Tensor | None = None,
+    ) -> Ranking:
+        """
+        Rank the gallery, and each query's candidates, for each query.
+
+        Args:
+            queries (`Sequence[Query]`): The queries.
+            gallery (`Gallery`): The images to rank.
+            k (`int`): How many to return for each query (fewer where the gallery holds fewer).
+            exclude_reference (`bool`, *optional*, defaults to `False`): Leave each query's `reference_id` out.
+            gallery_embeds (`torch.Tensor` of shape `(gallery_size, dim)`, *optional*):
+                What [`DenseRetriever.encode_gallery`] gave, to encode a gallery once for several searches.
+
+        Returns:
+            `Ranking`: With scores. Equal scores go to the image that stands earlier in the gallery.
+
+        Raises:
+            `ImageError`: An image cannot be read.
+            `ValueError`: An embedding is not finite, or a candidate is not in the gallery.
+        """
+        if gallery_embeds is None:
+            gallery_embeds = self.encode_gallery(gallery)
+        query_embeds = self.encode(queries, gallery)
+        exclude = None
+        if exclude_reference:
+            exclude = torch.tensor([gallery.positions.get(query.reference_id, -1) for query in queries])
+        scores, indices = search(query_embeds, gallery_embeds, k, exclude=exclude)
+        lengths = (indices >= 0).sum(dim=1).tolist()
+        return Ranking(
+            query_ids=[query.id for query in queries],
+            gallery_ids=[
+                [gallery.ids[index] for index in row[:length]]
+                for row, length in zip(indices.tolist(), lengths, strict=True)
+            ],
+            scores=[row[:length] for row, length in zip(scores.tolist(), lengths, strict=True)],
+            candidate_ids=[
+                _rank_candidates(query, embed, gallery, gallery_embeds)
+                for query, embed in zip(queries, query_embeds, strict=True)
+            ],
+        )
+
+    def _encode(self, ids: Sequence[str], load: Callable, encode: Callable, what: str) -> torch.Tensor:
+        """Load and encode each id, a share on each process: `(len(ids), dim)`."""
+        state = PartialState(cpu=not torch.accelerator.is_available())  # what a Trainer set up before stays as it is
+        share = -(-len(ids) // state.num_processes)
+        # Process p of n takes ids p, p + n, p + 2n ...; the last may wrap around, so that all shares are equally long.
+        mine = [ids[(place * state.num_processes + state.process_index) % len(ids)] for place in range(share)]
+        embeds = []
+        with torch.inference_mode():
+            with tqdm(total=len(mine), desc=f"Encoding {what}", disable=not state.is_main_process, leave=False) as bar:
+                for batch, loaded in self._load_ahead(mine, load):
+                    embeds.append(encode(loaded).float())
+                    _check_finite(embeds[-1], batch, what)
+                    bar.update(len(batch))
+            embeds = torch.cat(embeds)  # (share, dim)
+            if state.num_processes > 1:
+                embeds = gather(embeds).unflatten(0, (state.num_processes, share))  # (num_processes, share, dim)
+                embeds = embeds.transpose(0, 1).flatten(0, 1)
+        return embeds[: len(ids)]
+
+    def _load_ahead(self, ids: Sequence[str], load: Callable) -> Iterator[tuple[Sequence[str], list]]:
+        """Batches of ids and what `load` gives for each, the next batch read while this one is encoded."""
+        batches = [ids[start : start + self.batch_size] for start in range(0, len(ids), self.batch_size)]
+        with ThreadPoolExecutor(self.num_threads) as pool:
+            upcoming = [pool.submit(load, id_) for id_ in batches[0]]
+            for batch, following in zip(batches, [*batches[1:], []], strict=True):
+                current, upcoming = upcoming, [pool.submit(load, id_) for id_ in following]
+                yield batch, [future.result() for future in current]
+
+
+def slerp(start: torch.Tensor, end: torch.Tensor, weight: float) -> torch.Tensor:
+    """
+    Walk the great circle from one direction to another.
+
+    Args:
+        start (`torch.Tensor` of shape `(batch_size, dim)`): L2-normalised.
+        end (`torch.Tensor` of shape `(batch_size, dim)`): L2-normalised.
+        weight (`float`): 0 gives `start`, 1 gives `end`.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size, dim)`: L2-normalised. Where both are the same or opposite, `start`.
+    """
+    angle = (start * end).sum(dim=-1, keepdim=True).clamp(-1, 1).acos()  # (batch_size, 1)
+    way = (torch.sin((1 - weight) * angle) * start + torch.sin(weight * angle) * end) / torch.sin(angle)
+    return torch.where(torch.sin(angle) > 1e-3, way, start)  # below, the quotient is rounding
+
+
+def _normalize(embeds: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.normalize(embeds.float(), dim=-1)
+
+
+@contextlib.contextmanager
+def _inference(model, autocast: torch.dtype | None) -> Iterator[torch.device]:
+    """The device of a model that is in evaluation mode meanwhile, as it may be in the middle of its training."""
+    device, training = next(model.parameters()).device, model.training
+    model.eval()
+    try:
+        with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+            yield device
+    finally:
+        model.train(training)
+
+
+def _check_finite(embeds: torch.Tensor, ids: Sequence[str], what: str) -> None:
+    if not torch.isfinite(embeds).all():
+        row = (~torch.isfinite(embeds).all(dim=1)).nonzero()[0].item()
+        raise ValueError(f"{what}: the embedding of {ids[row]!r} holds NaN or infinity. Check weights and precision.")
+
+
+def _rank_candidates(query: Query, embed: torch.Tensor, gallery: Gallery, gallery_embeds: torch.Tensor) -> list[str]:
+    """Candidates without the reference, best first, equal scores in the order of the gallery."""
+    candidates = query.ranked_candidate_ids
+    if unknown := [id_ for id_ in candidates if id_ not in gallery.positions]:
+        raise ValueError(f"Query {query.id!r} has the candidate {unknown[0]!r}, which is not in the gallery.")
+    places = sorted(gallery.positions[id_] for id_ in candidates)
+    order = (gallery_embeds[places] @ embed).argsort(descending=True, stable=True).tolist()
+    return [gallery.ids[places[i]] for i in order]
