@@ -58,8 +58,8 @@ class ContextCIRAttention(nn.Module):
     def __init__(self, config: ContextCIRConfig, memory_size: int):
         super().__init__()
         hidden_size = config.fusion_hidden_size
+        self.config = config
         self.num_heads = config.fusion_num_heads
-        self.explicit = config._attn_implementation == "eager"
         self.q_proj = nn.Linear(hidden_size, hidden_size)
         self.k_proj = nn.Linear(memory_size, hidden_size, bias=False)  # softmax does not see a constant
         self.v_proj = nn.Linear(memory_size, hidden_size)
@@ -75,7 +75,7 @@ class ContextCIRAttention(nn.Module):
     def forward(self, rows, key, value, mask=None, output_attentions=False):
         query = self._split_heads(self.q_proj(rows))
         attentions = None
-        if output_attentions or self.explicit:
+        if output_attentions or self.config._attn_implementation == "eager":
             scores = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
             if mask is not None:
                 scores = scores.masked_fill(~mask, float("-inf"))
@@ -338,17 +338,12 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
         if not self.fusion.text_queries:
             return self.fusion(self.fusion.select_images(prepared, phrase_sample), phrase_tokens, phrase_mask, True)[1]
         # Rows do not see each other: the tokens of all phrases of a sample are rows against the same keys.
-        num_phrases, phrase_length, _ = phrase_tokens.shape
-        order = torch.argsort(phrase_sample, stable=True)
-        counts = torch.bincount(phrase_sample, minlength=batch_size)  # phrases of each sample
-        slot = torch.empty_like(order)
-        slot[order] = (
-            torch.arange(num_phrases, device=order.device) - (counts.cumsum(0) - counts)[phrase_sample[order]]
-        )
-        packed = phrase_tokens.new_zeros(batch_size, int(counts.max()), *phrase_tokens.shape[1:])
+        counts = F.one_hot(phrase_sample, batch_size).cumsum(dim=0)  # (num_phrases, batch_size)
+        slot = counts.gather(1, phrase_sample[:, None])[:, 0] - 1  # place among the phrases of its sample
+        packed = phrase_tokens.new_zeros(batch_size, int(slot.max()) + 1, *phrase_tokens.shape[1:])
         packed[phrase_sample, slot] = phrase_tokens
         attentions = self.fusion(prepared, packed.flatten(1, 2), None, True)[1]
-        return attentions.unflatten(1, (-1, phrase_length))[phrase_sample, slot]
+        return attentions.unflatten(1, packed.shape[1:3])[phrase_sample, slot]
 
     def _concept_attentions(self, prepared, attentions, phrase_inputs, batch_size, isolated_grad):
         phrase_input_ids, phrase_attention_mask, phrase_sample, phrase_token_mask = phrase_inputs
@@ -491,8 +486,8 @@ def _patch_distribution(attentions, token_mask):
     """Attention of the tokens of each phrase, `(num_phrases, length, 1 + num_patches)`, and which of the tokens are
     its own, `(num_phrases, length)` -> `(num_phrases, num_patches)`: mean of the tokens, class token left out,
     normalised over patches."""
-    weights = token_mask.to(attentions.dtype)
-    patches = torch.einsum("pl,pln->pn", weights, attentions[:, :, 1:])
+    # No matrix product: autocast would make half precision of it.
+    patches = (attentions[:, :, 1:] * token_mask[:, :, None]).sum(dim=1)
     return patches / patches.sum(dim=-1, keepdim=True).clamp(min=1e-12)
 
 

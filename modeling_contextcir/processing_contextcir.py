@@ -6,8 +6,11 @@ at all.
 """
 
 import torch
-from transformers import BatchFeature, ProcessorMixin
+from transformers import BatchFeature, CLIPImageProcessorPil, ProcessorMixin
 from transformers.processing_utils import ProcessingKwargs
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 
 class ContextCIRProcessorKwargs(ProcessingKwargs, total=False):
@@ -22,19 +25,18 @@ class ContextCIRProcessor(ProcessorMixin):
 
     Args:
         image_processor (`CLIPImageProcessorPil`):
-            Pixels; with `from_pretrained` always the PIL version, so that pixels are the same with and without
+            Pixels; always the PIL version, so that they are the same with and without
             torchvision.
         tokenizer (`CLIPTokenizer`):
             Token ids; must be able to return character offsets.
     """
 
     def __init__(self, image_processor=None, tokenizer=None, **kwargs):
+        if type(image_processor).__name__ == "CLIPImageProcessor":
+            # Where torchvision is installed, transformers picks this one; `from_pretrained(backend="pil")` would
+            # prevent that, but also ends up in the config of the tokenizer.
+            image_processor = CLIPImageProcessorPil.from_dict(image_processor.to_dict())
         super().__init__(image_processor, tokenizer, **kwargs)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        kwargs.setdefault("backend", "pil")  # torchvision's resize differs by up to one grey level
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @property
     def max_length(self) -> int:
@@ -61,28 +63,26 @@ class ContextCIRProcessor(ProcessorMixin):
             **kwargs: options of the image processor and the tokenizer, as for any processor (`padding`, ...).
 
         Returns:
-            `BatchFeature` with, as far as asked for, `pixel_values` `(num_images, 3, height, width)`; `input_ids`,
-            `attention_mask` `(batch_size, length)`, padded on the right to the longest; `num_truncated_texts` (0-dim);
-            and for noun phrases
-            `phrase_input_ids`, `phrase_attention_mask` `(num_phrases, phrase_length)`: each by itself, begin and end
-            included;
-            `phrase_sample` `(num_phrases,)`: the row of its text; `phrase_token_mask` `(num_phrases, length)`, bool:
-            its tokens in that row; `num_dropped_phrases` (0-dim): phrases that begin or end inside a token or were cut
-            off with the text.
+            `BatchFeature`:
+
+            - with images: `pixel_values` `(num_images, 3, height, width)`,
+            - with texts: `input_ids`, `attention_mask` `(batch_size, length)`, padded on the right to the longest,
+            - with noun phrases (there may be none): `phrase_input_ids`, `phrase_attention_mask`
+              `(num_phrases, phrase_length)`, each by itself with begin and end token; `phrase_sample`
+              `(num_phrases,)`, the row of its text; `phrase_token_mask` `(num_phrases, length)`, bool, its tokens in
+              that row; and two counts, 0-dim: `num_truncated_texts`, and `num_dropped_phrases`, which begin or end
+              inside a token or were cut off with their text.
 
         Raises:
-            ValueError: for spans outside their text and lists whose lengths differ, with the row.
+            ValueError: for spans outside their text or with another text than their own, and lists of different
+                lengths; names the row.
         """
-        if images is None and text is None:
-            raise ValueError("Give `images`, `text` or both.")
         if noun_phrases is not None and text is None:
             raise ValueError("`noun_phrases` are spans of `text`, which is missing.")
-        merged = self._merge_kwargs(
-            ContextCIRProcessorKwargs,
-            tokenizer_init_kwargs=self.tokenizer.init_kwargs,
-            return_tensors=return_tensors,
-            **kwargs,
-        )
+        if images is None and text is None:
+            raise ValueError("Give `images`, `text` or both.")
+        # Not the tokenizer's `init_kwargs`: after a save, these hold the padding and truncation of its last call.
+        merged = self._merge_kwargs(ContextCIRProcessorKwargs, return_tensors=return_tensors, **kwargs)
         data = {}
         if images is not None:
             data.update(self.image_processor(images, **merged["images_kwargs"]))
@@ -90,14 +90,17 @@ class ContextCIRProcessor(ProcessorMixin):
             texts = [text] if isinstance(text, str) else list(text)
             encoding = self._tokenize(texts, **merged["text_kwargs"])
             data.update(input_ids=encoding["input_ids"], attention_mask=encoding["attention_mask"])
-            data["num_truncated_texts"] = torch.tensor(sum(bool(row.overflowing) for row in encoding.encodings))
+            num_truncated = sum(bool(row.overflowing) for row in encoding.encodings)
             if noun_phrases is not None:
                 data.update(self._encode_noun_phrases(texts, noun_phrases, encoding, **merged["text_kwargs"]))
+                data["num_truncated_texts"] = torch.tensor(num_truncated)
+            elif num_truncated:
+                logger.warning_once(f"Texts are cut to {self.max_length} tokens.")
         return BatchFeature(data)
 
     def _tokenize(self, texts, **kwargs):
-        kwargs.setdefault("max_length", self.max_length)
-        return self.tokenizer(texts, padding_side="right", **kwargs)
+        # On the right, whatever the tokenizer says: the text encoder of the model relies on it.
+        return self.tokenizer(texts, **{"max_length": self.max_length, **kwargs, "padding_side": "right"})
 
     def _encode_noun_phrases(self, texts, noun_phrases, encoding, **kwargs) -> dict[str, torch.Tensor]:
         if len(noun_phrases) != len(texts):
@@ -113,6 +116,8 @@ class ContextCIRProcessor(ProcessorMixin):
                     raise ValueError(
                         f"Row {row}: noun phrase {span!r} lies outside its text of {len(text)} characters: {text!r}."
                     )
+                if isinstance(span, dict) and span.get("text", text[start:end]) != text[start:end]:
+                    raise ValueError(f"Row {row}: noun phrase {span!r} says {text[start:end]!r} in its text {text!r}.")
                 tokens = find_span(offsets, special, start, end)
                 if tokens is None:
                     num_dropped += 1
