@@ -361,7 +361,7 @@ class CIRTrainer(Trainer):
     # What is left of a run
 
     def record(self) -> dict[str, Any]:
-        """Everything that the model card says, and `metrics.json` holds: JSON of `run_info`, the model, the arguments
+        """Everything that the model card says, and `training.json` holds: JSON of `run_info`, the model, the arguments
         that differ from their defaults, the metrics, the history of the log, and the versions."""
         history = self.state.log_history
         finished = [entry for entry in history if "train_runtime" in entry]
