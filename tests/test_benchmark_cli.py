@@ -1,0 +1,136 @@
+"""`benchmark.py` as people call it: a model, its CLIP's baselines, a table and JSON, and readable errors."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from datasets import Image, List, Value
+from test_benchmarks_base import IDS, png, write
+from transformers import CLIPModel
+
+import benchmark
+from contextcir.benchmarks.base import load_benchmark
+from contextcir.retrieval.dense import DenseRetriever
+from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
+
+NAMES = ["CLIP, image only", "CLIP, text only", "CLIP, image + text", "CLIP, slerp"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root, string = tmp_path_factory.mktemp("grocery"), Value("string")
+    images = [{"id": id_, "image": png(30 * place)} for place, id_ in enumerate(IDS)]
+    write(root, "gallery", images, {"id": string, "image": Image()})
+    rows = [
+        {
+            "id": f"q{i}",
+            "reference_image": images[i]["image"],
+            "reference_id": IDS[i],
+            "modification_text": text,
+            "candidate_ids": IDS[i : i + 4],
+            "tags": [text],
+        }
+        for i, text in enumerate(["red", "the red", "red"])
+    ]
+    features = {name: string for name in ("id", "reference_id", "modification_text")}
+    features |= {"reference_image": Image(), "candidate_ids": List(string), "tags": List(string)}
+    write(root, "queries", rows, features)
+    pairs = [{"query_id": f"q{i}", "target_id": IDS[i + j]} for i, j in [(0, 1), (0, 5), (1, 2), (2, 3)]]
+    write(root, "relevance", pairs, {"query_id": string, "target_id": string})
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, clip_folder):
+    """A trained run's folder, as far as benchmark.py looks at it."""
+    folder = tmp_path_factory.mktemp("run")
+    torch.manual_seed(0)
+    ContextCIRModel.from_clip_pretrained(clip_folder).save_pretrained(folder)
+    ContextCIRProcessor.from_pretrained(clip_folder).save_pretrained(folder)
+    (folder / "training.json").write_text(json.dumps({"model": {"base_model": clip_folder}}))
+    return folder
+
+
+def arguments(data, *more):
+    return ["--benchmark", "grocery", "--data-root", str(data), "--split", "test", *map(str, more)]
+
+
+def test_model_and_baselines(run, data, clip_folder, tmp_path, capsys):
+    output = tmp_path / "new" / "metrics.json"
+    record = benchmark.main(arguments(data, "--retriever", run, "--baselines", "--output", output, "--batch-size", 2))
+    assert json.loads(output.read_text()) == record
+    assert record["protocol_id"] == "grocery/test/reference-excluded"
+    assert (record["num_queries"], record["gallery_size"], record["clip"]) == (3, len(IDS), clip_folder)
+    assert record["command"].startswith("benchmark.py --benchmark grocery")
+    assert record["versions"]["torch"] == torch.__version__
+    assert [result["retriever"] for result in record["results"]] == [str(run), *NAMES]
+
+    # Each row is what the retriever gives when it is called by hand.
+    loaded = load_benchmark(str(data), "test")
+    clip, processor = CLIPModel.from_pretrained(clip_folder), ContextCIRProcessor.from_pretrained(run)
+    by_hand = [
+        DenseRetriever.from_model(ContextCIRModel.from_pretrained(run), processor),
+        DenseRetriever.image_only(clip, processor),
+        DenseRetriever.text_only(clip, processor),
+        DenseRetriever.image_text_sum(clip, processor),
+        DenseRetriever.slerp(clip, processor),
+    ]
+    for result, retriever in zip(record["results"], by_hand, strict=True):
+        ranking = retriever.search(loaded.queries, loaded.gallery, loaded.k, exclude_reference=True)
+        assert result["metrics"] == loaded.evaluate(ranking), result["retriever"]
+        assert result["by_tag"]["red"]["num_queries"] == 2
+
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "grocery/test/reference-excluded: 3 queries, 8 images, in percent"
+    assert lines[2].split() == ["recall", "recall_subset", "map"]
+    assert lines[3].split() == ["@1", "@5", "@10", "@50", "@1", "@2", "@3", "@5", "@10", "@25", "@50"]
+    for line, result in zip(lines[4:9], record["results"], strict=True):
+        name = result["retriever"]
+        assert line.startswith(name) and len(line) == len(lines[3])
+        assert line[len(name) :].split() == [f"{value:.2f}" for value in result["metrics"].values()]
+
+
+def test_baselines_alone_and_data_of_ones_own(data, clip_folder):
+    record = benchmark.main(
+        ["--clip", clip_folder, "--baselines", "--benchmark", "custom", "--data-root", str(data), "--split", "test"]
+    )
+    assert [result["retriever"] for result in record["results"]] == NAMES
+    assert record["benchmark"] == data.name
+
+
+def test_the_clip_at_the_root_of_a_model(run, clip_folder, tmp_path):
+    later = tmp_path / "later"
+    later.mkdir()
+    (later / "training.json").write_text(json.dumps({"model": {"base_model": str(run)}}))
+    assert benchmark.find_clip(str(later)) == clip_folder
+
+
+def test_errors_are_readable(run, data, clip_folder, tmp_path):
+    cases = [
+        (
+            ["--benchmark", "cirrr", "--data-root", "x", "--retriever", "x"],
+            "no benchmark 'cirrr'. Choose one of scenes",
+        ),
+        (arguments(data), "nothing to measure"),
+        (arguments(data, "--baselines"), "nothing to measure"),
+        (arguments(data, "--retriever", tmp_path, "--baselines"), "no training.json .* Give --clip"),
+        (arguments(data, "--retriever", clip_folder), "is a CLIPModel, .*--baselines --clip"),
+        (arguments(data, "--retriever", run, "--split", "val"), "Splits that it has: test"),
+        (arguments(tmp_path, "--retriever", run), "has no gallery/test-"),
+    ]
+    for argv, problem in cases:
+        with pytest.raises(ValueError, match=problem):
+            benchmark.main(argv)
+
+
+def test_as_a_command_an_error_is_one_line(data, request):
+    command = [sys.executable, "benchmark.py", *arguments(data)]
+    result = subprocess.run(
+        command, cwd=request.config.rootpath, env=os.environ, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith("benchmark.py: There is nothing to measure")
+    assert "Traceback" not in result.stderr
