@@ -70,7 +70,8 @@ def contrastive_loss(
     with torch.autocast(query_embeds.device.type, enabled=False):
         query_embeds, target_embeds = _float(query_embeds), _float(target_embeds)
         labels = torch.arange(offset, offset + batch_size, device=query_embeds.device)
-        scores = query_embeds @ target_embeds.T  # (batch_size, global_batch_size)
+        # Scaled before masking: the gradient of the scale is a sum over scores, and 0 * inf is NaN.
+        scores = logit_scale * query_embeds @ target_embeds.T  # (batch_size, global_batch_size)
         if target_keys is not None:
             repeated = target_keys[:, None] == (target_keys if all_target_keys is None else all_target_keys)[None]
             repeated[torch.arange(batch_size, device=repeated.device), labels] = False
@@ -78,16 +79,16 @@ def contrastive_loss(
         if query_negatives != "none":
             reference_embeds = _float(reference_embeds)
             if query_negatives == "own":
-                negatives = (query_embeds * reference_embeds).sum(-1, keepdim=True)  # (batch_size, 1)
+                negatives = logit_scale * (query_embeds * reference_embeds).sum(-1, keepdim=True)  # (batch_size, 1)
             else:
-                negatives = query_embeds @ reference_embeds.T  # (batch_size, global_batch_size)
+                negatives = logit_scale * query_embeds @ reference_embeds.T  # (batch_size, global_batch_size)
             if target_keys is not None and reference_keys is not None:
                 same = target_keys[:, None] == (
                     reference_keys[:, None] if query_negatives == "own" else reference_keys
                 )
                 negatives = negatives.masked_fill(same, -torch.inf)
             scores = torch.cat([scores, negatives], dim=1)
-        return torch.nn.functional.cross_entropy(logit_scale * scores, labels)
+        return torch.nn.functional.cross_entropy(scores, labels)
 
 
 class ConceptConsistency(NamedTuple):

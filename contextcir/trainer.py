@@ -411,8 +411,8 @@ class CIRTrainer(Trainer):
             library_name="transformers",
             tags=["composed-image-retrieval", "contextcir"],
             # The Hub refuses names that are not its own.
-            base_model=_hub_names(record["model"].get("base_model")),
-            datasets=_hub_names(record.get("data", {}).get("name")),
+            base_model=_hub_name(record["model"].get("base_model")),
+            datasets=[name] if (name := _hub_name(record.get("data", {}).get("name"))) else None,
         )
         card = ModelCard.from_template(
             data,
@@ -521,7 +521,7 @@ def last_whole_checkpoint(output_dir: str | os.PathLike) -> str | None:
     return None
 
 
-def _hub_names(name: str | None) -> str | None:
+def _hub_name(name: str | None) -> str | None:
     return None if name is None or os.path.exists(name) else name
 
 

@@ -104,9 +104,11 @@ def test_references_that_are_the_own_target_leave_the_negatives():
 
 
 def test_masked_entries_leave_finite_gradients():
-    query = embeds(2, 6, seed=1).requires_grad_()
-    contrastive_loss(query, embeds(2, 6, seed=2), embeds(2, 6), 2.0, target_keys=torch.tensor([1, 1])).backward()
-    assert query.grad.isfinite().all() and query.grad.abs().sum() > 0
+    query, scale = embeds(2, 6, seed=1).requires_grad_(), torch.tensor(2.0, requires_grad=True)
+    keys = {"target_keys": torch.tensor([1, 1]), "reference_keys": torch.tensor([1, 3])}
+    contrastive_loss(query, embeds(2, 6, seed=2), embeds(2, 6), scale, **keys).backward()
+    for gradient in (query.grad, scale.grad):
+        assert gradient.isfinite().all() and gradient.abs().sum() > 0
 
 
 def test_half_precision_and_autocast_are_computed_in_float32():
