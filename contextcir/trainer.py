@@ -236,9 +236,10 @@ class CIRTrainer(Trainer):
             self._add_mean("num_concepts", concepts.num_concepts / batch_size)
             self._add_mean("context_entropy", concepts.context_entropy, concepts.num_concepts)
             self._add_mean("isolated_entropy", concepts.isolated_entropy, concepts.num_concepts)
-            self._add_mean("map_diversity", concepts.map_diversity)
+            phrases = batch["phrase_sample"].bincount(minlength=batch_size)
+            self._add_mean("map_diversity", concepts.map_diversity, (phrases * (phrases - 1)).sum() / 2)  # of pairs
             self._counts["dropped_phrases"] += keys["num_dropped_phrases"]
-            self._counts["captions_without_phrases"] += batch_size - len(batch["phrase_sample"].unique())
+            self._counts["captions_without_phrases"] += (phrases == 0).sum()
         return (loss, outputs) if return_outputs else loss
 
     def _forward(self, model, batch: dict[str, torch.Tensor]):

@@ -173,7 +173,14 @@ def test_gradient_accumulation_equals_one_batch_where_losses_are_those_of_single
     for size in (2, 1):
         for name, expected in steps[8][0].items():
             torch.testing.assert_close(steps[size][0][name], expected, rtol=1e-5, atol=1e-7)
-        for part in ("loss", "loss_contrastive", "loss_concept_consistency", "num_concepts", "context_entropy"):
+        for part in (
+            "loss",
+            "loss_contrastive",
+            "loss_concept_consistency",
+            "num_concepts",
+            "context_entropy",
+            "map_diversity",
+        ):
             assert steps[size][1][part] == pytest.approx(steps[8][1][part], rel=1e-5)
         for count in ("captions_without_phrases", "truncated_texts"):
             assert steps[size][1][count] == steps[8][1][count]

@@ -1,11 +1,11 @@
-"""A handful of triplets with noun phrases, in memory and on disk."""
+"""A handful of triplets with noun phrases and a benchmark, in memory and on disk."""
 
 import io
 import re
 
 import numpy as np
-from datasets import Dataset
-from PIL import Image
+from datasets import Dataset, Features, Image, List, Value
+from PIL import Image as PILImage
 
 from contextcir.triplets import TRIPLET_FEATURES
 
@@ -23,7 +23,7 @@ PHRASE = re.compile(r"\b(?:the|a) (?:\w+ )*?(?:square|star|dog|left|tree|circles
 def png(seed: int, size: tuple[int, int] = (34, 30)) -> bytes:
     buffer = io.BytesIO()
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(buffer, "PNG")
+    PILImage.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -55,4 +55,29 @@ def write_parquet(folder, **splits: list[dict]) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     for split, rows in splits.items():
         dataset(rows).to_parquet(folder / f"{split}-00000-of-00001.parquet")
+    return str(folder)
+
+
+def write_benchmark(folder, split: str = "validation", queries: int = 5) -> str:
+    """Queries whose gallery holds their reference, their target and two other images."""
+    gallery, asked, relevant = {}, [], []
+    for row in range(queries):
+        query = triplet(row)
+        gallery[query["reference_id"]] = query["reference_image"]
+        gallery[query["target_id"]] = query["target_image"]
+        candidates = [query["reference_id"], query["target_id"], f"g{(row + 1) % queries}", f"r{(row + 1) % queries}"]
+        kept = {name: query[name] for name in ("id", "reference_image", "reference_id", "modification_text")}
+        asked.append(kept | {"candidate_ids": candidates, "tags": []})
+        relevant.append({"query_id": query["id"], "target_id": query["target_id"]})
+    images = [{"id": id_, "image": image} for id_, image in gallery.items()]
+    strings = List(Value("string"))
+    features = {
+        "gallery": {"id": Value("string"), "image": Image()},
+        "queries": {name: TRIPLET_FEATURES[name] for name in kept} | {"candidate_ids": strings, "tags": strings},
+        "relevance": {"query_id": Value("string"), "target_id": Value("string")},
+    }
+    for name, rows in (("gallery", images), ("queries", asked), ("relevance", relevant)):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        written = Dataset.from_list(rows, features=Features(features[name]))
+        written.to_parquet(folder / name / f"{split}-00000-of-00001.parquet")
     return str(folder)

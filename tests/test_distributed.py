@@ -1,0 +1,69 @@
+"""Two real processes against one: the same weights, losses and metrics."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+from safetensors.torch import load_file
+from tiny_triplets import triplet, write_benchmark, write_parquet
+from torch.testing import assert_close
+
+import train
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def runs(tmp_path, clip_folder, monkeypatch):
+    """Batches of 4 on two processes and of 8 on one; targets repeat across processes, and one image is broken."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    rows = [triplet(row, target_id=f"g{row % 5}", reference_id=f"r{row % 7}") for row in range(25)]
+    rows[11]["target_image"] = {"bytes": b"", "path": None}
+    options = {
+        "clip_name_or_path": clip_folder,
+        "data": write_parquet(tmp_path / "data", train=rows, validation=rows[:7]),
+        "benchmark": write_benchmark(tmp_path / "bench"),
+        "eval_split": "validation",
+        "per_device_eval_batch_size": 2,
+        "max_steps": 2,
+        "optim": "sgd",
+        "learning_rate": 1e-3,
+        "query_negatives": "all",
+        "augmentation": "crop",
+        "on_bad_image": "skip",
+        "logging_steps": 2,
+        "save_strategy": "no",
+        "report_to": "none",
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
+
+    def flags(name, batch):
+        changed = options | {"output_dir": str(tmp_path / name), "per_device_train_batch_size": batch}
+        return [f"--{option}={value}" for option, value in changed.items()]
+
+    train.main(flags("one", 8))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    finished = subprocess.run([*command, "train.py", *flags("two", 4)], cwd=REPOSITORY, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    return tmp_path / "one", tmp_path / "two"
+
+
+def test_two_processes_equal_one(runs):
+    one, two = (json.loads((run / "training.json").read_text()) for run in runs)
+    assert (one["processes"], two["processes"]) == (1, 2)
+    assert one["bad_images"] == two["bad_images"] == {"train": 1, "eval": 0}
+    assert len(one["history"]) == len(two["history"])
+    for expected, entry in zip(one["history"], two["history"], strict=True):
+        timed = {name for name in expected if name.endswith(("runtime", "per_second", "_time", "total_flos"))}
+        assert set(expected) - timed == set(entry) - timed
+        for name in set(expected) - timed:
+            assert entry[name] == pytest.approx(expected[name], rel=1e-4), name
+    assert "eval_recall_subset@1" in two["metrics"] and "eval_loss_concept_consistency" in two["metrics"]
+
+    one, two = (load_file(run / "model.safetensors") for run in runs)
+    for name, expected in one.items():
+        assert_close(two[name], expected, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")

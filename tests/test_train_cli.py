@@ -1,0 +1,175 @@
+"""`train.py` from its options to the folder that it leaves."""
+
+import json
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+import yaml
+from tiny_triplets import triplets, write_benchmark, write_parquet
+
+import train
+from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def options(tmp_path, clip_folder):
+    return {
+        "clip_name_or_path": clip_folder,
+        "data": write_parquet(tmp_path / "data", train=triplets(9), validation=triplets(3)),
+        "output_dir": str(tmp_path / "run"),
+        "per_device_train_batch_size": 4,
+        "max_steps": 2,
+        "learning_rate": "1e-3",  # YAML reads this as a string
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
+
+
+def flags(options):
+    return [f"--{name}={value}" for name, value in options.items()]
+
+
+def write_yaml(path, options):
+    path.write_text(yaml.safe_dump(options))
+    return str(path)
+
+
+def test_a_run_leaves_a_model_a_record_and_a_card(options, tmp_path):
+    options |= {"benchmark": write_benchmark(tmp_path / "bench"), "eval_split": "validation", "fusion_num_layers": 1}
+    options |= {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "recall_subset@1"}
+    options |= {"load_best_model_at_end": True, "save_strategy": "steps", "save_steps": 1}
+    metrics = train.main([write_yaml(tmp_path / "config.yaml", options), "--seed", "3"])
+
+    folder = Path(options["output_dir"])
+    model = ContextCIRModel.from_pretrained(folder)
+    assert len(model.fusion.layers) == 1
+    ContextCIRProcessor.from_pretrained(folder)
+    record = json.loads((folder / "training.json").read_text())
+    assert record["metrics"]["eval_recall@1"] == metrics["eval_recall@1"]
+    assert {"eval_loss", "eval_loss_contrastive", "eval_recall@50", "eval_recall_subset@1"} <= set(metrics)
+    assert record["train_triplets"] == 9 and record["arguments"]["seed"] == 3
+    assert record["model"]["config"]["fusion_num_layers"] == 1
+    assert record["model"]["base_model"] == options["clip_name_or_path"]
+    assert record["command"].startswith("train.py ") and record["command"].endswith("config.yaml --seed 3")
+    assert [entry["step"] for entry in record["history"] if "loss_contrastive" in entry] == [1, 2]
+    state = json.loads((folder / "trainer_state.json").read_text())
+    assert state["log_history"] == record["history"]
+    card = (folder / "README.md").read_text()
+    assert "library_name: transformers" in card and f"`{options['data']}`" in card
+    assert "base_model:" not in card.split("---")[1]  # a local path is no Hub name
+
+
+def test_flags_override_the_file(options, tmp_path):
+    config = write_yaml(tmp_path / "config.yaml", options)
+    model_args, data_args, args = train.parse_arguments([config, "--max_steps", "5", "--no_mask_repeated_targets"])
+    assert (args.max_steps, args.learning_rate, args.mask_repeated_targets) == (5, 1e-3, False)
+    assert model_args.clip_name_or_path == options["clip_name_or_path"] and data_args.data == options["data"]
+
+
+def test_lists_dicts_booleans_and_nothing_in_a_file(options, tmp_path):
+    options |= {"report_to": ["none"], "remove_unused_columns": False, "eval_split": None}
+    options |= {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 0.0001}}
+    _, data_args, args = train.parse_arguments([write_yaml(tmp_path / "config.yaml", options)])
+    assert args.report_to == [] and data_args.eval_split is None
+    assert args.lr_scheduler_kwargs == {"min_lr": 0.0001}
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"lerning_rate": 1}, "config.yaml: there is no option 'lerning_rate'. Did you mean learning_rate"),
+        ({"data": None}, "data is missing"),
+        ({"clip_name_or_path": None}, "either clip_name_or_path or model_name_or_path"),
+        ({"model_name_or_path": "a"}, "either clip_name_or_path or model_name_or_path"),
+        ({"model_name_or_path": "a", "clip_name_or_path": None, "projection_dim": 3}, "projection_dim: given by the"),
+        ({"lora_rank": -1}, "lora_rank must not be negative"),
+        ({"benchmark_max_queries": 0}, "benchmark_max_queries must be at least 1"),
+    ],
+)
+def test_bad_options_are_refused(options, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        train.parse_arguments([write_yaml(tmp_path / "config.yaml", options | changes)])
+
+
+def test_unknown_flags_bad_values_and_bad_files_are_refused(options, tmp_path, capsys):
+    with pytest.raises(ValueError, match="--lerning_rate"):
+        train.parse_arguments([*flags(options), "--lerning_rate", "1"])
+    with pytest.raises(SystemExit):
+        train.parse_arguments([write_yaml(tmp_path / "config.yaml", options | {"max_steps": "many"})])
+    assert "--max_steps" in capsys.readouterr().err
+    (tmp_path / "list.yaml").write_text("- a\n- b\n")
+    with pytest.raises(ValueError, match="list.yaml: expected `option: value` lines, got list"):
+        train.parse_arguments([str(tmp_path / "list.yaml")])
+
+
+@pytest.mark.parametrize("config", sorted(path.name for path in (REPOSITORY / "configs").glob("*.yaml")))
+def test_every_config_parses(config):
+    train.parse_arguments([str(REPOSITORY / "configs" / config), "--use_cpu"])
+
+
+def test_going_on_from_an_earlier_model(options, tmp_path):
+    train.main(flags(options))
+    again = {name: value for name, value in options.items() if name != "clip_name_or_path"}
+    again |= {"model_name_or_path": options["output_dir"], "output_dir": str(tmp_path / "again"), "learning_rate": 0}
+    train.main(flags(again | {"min_learning_rate": 0}))
+    first, second = (
+        ContextCIRModel.from_pretrained(folder) for folder in (options["output_dir"], again["output_dir"])
+    )
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name]), name
+
+
+def test_resuming_by_flag(options):
+    train.main(flags(options | {"save_strategy": "steps", "save_steps": 1}))
+    with pytest.raises(ValueError, match="holds the results of another run"):
+        train.main(flags(options))
+    train.main(flags(options | {"resume_from_checkpoint": "true", "max_steps": 3}))
+    assert json.loads((Path(options["output_dir"]) / "trainer_state.json").read_text())["global_step"] == 3
+
+
+def test_lora_trains_adapters_and_leaves_a_plain_model(options):
+    pytest.importorskip("peft")
+    options |= {"lora_rank": 2, "learning_rate": 1e-2, "save_strategy": "steps", "save_steps": 1}
+    train.main(flags(options))
+    start = ContextCIRModel.from_clip_pretrained(options["clip_name_or_path"]).state_dict()
+    saved = ContextCIRModel.from_pretrained(options["output_dir"]).state_dict()
+    assert set(saved) == set(start)
+    encoders = [name for name in start if name.startswith(("text_model.", "vision_model."))]
+    moved = {name for name in encoders if not torch.equal(start[name], saved[name])}
+    assert moved == {name for name in encoders if name.endswith(("q_proj.weight", "v_proj.weight"))}
+    assert not torch.equal(start["projection.weight"], saved["projection.weight"])
+    assert json.loads((Path(options["output_dir"]) / "training.json").read_text())["model"]["lora"]["lora_rank"] == 2
+    train.main(flags(options | {"resume_from_checkpoint": "true", "max_steps": 3}))
+
+
+def test_without_noun_phrases_the_concept_loss_must_be_off(options, tmp_path):
+    rows = datasets.Dataset.from_parquet(f"{options['data']}/train-00000-of-00001.parquet")
+    (tmp_path / "plain").mkdir()
+    rows.remove_columns("noun_phrases").to_parquet(tmp_path / "plain" / "train.parquet")
+    options["data"] = str(tmp_path / "plain")
+    with pytest.raises(ValueError, match="no column noun_phrases"):
+        train.main(flags(options))
+    train.main(flags(options | {"cc_weight": 0}))
+
+
+def test_fewer_queries_make_validation_cheaper(options, tmp_path, clip_folder):
+    bench = write_benchmark(tmp_path / "bench")
+    _, data_args, args = train.parse_arguments(flags(options | {"benchmark": bench, "benchmark_max_queries": 1}))
+    model, processor = (
+        ContextCIRModel.from_clip_pretrained(clip_folder),
+        ContextCIRProcessor.from_pretrained(clip_folder),
+    )
+    few = train.build_evaluator(data_args, args, processor)(model)
+    assert set(few.values()) <= {0.0, 100.0}
