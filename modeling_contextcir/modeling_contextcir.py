@@ -333,7 +333,7 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
         empty_text = self._encode_texts(torch.tensor([self.config.empty_text_ids], device=image_tokens.device))
         return self._fuse(prepared, empty_text.expand(len(image_tokens), -1, -1), None)[0]
 
-    def _isolated_attentions(self, prepared, phrase_tokens, phrase_mask, phrase_sample, batch_size):
+    def _phrase_attentions(self, prepared, phrase_tokens, phrase_mask, phrase_sample, batch_size):
         """Where noun phrases encoded by themselves look, `(num_phrases, phrase_length, num_image_tokens)`."""
         if not self.fusion.text_queries:
             return self.fusion(self.fusion.select_images(prepared, phrase_sample), phrase_tokens, phrase_mask, True)[1]
@@ -346,17 +346,26 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
         return attentions.unflatten(1, packed.shape[1:3])[phrase_sample, slot]
 
     def _concept_attentions(self, prepared, attentions, phrase_inputs, batch_size, isolated_grad):
-        phrase_input_ids, phrase_attention_mask, phrase_sample, phrase_token_mask = phrase_inputs
+        """`attentions` are those of the whole texts, `(batch_size, length, num_image_tokens)`. Two tensors
+        `(num_phrases, num_patches)`: in context, isolated."""
+        input_ids, attention_mask, phrase_sample, phrase_token_mask = phrase_inputs
         context = _patch_distribution(attentions[phrase_sample], phrase_token_mask)
-        if len(phrase_sample) == 0:
-            return context, context
+        isolated = torch.zeros_like(context)
+        mask = self._text_mask(input_ids, attention_mask)
+        lengths = mask.sum(dim=1)
+        # Long phrases make no padding for short ones: up to 8 tokens, up to 16, up to 32, ... take a pass each.
+        passes = lengths.log2().ceil().clamp(min=3)
         with torch.set_grad_enabled(isolated_grad and torch.is_grad_enabled()):
-            phrase_tokens = self._encode_texts(phrase_input_ids)
-            phrase_mask = self._text_mask(phrase_input_ids, phrase_attention_mask)
-            isolated = self._isolated_attentions(prepared, phrase_tokens, phrase_mask, phrase_sample, batch_size)
-            own_tokens = phrase_mask & phrase_mask.roll(-1, dims=1)  # without the end token
-            own_tokens[:, [0, -1]] = False  # nor the begin token
-            return context, _patch_distribution(isolated, own_tokens)
+            for size in passes.unique():
+                index = (passes == size).nonzero()[:, 0]
+                length = int(lengths[index].max())
+                sample, own_mask = phrase_sample[index], mask[index, :length]
+                tokens = self._encode_texts(input_ids[index, :length])
+                maps = self._phrase_attentions(prepared, tokens, own_mask, sample, batch_size)
+                own_mask = own_mask & own_mask.roll(-1, dims=1)  # without the end token
+                own_mask[:, [0, -1]] = False  # nor the begin token
+                isolated[index] = _patch_distribution(maps, own_mask)
+        return context, isolated
 
     def forward(
         self,

@@ -167,8 +167,10 @@ def test_encoders_run_as_seldom_as_can_be(build, batch, direction):
     model.vision_model.register_forward_pre_hook(lambda _, args: passes.append(("vision", len(args[0]))))
     model.text_model.register_forward_pre_hook(lambda _, args: passes.append(("text", tuple(args[0].shape))))
     model(**batch)
-    text, phrases = tuple(batch["input_ids"].shape), tuple(batch["phrase_input_ids"].shape)
-    assert passes == [("vision", 8), ("text", text), ("text", (1, 2)), ("text", phrases)]
+    lengths = sorted(batch["phrase_attention_mask"].sum(dim=1).tolist())
+    assert lengths == [6, 6, 7, 7, 7, 17]
+    assert passes[:2] == [("vision", 8), ("text", tuple(batch["input_ids"].shape))]
+    assert sorted(passes[2:]) == [("text", (1, 2)), ("text", (1, 17)), ("text", (5, 7))]
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
