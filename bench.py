@@ -1,0 +1,301 @@
+"""Speed and memory on ViT-B/32 shapes with random weights, as a table and as JSON.
+
+    python bench.py                        # CPU, one thread, CPU seconds: about 25 minutes
+    python bench.py --device cuda          # wall seconds
+    python bench.py --quick                # tiny shapes, one repeat: does it run?
+
+Each line compares two variants of the same work. They alternate, after one round to warm up, and the medians of
+`--repeats` rounds are compared, so that a busy machine is unfair to both. A training step is forward and backward. The
+naive variant of it, kept here, runs the vision encoder again for every noun phrase and pads every text to 77 tokens;
+it must reach the same loss (to 1e-5) and gradients (to 1e-4 of their norm).
+"""
+
+import argparse
+import json
+import multiprocessing
+import platform
+import resource
+import statistics
+import time
+from functools import partial
+
+import torch
+from transformers import CLIPTextConfig, CLIPVisionConfig
+
+from contextcir.losses import concept_consistency_loss, contrastive_loss
+from contextcir.retrieval.index import search
+from modeling_contextcir import ContextCIRConfig, ContextCIRModel
+
+# Tokens of CIRR's validation captions with begin and end token, at equally spaced quantiles (mean 14.1).
+CIRR_LENGTHS = [8, 9, 10, 11, 12, 12, 13, 14, 14, 15, 16, 17, 18, 20, 22, 26]
+# Longer captions carry more noun phrases: as in CIRR with three, about twice as long with eight.
+LENGTH_FACTOR = {3: 1, 8: 2}
+CONCEPT_WEIGHT = 0.08  # as in the paper
+
+
+def build_model(quick: bool) -> ContextCIRModel:
+    """ConText-CIR of ViT-B/32 shapes, or a tiny one, with random weights."""
+    small = {"hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 2, "num_attention_heads": 4}
+    text, vision = (small, {**small, "image_size": 32, "patch_size": 8}) if quick else ({}, {})
+    torch.manual_seed(0)
+    return ContextCIRModel(
+        ContextCIRConfig(text_config=CLIPTextConfig(**text), vision_config=CLIPVisionConfig(**vision))
+    )
+
+
+def random_ids(lengths, config, generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Texts of the given lengths (begin and end included), padded to the longest: ids and mask."""
+    start, end = config.empty_text_ids
+    ids = torch.full((len(lengths), max(lengths)), end)
+    for row, length in zip(ids, lengths, strict=True):
+        row[0] = start
+        row[1 : length - 1] = torch.randint(1000, 40000, (length - 2,), generator=generator)
+    return ids, (torch.arange(ids.shape[1]) < torch.tensor(lengths)[:, None]).long()
+
+
+def random_batch(model, batch_size: int, num_phrases: int, device) -> dict[str, torch.Tensor]:
+    """Arguments of `forward`. Two noun phrases of a text are long (half and a third of it), the others short."""
+    generator = torch.Generator().manual_seed(batch_size + num_phrases)
+    size, factor = model.config.vision_config.image_size, LENGTH_FACTOR[num_phrases]
+    lengths = [CIRR_LENGTHS[(5 * i) % 16] * factor for i in range(batch_size)]
+    ids, mask = random_ids(lengths, model.config, generator)
+    phrases, samples, token_masks = [], [], []
+    for sample, length in enumerate(lengths):
+        words = length - 2
+        for i in range(num_phrases):
+            phrase_length = max(2, words // (2 + i)) if i < 2 else 2 + i % 3
+            # Not the first word: there, a causal encoder makes both maps the same and leaves ReLU'(0) to rounding.
+            first = 2 + int(torch.randint(0, words - phrase_length, (), generator=generator))
+            phrases.append(ids[sample, first : first + phrase_length])
+            samples.append(sample)
+            token_masks.append(
+                (torch.arange(ids.shape[1]) >= first) & (torch.arange(ids.shape[1]) < first + phrase_length)
+            )
+    phrase_ids, phrase_mask = random_ids([len(phrase) + 2 for phrase in phrases], model.config, generator)
+    for row, phrase in zip(phrase_ids, phrases, strict=True):
+        row[1 : 1 + len(phrase)] = phrase
+    batch = {
+        "reference_pixel_values": torch.randn(batch_size, 3, size, size, generator=generator),
+        "target_pixel_values": torch.randn(batch_size, 3, size, size, generator=generator),
+        "input_ids": ids,
+        "attention_mask": mask,
+        "phrase_input_ids": phrase_ids,
+        "phrase_attention_mask": phrase_mask,
+        "phrase_sample": torch.tensor(samples),
+        "phrase_token_mask": torch.stack(token_masks),
+    }
+    return {key: value.to(device) for key, value in batch.items()}
+
+
+def pad_to_77(ids, mask, end_id: int):
+    more = 77 - ids.shape[1]
+    return torch.nn.functional.pad(ids, (0, more), value=end_id), torch.nn.functional.pad(mask, (0, more))
+
+
+def step(model, batch, concepts: bool) -> torch.Tensor:
+    """One training step, as the trainer does it."""
+    model.zero_grad()
+    if not concepts:
+        batch = {key: value for key, value in batch.items() if not key.startswith("phrase_")}
+    loss = total_loss(model(**batch), batch)
+    loss.backward()
+    return loss.detach()
+
+
+def total_loss(output, batch):
+    embeds = (output["query_embeds"], output["target_embeds"], output["reference_embeds"])
+    loss = contrastive_loss(*embeds, output["logit_scale"])
+    if output.get("context_attentions") is not None:
+        maps = (output["context_attentions"], output["isolated_attentions"])
+        concepts = concept_consistency_loss(*maps, batch["phrase_sample"], len(embeds[0]))
+        loss = loss + CONCEPT_WEIGHT * concepts.loss
+    return loss
+
+
+def naive_step(model, batch) -> torch.Tensor:
+    """The same step without a thought: each text padded to 77, each pair of image and text encoded for itself."""
+    model.zero_grad()
+    end = model.config.empty_text_ids[1]
+    references, targets, samples = (
+        batch["reference_pixel_values"],
+        batch["target_pixel_values"],
+        batch["phrase_sample"],
+    )
+    empty = torch.tensor([model.config.empty_text_ids] * len(references), device=references.device)
+
+    def fuse(pixels, ids, mask):
+        ids, mask = pad_to_77(ids, mask, end)
+        prepared = model.fusion.prepare_images(model._encode_images(pixels))
+        return model._fuse(prepared, model._encode_texts(ids), mask.bool(), True)
+
+    def distribution(attentions, token_mask):
+        patches = (attentions[:, :, 1:] * token_mask[:, :, None]).sum(dim=1)
+        return patches / patches.sum(dim=-1, keepdim=True)
+
+    query_embeds, attentions = fuse(references, batch["input_ids"], batch["attention_mask"])
+    reference_embeds, _ = fuse(references, empty, torch.ones_like(empty))
+    target_embeds, _ = fuse(targets, empty, torch.ones_like(empty))
+    with torch.no_grad():
+        _, isolated = fuse(references[samples], batch["phrase_input_ids"], batch["phrase_attention_mask"])
+    position = torch.arange(77, device=references.device)
+    own_tokens = (position > 0) & (position < batch["phrase_attention_mask"].sum(dim=1, keepdim=True) - 1)
+    in_context, _ = pad_to_77(batch["phrase_token_mask"], batch["phrase_token_mask"], False)
+    output = {
+        "query_embeds": query_embeds,
+        "target_embeds": target_embeds,
+        "reference_embeds": reference_embeds,
+        "logit_scale": model.logit_scale.exp(),
+        "context_attentions": distribution(attentions[samples], in_context),
+        "isolated_attentions": distribution(isolated, own_tokens),
+    }
+    loss = total_loss(output, batch)
+    loss.backward()
+    return loss.detach()
+
+
+def same_training(model, batch) -> dict[str, float]:
+    """How far the naive step is from ours: loss, and gradients as a share of their norm."""
+    loss = step(model, batch, True)
+    ours = torch.cat([parameter.grad.flatten() for parameter in model.parameters()]).clone()
+    naive_loss = naive_step(model, batch)
+    naive = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+    return {
+        "loss_difference": (loss - naive_loss).abs().item(),
+        "gradient_difference": ((ours - naive).norm() / ours.norm()).item(),
+    }
+
+
+def compare(one, other, repeats: int, device: str) -> tuple[float, float]:
+    """Median seconds of two functions that take turns: CPU seconds on the CPU, else wall seconds."""
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    seconds = {one: [], other: []}
+    for _ in range(repeats + 1):
+        for function in seconds:
+            begin = clock()
+            function()
+            if device != "cpu":
+                torch.cuda.synchronize()
+            seconds[function].append(clock() - begin)
+    return tuple(statistics.median(times[1:]) for times in seconds.values())
+
+
+class Report:
+    """Prints a line for each comparison and keeps it for the JSON."""
+
+    def __init__(self):
+        self.rows = []
+        print(f"{'':<64}{'seconds':>9}{'other':>9}{'ratio':>7}  goal")
+
+    def add(self, name: str, ratio: float, goal: str, seconds=(), **more):
+        """`goal` is `<=` or `>=` and a number; all of `more` that are bool must be true, too."""
+        bound = float(goal.split()[1])
+        met = (ratio <= bound if goal.startswith("<=") else ratio >= bound) and all(
+            value for value in more.values() if isinstance(value, bool)
+        )
+        self.rows.append({"name": name, "ratio": ratio, "goal": goal, "met": met, "seconds": seconds, **more})
+        columns = "".join(f"{value:>9.3f}" for value in seconds) or " " * 18
+        print(f"{name:<64}{columns}{ratio:>7.2f}  {goal:<7}{'' if met else ' MISSED'}", flush=True)
+
+
+def bench_training(model, batch_sizes, repeats: int, device: str, report: Report) -> None:
+    for num_phrases, concept_goal, naive_goal in ((3, "<= 1.2", ">= 1.9"), (8, "<= 1.3", ">= 2.3")):
+        for batch_size in batch_sizes:
+            batch = random_batch(model, batch_size, num_phrases, device)
+            what = f"batch {batch_size}, {num_phrases} phrases"
+            with_concepts, without, naive = (
+                partial(step, model, batch, True),
+                partial(step, model, batch, False),
+                partial(naive_step, model, batch),
+            )
+            seconds = compare(with_concepts, without, repeats, device)
+            report.add(f"training step with / without CC loss, {what}", seconds[0] / seconds[1], concept_goal, seconds)
+            differences = same_training(model, batch)
+            seconds = compare(naive, with_concepts, repeats, device)
+            equal = differences["loss_difference"] <= 1e-5 and differences["gradient_difference"] <= 1e-4
+            name = f"naive / our training step, {what}"
+            report.add(name, seconds[0] / seconds[1], naive_goal, seconds, equal=equal, **differences)
+
+
+@torch.no_grad()
+def bench_encoding(model, batch_size: int, repeats: int, device: str, report: Report) -> None:
+    size, generator = model.config.vision_config.image_size, torch.Generator().manual_seed(0)
+    pixels = torch.randn(batch_size, 3, size, size, generator=generator).to(device)
+    ids, mask = random_ids([CIRR_LENGTHS[i % 16] for i in range(batch_size)], model.config, generator)
+    padded = [text.to(device) for text in pad_to_77(ids, mask, model.config.empty_text_ids[1])]
+    short = [text.to(device) for text in (ids, mask)]
+    variants = (partial(model.get_query_features, pixels, *padded), partial(model.get_query_features, pixels, *short))
+    seconds = compare(*variants, repeats, device)
+    report.add("query encoding, texts padded to 77 / to the longest", seconds[0] / seconds[1], ">= 1.4", seconds)
+    seconds = compare(partial(model.get_image_features, pixels), partial(model.vision_model, pixels), repeats, device)
+    report.add('gallery encoding, f(I, "") / plain vision forward', seconds[0] / seconds[1], "<= 1.1", seconds)
+
+
+def blocked_topk(queries, gallery, k: int, block_size: int = 16_384):
+    """The least that exact search can do: one matmul and one top-k for each block, then one over what was found."""
+    found = [(queries @ block.T).topk(k, dim=1) for block in gallery.split(block_size)]
+    scores, places = torch.cat([values for values, _ in found], 1).topk(k, dim=1)
+    indices = torch.cat([indices + i * block_size for i, (_, indices) in enumerate(found)], 1)
+    return scores, indices.gather(1, places)
+
+
+def measure_search(gallery_size: int, repeats: int, device: str, threads: int, results) -> None:
+    """Runs in a process of its own, so that the peak of memory is that of the search."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    gallery = torch.empty(gallery_size, 512)
+    for block in gallery.split(4096):
+        block.normal_()
+        block.div_(block.norm(dim=1, keepdim=True))
+    gallery = gallery.to(device)
+    queries = torch.nn.functional.normalize(torch.randn(800, 512), dim=1).to(device)
+
+    def peak() -> float:  # MB
+        if device != "cpu":
+            return torch.cuda.max_memory_allocated() / 2**20
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    before = peak()
+    _, indices = search(queries, gallery, 50)
+    megabytes = peak() - before
+    same = torch.equal(indices, blocked_topk(queries, gallery, 50)[1])
+    variants = (partial(search, queries, gallery, 50), partial(blocked_topk, queries, gallery, 50))
+    results.put((compare(*variants, repeats, device), megabytes, same))
+
+
+def bench_search(gallery_size: int, repeats: int, device: str, threads: int, report: Report) -> None:
+    context = multiprocessing.get_context("spawn")
+    results = context.SimpleQueue()
+    process = context.Process(target=measure_search, args=(gallery_size, repeats, device, threads, results))
+    process.start()
+    seconds, megabytes, same = results.get()
+    process.join()
+    name = f"search, top 50 of 800 queries in {gallery_size:,} / matmul + topk"
+    report.add(name, seconds[0] / seconds[1], "<= 1.5", seconds, equal=same)
+    report.add("search, peak of memory above the gallery in MB", megabytes, "<= 400")
+
+
+def main(argv=None) -> dict:
+    """Run everything; returns what is written as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="tiny shapes and one repeat")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; CPU seconds are cleanest with one")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--output", default="bench.json", help="where to write the numbers")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    device, repeats = args.device, 1 if args.quick else args.repeats
+    model, report = build_model(args.quick).to(device), Report()
+    bench_training(model.train(), (2,) if args.quick else (8, 16), repeats, device, report)
+    model.zero_grad()
+    bench_encoding(model.eval(), 4 if args.quick else 32, repeats, device, report)
+    bench_search(5_000 if args.quick else 123_403, repeats, device, args.threads, report)
+    settings = {"quick": args.quick, "device": device, "threads": args.threads, "repeats": repeats}
+    result = {**settings, "torch": torch.__version__, "machine": platform.processor(), "rows": report.rows}
+    with open(args.output, "w") as file:
+        json.dump(result, file, indent=2)
+    return result
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""`make bench` in its quick form: everything runs, and the variants that are compared do the same work."""
+
+import json
+
+import bench
+
+
+def test_quick(tmp_path, capsys):
+    result = bench.main(["--quick", "--output", str(tmp_path / "bench.json")])
+    assert json.loads((tmp_path / "bench.json").read_text())["rows"][0]["name"] == result["rows"][0]["name"]
+    naive = [row for row in result["rows"] if row["name"].startswith("naive")]
+    assert len(naive) == 2
+    for row in naive:
+        assert row["equal"] and row["loss_difference"] <= 1e-5 and row["gradient_difference"] <= 1e-4
+    (search,) = (row for row in result["rows"] if row["name"].startswith("search, top 50"))
+    assert search["equal"]
+    assert len(result["rows"]) == 8 and all(row["ratio"] > 0 or "memory" in row["name"] for row in result["rows"])
+    assert len(capsys.readouterr().out.splitlines()) == 1 + len(result["rows"])
