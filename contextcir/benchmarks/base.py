@@ -10,18 +10,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset, Image, load_dataset
+from datasets import Dataset, Features, Image, List, Value, load_dataset
 from datasets.exceptions import DatasetNotFoundError
 
 from contextcir.metrics.map_at_k import map_at_k
 from contextcir.metrics.recall_at_k import recall_at_k
 from contextcir.retrieval.base import Gallery, Query, Ranking
 
-COLUMNS = {  # of the published form: the required ones
-    "gallery": ["id", "image"],
-    "queries": ["id", "modification_text", "reference_id"],
-    "relevance": ["query_id", "target_id"],
+FEATURES = {  # the published form
+    "gallery": Features({"id": Value("string"), "image": Image()}),
+    "queries": Features(
+        {
+            "id": Value("string"),
+            "reference_image": Image(),
+            "reference_id": Value("string"),
+            "modification_text": Value("string"),
+            "candidate_ids": List(Value("string")),
+            "tags": List(Value("string")),
+        }
+    ),
+    "relevance": Features({"query_id": Value("string"), "target_id": Value("string")}),
 }
+OPTIONAL_COLUMNS = {"reference_image", "candidate_ids", "tags"}
 
 
 @dataclass
@@ -195,7 +205,7 @@ def load_benchmark(
             contradict themselves.
     """
     name = name or Path(path).name
-    gallery, queries, relevance = (_load_config(path, config, split) for config in COLUMNS)
+    gallery, queries, relevance = (_load_config(path, config, split) for config in FEATURES)
     targets: dict[str, set[str]] = {}
     for query_id, target_id in zip(relevance["query_id"], relevance["target_id"], strict=True):
         targets.setdefault(query_id, set()).add(target_id)
@@ -235,7 +245,7 @@ def _load_config(path: str, config: str, split: str) -> Dataset:
             raise ValueError(
                 f"{path!r} is neither a folder here nor a dataset that can be read from the Hub."
             ) from error
-    if missing := [column for column in COLUMNS[config] if column not in dataset.column_names]:
+    if missing := sorted(FEATURES[config].keys() - OPTIONAL_COLUMNS - set(dataset.column_names)):
         raise ValueError(f"{path}, {config}: the columns {missing} are missing; there are {dataset.column_names}.")
     for column in {"image", "reference_image"} & set(dataset.column_names):
         dataset = dataset.cast_column(column, Image(decode=False))
