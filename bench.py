@@ -64,7 +64,7 @@ def random_batch(model, batch_size: int, num_phrases: int, device) -> dict[str, 
         words = length - 2
         for i in range(num_phrases):
             phrase_length = max(2, words // (2 + i)) if i < 2 else 2 + i % 3
-            # Not the first word: there, a causal encoder makes both maps the same and leaves ReLU'(0) to rounding.
+            # Not the first word: there, both maps are the same, and rounding would decide on the naive gradient.
             first = 2 + int(torch.randint(0, words - phrase_length, (), generator=generator))
             phrases.append(ids[sample, first : first + phrase_length])
             samples.append(sample)

@@ -350,13 +350,16 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
         `(num_phrases, num_patches)`: in context, isolated."""
         input_ids, attention_mask, phrase_sample, phrase_token_mask = phrase_inputs
         context = _patch_distribution(attentions[phrase_sample], phrase_token_mask)
-        isolated = torch.zeros_like(context)
+        # The text encoder is causal: a phrase that begins its text is read as if it stood alone. Encoded again, it
+        # would give the same map but for rounding, and of that the ReLU of the loss would make a gradient.
+        first = phrase_token_mask[:, 1] & self.fusion.text_queries
         mask = self._text_mask(input_ids, attention_mask)
         lengths = mask.sum(dim=1)
         # Long phrases make no padding for short ones: up to 8 tokens, up to 16, up to 32, ... take a pass each.
-        passes = lengths.log2().ceil().clamp(min=3)
+        passes = lengths.log2().ceil().clamp(min=3).masked_fill(first, 0)
         with torch.set_grad_enabled(isolated_grad and torch.is_grad_enabled()):
-            for size in passes.unique():
+            isolated = context * first[:, None]
+            for size in passes[~first].unique():
                 index = (passes == size).nonzero()[:, 0]
                 length = int(lengths[index].max())
                 sample, own_mask = phrase_sample[index], mask[index, :length]

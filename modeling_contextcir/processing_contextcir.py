@@ -25,8 +25,7 @@ class ContextCIRProcessor(ProcessorMixin):
 
     Args:
         image_processor (`CLIPImageProcessorPil`):
-            Pixels; always the PIL version, so that they are the same with and without
-            torchvision.
+            Pixels; always the PIL version, so that they are the same with and without torchvision.
         tokenizer (`CLIPTokenizer`):
             Token ids; must be able to return character offsets.
     """
@@ -117,7 +116,9 @@ class ContextCIRProcessor(ProcessorMixin):
                         f"Row {row}: noun phrase {span!r} lies outside its text of {len(text)} characters: {text!r}."
                     )
                 if isinstance(span, dict) and span.get("text", text[start:end]) != text[start:end]:
-                    raise ValueError(f"Row {row}: noun phrase {span!r} says {text[start:end]!r} in its text {text!r}.")
+                    raise ValueError(
+                        f"Row {row}: at the span of {span!r}, the text reads {text[start:end]!r}: {text!r}."
+                    )
                 tokens = find_span(offsets, special, start, end)
                 if tokens is None:
                     num_dropped += 1
