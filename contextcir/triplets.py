@@ -124,6 +124,19 @@ def _check_rows(dataset: datasets.Dataset, where: str) -> None:
                 )
 
 
+def describe_triplets(dataset: datasets.Dataset) -> dict[str, float]:
+    """What `model_cards/triplets_template.md` says of one split: numbers of `triplets` and of different `targets`, and
+    the mean numbers of `words` and of `noun_phrases` of a text."""
+    texts = dataset.select_columns(["modification_text", "noun_phrases", "target_id"])[:]
+    rows = max(1, len(dataset))
+    return {
+        "triplets": len(dataset),
+        "targets": len(set(texts["target_id"])),
+        "words": sum(len(text.split()) for text in texts["modification_text"]) / rows,
+        "noun_phrases": sum(len(phrases or []) for phrases in texts["noun_phrases"]) / rows,
+    }
+
+
 def find_bad_images(dataset: datasets.Dataset, num_proc: int | None = None) -> list[dict[str, Any]]:
     """
     Decode every image once and list those that cannot be used. The pass is cached by `datasets`.

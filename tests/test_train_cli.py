@@ -1,12 +1,16 @@
 """`train.py` from its options to the folder that it leaves."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import datasets
 import pytest
 import torch
 import yaml
+from loopback_hub import LoopbackHub
 from tiny_triplets import triplets, write_benchmark, write_parquet
 
 import train
@@ -162,6 +166,33 @@ def test_without_noun_phrases_the_concept_loss_must_be_off(options, tmp_path):
     with pytest.raises(ValueError, match="no column noun_phrases"):
         train.main(flags(options))
     train.main(flags(options | {"cc_weight": 0}))
+
+
+PUSH_AND_TRAIN = """
+import datasets, sys, train
+from contextcir.triplets import TRIPLET_FEATURES
+
+rows = datasets.Dataset.from_parquet(sys.argv[1], features=TRIPLET_FEATURES)
+rows.push_to_hub("tester/triplets", config_name="triplets", split="train")
+train.main(sys.argv[2:])
+"""
+
+
+def test_data_from_the_hub_and_the_model_to_it(options, tmp_path):
+    parquet = f"{options.pop('data')}/train-00000-of-00001.parquet"
+    options |= {"data": "tester/triplets", "data_config": "triplets", "save_strategy": "steps", "save_steps": 2}
+    options |= {"push_to_hub": True, "hub_model_id": "tester/cir", "hub_strategy": "end"}
+    with LoopbackHub() as hub:
+        environment = {**os.environ, **hub.environment(tmp_path / "cache"), "PYTHONPATH": str(REPOSITORY)}
+        command = [sys.executable, "-c", PUSH_AND_TRAIN, parquet, *flags(options)]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        pushed = hub.files("model", "tester/cir")
+    expected = {"model.safetensors", "config.json", "processor_config.json", "modeling_contextcir.py"}
+    assert expected | {"training.json", "trainer_state.json", "README.md"} <= set(pushed)
+    assert not [name for name in pushed if name.startswith(("checkpoint-", "_"))]
+    card = pushed["README.md"].decode()
+    assert card.startswith("---\ndatasets:\n- tester/triplets\nlibrary_name") and "# cir\n" in card
 
 
 def test_fewer_queries_make_validation_cheaper(options, tmp_path, clip_folder):

@@ -4,14 +4,23 @@ import copy
 import json
 import pickle
 import re
+from pathlib import Path
 
 import datasets
 import pytest
 import torch
+from huggingface_hub import DatasetCard, DatasetCardData
 from tiny_triplets import dataset, png, triplet, triplets, write_parquet
 
 from contextcir.images import ImageError
-from contextcir.triplets import TRIPLET_FEATURES, TripletCollator, find_bad_images, image_key, load_triplets
+from contextcir.triplets import (
+    TRIPLET_FEATURES,
+    TripletCollator,
+    describe_triplets,
+    find_bad_images,
+    image_key,
+    load_triplets,
+)
 from modeling_contextcir import ContextCIRProcessor
 
 
@@ -104,6 +113,24 @@ def test_bad_rows_are_named(tmp_path, changes, message):
     rows[2] |= changes
     with pytest.raises(ValueError, match=re.escape(message)):
         load_triplets(write_parquet(tmp_path / "data", train=rows))
+
+
+def test_the_card_of_a_data_set(tmp_path):
+    rows = [triplet(0), triplet(1), triplet(2, target_id="g1")]
+    splits = {"train": describe_triplets(load_triplets(write_parquet(tmp_path / "data", train=rows)))}
+    assert splits["train"] == {"triplets": 3, "targets": 2, "words": (9 + 9 + 2) / 3, "noun_phrases": 5 / 3}
+    card = DatasetCard.from_template(
+        DatasetCardData(license="mit", task_categories=["image-to-image"]),
+        template_path=str(Path(__file__).parents[1] / "model_cards" / "triplets_template.md"),
+        dataset_name="Animals",
+        description="Animals and fruit.",
+        splits=splits,
+        source="made by hand",
+        command="make animals",
+    )
+    assert card.data.license == "mit"
+    for said in ("# Animals", "| train | 3 | 2 | 6.7 | 1.7 |\n\n| column", "Source: made by hand", "`make animals`"):
+        assert said in card.text
 
 
 BAD_IMAGES = {"empty": b"", "truncated": png(0)[:-60], "not an image": b"<html>404</html>"}
