@@ -248,7 +248,7 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
     >>> model = ContextCIRModel.from_clip_pretrained("openai/clip-vit-base-patch32")
     >>> processor = ContextCIRProcessor.from_pretrained("openai/clip-vit-base-patch32")
     >>> inputs = processor(images=[image], text=["add another lorikeet on the branch"])
-    >>> query = model.get_query_features(**{k: inputs[k] for k in ("pixel_values", "input_ids", "attention_mask")})
+    >>> query = model.get_query_features(**inputs)
     >>> scores = query @ model.get_image_features(gallery_pixel_values).T  # (1, gallery_size)
     ```"""
 
