@@ -1,0 +1,110 @@
+"""Draw what a trained model does: a retrieval grid, the attention of noun phrases, the curves of its training.
+
+    python visualize.py --run runs/demo --data-root data/scenes --split test
+    python visualize.py --run runs/demo --compare runs/demo_without_cc --data-root data/scenes --split test
+
+Writes `retrieval_grid.png`, `concept_attention.png` and `training_curves.png` into `figures/` of the run. With
+`--compare`, a second run stands beside the first in the last two.
+
+The queries are not picked by hand: `--queries n` takes those at the places 0, N/n, 2N/n ... of the split's N queries,
+good or bad. Evenly spaced, and not simply the first, because neighbours are often alike.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from accelerate import PartialState
+from transformers import HfArgumentParser
+
+from contextcir.benchmarks.base import load_benchmark
+from contextcir.noun_phrases import NounPhraseExtractor
+from contextcir.retrieval.dense import DenseRetriever
+from contextcir.visualization import (
+    concept_attention_figure,
+    concept_maps,
+    read_history,
+    retrieval_grid,
+    save_png,
+    training_curves,
+)
+from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
+
+logger = logging.getLogger("visualize")
+
+
+@dataclass
+class VisualizeArguments:
+    """What to draw."""
+
+    run: str = field(metadata={"help": "Output folder of train.py: model, processor and trainer_state.json."})
+    data_root: str = field(metadata={"help": "Benchmark: a folder, or the name of a dataset on the Hub."})
+    split: str = field(default="test", metadata={"help": "Split of the benchmark."})
+    compare: str | None = field(default=None, metadata={"help": "A second run, such as one without the CC loss."})
+    queries: int = field(default=6, metadata={"help": "How many queries to draw, evenly spaced over the split."})
+    output: str | None = field(default=None, metadata={"help": "Folder of the pictures; RUN/figures by default."})
+
+    def __post_init__(self):
+        if self.queries < 1:
+            raise ValueError(f"queries must be at least 1, got {self.queries}.")
+
+
+def evenly_spaced(items: Sequence, count: int) -> list:
+    """The items at the places 0, N/count, 2N/count ...; all of them where there are no more than `count`."""
+    count = min(count, len(items))
+    return [items[place * len(items) // count] for place in range(count)]
+
+
+def name_run(run: str, history: Sequence[dict]) -> str:
+    """What the figures call a run."""
+    with_cc = any("loss_concept_consistency" in entry for entry in history)
+    return f"{Path(run).resolve().name} ({'with' if with_cc else 'without'} CC loss)"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Draws the three figures."""
+    parser = HfArgumentParser(VisualizeArguments, description=__doc__.split("\n")[0])
+    (args,) = parser.parse_args_into_dataclasses(sys.argv[1:] if argv is None else argv, look_for_args_file=False)
+    output = Path(args.output or Path(args.run, "figures"))
+
+    def write(figure, name):
+        save_png(figure, output / name)
+        logger.info("%s", output / name)
+
+    runs = [args.run] + ([args.compare] if args.compare else [])
+    histories = [read_history(run) for run in runs]
+    names = [name_run(run, history) for run, history in zip(runs, histories, strict=True)]
+    if len(set(names)) < len(names):
+        names = runs
+    write(training_curves(dict(zip(names, histories, strict=True))), "training_curves.png")
+
+    benchmark = load_benchmark(args.data_root, args.split)
+    queries, gallery = evenly_spaced(benchmark.queries, args.queries), benchmark.gallery
+    device = PartialState().device
+    models = [ContextCIRModel.from_pretrained(run).to(device).eval() for run in runs]
+    processors = [ContextCIRProcessor.from_pretrained(run) for run in runs]
+
+    retriever = DenseRetriever.from_model(models[0], processors[0])
+    ranking = retriever.search(  # all of the gallery: the figure tells the rank of a target, however low
+        queries, gallery, len(gallery), exclude_reference=benchmark.exclude_reference
+    )
+    write(retrieval_grid(queries, gallery, ranking, benchmark.relevance), "retrieval_grid.png")
+
+    texts = [query.modification_text for query in queries]
+    phrases = NounPhraseExtractor().extract(texts)
+    images = [gallery.reference_image(query) for query in queries]
+    maps = {
+        name: [
+            concept_maps(model, processor, image, text, found)
+            for image, text, found in zip(images, texts, phrases, strict=True)
+        ]
+        for name, model, processor in zip(names, models, processors, strict=True)
+    }
+    write(concept_attention_figure(maps), "concept_attention.png")
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    main()
