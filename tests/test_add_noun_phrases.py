@@ -1,0 +1,116 @@
+"""The noun-phrase column: each text parsed once, cached, written in place with the images inside."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+from tiny_triplets import dataset, triplet, triplets, write_parquet
+
+from contextcir.triplets import TRIPLET_FEATURES, load_triplets
+
+SCRIPT = Path(__file__).parent.parent / "datasets_scripts" / "add_noun_phrases.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("add_noun_phrases", SCRIPT)
+    module = sys.modules["add_noun_phrases"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class FakeExtractor:
+    """The first word of a text that is longer than two words; counts what it is asked."""
+
+    def __init__(self, fingerprint="fake"):
+        self.fingerprint, self.asked = fingerprint, []
+
+    def extract(self, texts):
+        self.asked += texts
+        return [
+            [{"text": text.split()[0], "start": 0, "end": len(text.split()[0])}] if len(text.split()) > 2 else []
+            for text in texts
+        ]
+
+
+@pytest.fixture
+def fake(script, monkeypatch):
+    extractor = FakeExtractor()
+    monkeypatch.setattr(script, "NounPhraseExtractor", lambda *_, **__: extractor)
+    return extractor
+
+
+def test_fills_the_column_and_counts(script):
+    rows = triplets(12)  # six texts, twice
+    extractor = FakeExtractor()
+    filled, counts = script.add_noun_phrases(dataset(rows), extractor, batch_size=5)
+    assert filled.features["noun_phrases"] == TRIPLET_FEATURES["noun_phrases"]
+    assert filled.column_names == list(TRIPLET_FEATURES)
+    assert filled["noun_phrases"][0] == [{"text": "make", "start": 0, "end": 4}]
+    assert filled["noun_phrases"][2] == []  # "remove it"
+    assert counts == {"rows": 12, "distinct_texts": 6, "noun_phrases": 8, "without_noun_phrase": 4}
+    assert len(extractor.asked) == len(set(extractor.asked)) == 6  # across batches, each text once
+
+
+def test_cached_until_the_parser_changes(script, tmp_path):
+    data = load_triplets(write_parquet(tmp_path / "data", train=triplets(6)))
+    for fingerprint, times in (("a", 6), ("a", 0), ("b", 6)):
+        extractor = FakeExtractor(fingerprint)
+        filled, _ = script.add_noun_phrases(data, extractor)
+        assert len(extractor.asked) == times
+        assert len(filled["noun_phrases"][0]) == 1
+
+
+def test_in_place_with_images_inside(script, fake, tmp_path):
+    folder = tmp_path / "data"
+    for row in (old := triplets(8)):
+        del row["noun_phrases"]
+    features = {name: kind for name, kind in TRIPLET_FEATURES.items() if name != "noun_phrases"}
+    folder.mkdir()
+    without = datasets.Dataset.from_list(old, features=datasets.Features(features))
+    without.select(range(4)).to_parquet(folder / "train-00000-of-00002.parquet")
+    without.select(range(4, 7)).to_parquet(folder / "train-00001-of-00002.parquet")
+    without.select([7]).to_parquet(folder / "validation-00000-of-00001.parquet")
+
+    counts = script.main([str(folder)])
+    assert {split: count["rows"] for split, count in counts.items()} == {"train": 7, "validation": 1}
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "train-00000-of-00001.parquet",
+        "validation-00000-of-00001.parquet",
+    ]
+    new = load_triplets(str(folder))
+    assert [row["id"] for row in new] == [f"t{i}" for i in range(7)]
+    assert [row["reference_image"]["bytes"] for row in new] == [row["reference_image"]["bytes"] for row in old[:7]]
+    assert new[0]["noun_phrases"] == [{"text": "make", "start": 0, "end": 4}]
+    published = datasets.load_dataset(str(folder), split="validation")
+    assert published.features == TRIPLET_FEATURES and published[0]["target_image"].size == (34, 30)
+
+
+def test_an_image_folder_becomes_parquet_elsewhere(script, fake, tmp_path):
+    source = tmp_path / "images"
+    (source / "train").mkdir(parents=True)
+    row = triplet(0)
+    for name in ("reference", "target"):
+        (source / "train" / f"{name}.png").write_bytes(row[f"{name}_image"]["bytes"])
+    line = '{"reference_file_name": "reference.png", "target_file_name": "target.png", "modification_text": "a b c"}\n'
+    (source / "train" / "metadata.jsonl").write_text(line)
+    script.main([str(source), "--output_dir", str(tmp_path / "out")])
+    for path in (source / "train").iterdir():
+        path.unlink()
+    (read,) = load_triplets(str(tmp_path / "out"))
+    assert read["reference_image"]["bytes"] == row["reference_image"]["bytes"]
+    assert read["noun_phrases"] == [{"text": "a", "start": 0, "end": 1}]
+
+
+def test_where_to_write_must_be_said(script):
+    with pytest.raises(ValueError, match="'some/hub-name' is no local folder.*--output_dir or --push_to_hub"):
+        script.Arguments("some/hub-name")
+
+
+def test_missing_columns_are_named(script, fake, tmp_path):
+    (tmp_path / "data").mkdir()
+    datasets.Dataset.from_dict({"id": ["a"], "caption": ["b"]}).to_parquet(tmp_path / "data" / "train.parquet")
+    with pytest.raises(ValueError, match="no column .*modification_text.*there are id, caption"):
+        script.main([str(tmp_path / "data")])
