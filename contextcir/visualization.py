@@ -163,7 +163,7 @@ def retrieval_grid(
 
     best_left = MARGIN + TILE + 3 * GAP
     missed_left = best_left + max(len(ids[:k]) for ids in ranked.values()) * (TILE + GAP) + 2 * GAP
-    width = max(missed_left + (TILE if missed else -3 * GAP) + MARGIN, 720)
+    width = max(missed_left + (TILE if missed else -3 * GAP) + MARGIN, 880)
     texts = [_wrap(query.modification_text, width - 2 * MARGIN) for query in queries]
     row_height = 10 + TILE + 50  # below its text
     page = _Page(width, MARGIN + 2 * LINE + sum(len(lines) * LINE + row_height for lines in texts))

@@ -1,0 +1,155 @@
+"""From a run folder and a benchmark to three pictures."""
+
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, Features, Image, List, Value
+from PIL import Image as PILImage
+
+pytest.importorskip("matplotlib")
+
+import visualize  # noqa: E402
+from modeling_contextcir import ContextCIRModel, ContextCIRProcessor  # noqa: E402
+
+FIGURES = ["concept_attention.png", "retrieval_grid.png", "training_curves.png"]
+NUM_QUERIES, GALLERY_SIZE = 5, 7  # smaller than the ten images of a row
+
+
+def png(seed: int) -> dict:
+    buffer = io.BytesIO()
+    size = (34 + seed, 30, 3)
+    PILImage.fromarray(np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)).save(buffer, "PNG")
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+@pytest.fixture(scope="module")
+def benchmark_folder(tmp_path_factory) -> str:
+    root = tmp_path_factory.mktemp("benchmark")
+    string = Value("string")
+    texts = ["make the red square blue", "remove it", "add a star", "swap the circles " * 40, "brighter"]
+    tables = {
+        "gallery": (
+            [{"id": f"g{i}", "image": png(i)} for i in range(GALLERY_SIZE)],
+            Features({"id": string, "image": Image()}),
+        ),
+        "queries": (
+            [
+                {"id": f"q{i}", "reference_id": f"g{i}", "modification_text": text, "candidate_ids": []}
+                for i, text in enumerate(texts)
+            ],
+            Features(
+                {"id": string, "reference_id": string, "modification_text": string, "candidate_ids": List(string)}
+            ),
+        ),
+        "relevance": (
+            [{"query_id": f"q{i}", "target_id": f"g{i + 1}"} for i in range(NUM_QUERIES)],
+            Features({"query_id": string, "target_id": string}),
+        ),
+    }
+    for name, (rows, features) in tables.items():
+        (root / name).mkdir()
+        Dataset.from_list(rows, features=features).to_parquet(root / name / "test-00000-of-00001.parquet")
+    return str(root)
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory, clip_folder) -> str:
+    folder = tmp_path_factory.mktemp("runs") / "with_cc"
+    torch.manual_seed(0)
+    ContextCIRModel.from_clip_pretrained(clip_folder).save_pretrained(folder)
+    ContextCIRProcessor.from_pretrained(clip_folder).save_pretrained(folder)
+    history = [{"step": step, "loss": 1 / step, "loss_concept_consistency": 0.1} for step in (1, 2, 3)]
+    (folder / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+    return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def no_parser(monkeypatch):
+    """Noun phrases without spaCy: two words after each "the"."""
+
+    class FakeExtractor:
+        def extract(self, texts):
+            return [self._phrases(text) for text in texts]
+
+        def _phrases(self, text):
+            start = text.find("the ")
+            return [] if start < 0 else [{"text": text[start : start + 7], "start": start, "end": start + 7}]
+
+    monkeypatch.setattr(visualize, "NounPhraseExtractor", FakeExtractor)
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> dict:
+    """The arguments of the functions that draw."""
+    calls = {}
+
+    def recorded(name, draw):
+        def record(*args):
+            calls[name] = args
+            return draw(*args)
+
+        return record
+
+    for name in ("retrieval_grid", "concept_attention_figure", "training_curves"):
+        monkeypatch.setattr(visualize, name, recorded(name, getattr(visualize, name)))
+    return calls
+
+
+def test_three_pictures_of_one_run(run_folder, benchmark_folder, drawn):
+    visualize.main(["--run", run_folder, "--data-root", benchmark_folder, "--queries", "3"])
+    folder = visualize.Path(run_folder, "figures")
+    assert sorted(path.name for path in folder.iterdir()) == FIGURES
+    for path in folder.iterdir():
+        with PILImage.open(path) as picture:
+            assert min(picture.size) > 100
+    queries, gallery, ranking, _ = drawn["retrieval_grid"]
+    assert [query.id for query in queries] == ranking.query_ids == ["q0", "q1", "q3"]  # evenly spaced
+    assert all(len(ids) == GALLERY_SIZE - 1 for ids in ranking.gallery_ids)  # all but the reference
+    (maps,) = drawn["concept_attention_figure"][0].values()
+    assert [m.phrases for m in maps] == [["the red"], [], ["the cir"]]
+    assert maps[0].context[0].shape == (5, 5)
+    assert list(drawn["training_curves"][0]) == ["with_cc (with CC loss)"]
+
+
+def test_two_runs_side_by_side(run_folder, benchmark_folder, drawn, tmp_path):
+    other = tmp_path / "plain"
+    shutil.copytree(run_folder, other, ignore=shutil.ignore_patterns("figures"))
+    (other / "trainer_state.json").write_text(json.dumps({"log_history": [{"step": 1, "loss": 2.0}]}))
+    arguments = ["--run", run_folder, "--compare", str(other), "--data-root", benchmark_folder, "--split", "test"]
+    visualize.main([*arguments, "--output", str(tmp_path / "pictures")])
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == FIGURES
+    names = ["with_cc (with CC loss)", "plain (without CC loss)"]
+    assert list(drawn["training_curves"][0]) == list(drawn["concept_attention_figure"][0]) == names
+    assert len(drawn["retrieval_grid"][0]) == NUM_QUERIES  # fewer than asked for
+
+
+def test_runs_of_one_name_are_told_apart_by_their_paths(run_folder, benchmark_folder, drawn, tmp_path):
+    other = str(tmp_path / "with_cc")
+    shutil.copytree(run_folder, other)
+    output = ["--output", str(tmp_path / "pictures"), "--queries", "1"]
+    visualize.main(["--run", run_folder, "--compare", other, "--data-root", benchmark_folder, *output])
+    assert list(drawn["training_curves"][0]) == [run_folder, other]
+
+
+def test_queries_are_spread_over_the_split():
+    assert visualize.evenly_spaced(range(500), 6) == [0, 83, 166, 250, 333, 416]
+    assert visualize.evenly_spaced("abc", 3) == visualize.evenly_spaced("abc", 9) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--run", "{empty}"], "trainer_state.json"),
+        (["--run", "{run}", "--compare", "{empty}"], "trainer_state.json"),
+        (["--run", "{run}", "--split", "validation"], "validation"),
+        (["--run", "{run}", "--queries", "0"], "queries must be at least 1, got 0"),
+    ],
+)
+def test_what_is_wrong_is_named(arguments, message, run_folder, benchmark_folder, tmp_path):
+    arguments = [argument.format(empty=tmp_path, run=run_folder) for argument in arguments]
+    with pytest.raises(ValueError, match=message):
+        visualize.main([*arguments, "--data-root", benchmark_folder, "--output", str(tmp_path)])
