@@ -11,7 +11,6 @@ import json
 import math
 import os
 import platform
-import zipfile
 from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
@@ -20,7 +19,6 @@ from typing import Any
 
 import accelerate
 import datasets
-import safetensors
 import torch
 import torch.distributed as dist
 import transformers
@@ -30,10 +28,10 @@ from huggingface_hub import ModelCard, ModelCardData
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import SchedulerType, Trainer, TrainerCallback
-from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
+from contextcir.checkpoints import checkpoint_problem, last_whole_checkpoint
 from contextcir.losses import concept_consistency_loss, concept_divergences, contrastive_loss
 from contextcir.training_args import CIRTrainingArguments
 from contextcir.triplets import TripletCollator, find_bad_images
@@ -155,7 +153,9 @@ class CIRTrainer(Trainer):
             (message,) = broadcast_object_list(problem)  # one process must not train on while another stops
             if message:
                 raise ValueError(message)
-            if resume_from_checkpoint:
+            if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+                checkpoint = resume_from_checkpoint  # sharded, in layouts of their own
+            elif resume_from_checkpoint:
                 checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
             batch = self.args.train_batch_size * self.args.world_size
             if self.args.dataloader_drop_last and len(self.train_dataset) < batch:
@@ -471,55 +471,6 @@ class _Gather(torch.autograd.Function):
         gradient = gradient.contiguous().clone()
         dist.all_reduce(gradient)
         return gradient.chunk(dist.get_world_size())[dist.get_rank()]
-
-
-def checkpoint_problem(folder: str | os.PathLike) -> str | None:
-    """Why training cannot resume from this folder, or `None`. Reads headers, not weights."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        return "no such folder"
-    names = {path.name for path in folder.iterdir()}
-    for needed in ("trainer_state.json", "optimizer.pt", "scheduler.pt", "config.json"):
-        if needed not in names:
-            return f"{needed} is missing"
-    weights = {"model.safetensors"}
-    try:
-        TrainerState.load_from_json(folder / "trainer_state.json")
-        json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if "model.safetensors.index.json" in names:
-            weights = set(json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"].values())
-    except (ValueError, TypeError, KeyError) as error:
-        return f"a JSON file is damaged ({error})"
-    for name in sorted(weights - names):
-        return f"{name} is missing"
-    states = [name for name in names if name.startswith("rng_state") and name.endswith(".pth")]
-    if not states:
-        return "rng_state.pth is missing"
-    for name in sorted([*states, "optimizer.pt", "scheduler.pt"]):
-        if not zipfile.is_zipfile(folder / name):
-            return f"{name} is damaged"
-    for name in sorted(weights):
-        try:
-            with safetensors.safe_open(folder / name, framework="pt"):
-                pass
-        except (safetensors.SafetensorError, OSError) as error:
-            return f"{name} is damaged ({error})"
-    return None
-
-
-def last_whole_checkpoint(output_dir: str | os.PathLike) -> str | None:
-    """The checkpoint with the highest step that can be resumed from; incomplete ones are skipped with a warning."""
-    steps = {}
-    for folder in Path(output_dir).glob("checkpoint-*"):
-        number = folder.name.removeprefix("checkpoint-")
-        if number.isdigit():
-            steps[int(number)] = folder
-    for step in sorted(steps, reverse=True):
-        problem = checkpoint_problem(steps[step])
-        if problem is None:
-            return str(steps[step])
-        logger.warning(f"Skipping {steps[step]}: {problem}.")
-    return None
 
 
 def _hub_name(name: str | None) -> str | None:

@@ -11,7 +11,7 @@ import torch
 from tiny_triplets import dataset, triplet, triplets
 
 from contextcir.images import ImageError
-from contextcir.trainer import CIRTrainer, checkpoint_problem, cosine_with_restarts, last_whole_checkpoint
+from contextcir.trainer import CIRTrainer, cosine_with_restarts
 from contextcir.training_args import CIRTrainingArguments
 from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
 
@@ -265,9 +265,9 @@ def test_resuming_ends_bit_identical(build, workers):
     whole.train()
     expected = weights(whole)
     for step in (3, 6) if not workers else (3,):
-        shutil.copytree(
-            Path(whole.args.output_dir) / f"checkpoint-{step}", f"{whole.args.output_dir}-{step}/checkpoint-{step}"
-        )
+        folder = Path(f"{whole.args.output_dir}-{step}")
+        shutil.copytree(f"{whole.args.output_dir}/checkpoint-{step}", folder / f"checkpoint-{step}")
+        (folder / "checkpoint-7").mkdir()  # left by a run that was killed while it saved
         resumed = build(output=f"whole-{step}", eval_rows=triplets(3), **options)
         resumed.train(resume_from_checkpoint=True)
         assert not changed(expected, weights(resumed))
@@ -296,28 +296,6 @@ def test_two_runs_at_once_in_one_folder_are_refused(build):
     build(evaluator=evaluator, eval_strategy="steps", eval_steps=2).train()
     assert "Another run is training into" in messages[0]
     build().train()  # released
-
-
-@pytest.mark.parametrize(
-    "broken", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
-)
-@pytest.mark.parametrize("how", ["missing", "cut"])
-def test_incomplete_checkpoints_are_skipped(build, broken, how, tmp_path):
-    if not (tmp_path.parent / "checkpoints").exists():  # once for all cases
-        trainer = build(save_strategy="steps", save_steps=1)
-        trainer.train()
-        shutil.move(trainer.args.output_dir, tmp_path.parent / "checkpoints")
-    shutil.copytree(tmp_path.parent / "checkpoints", tmp_path / "run")
-    whole, last = tmp_path / "run" / "checkpoint-1", tmp_path / "run" / "checkpoint-2"
-    assert last_whole_checkpoint(tmp_path / "run") == str(last)
-    content = (last / broken).read_bytes()
-    (last / broken).unlink()
-    if how == "cut":
-        (last / broken).write_bytes(content[: len(content) // 2])
-    assert broken in checkpoint_problem(last) or (
-        broken == "trainer_state.json" and "JSON" in checkpoint_problem(last)
-    )
-    assert last_whole_checkpoint(tmp_path / "run") == str(whole)
 
 
 def test_resuming_from_what_cannot_be_resumed_says_why(build, tmp_path):
