@@ -147,11 +147,12 @@ def test_a_decompressed_text_bomb_is_an_image_error(photo):
 
 
 @pytest.mark.parametrize("size", [(7100, 7100), (10_000, 10_000), (20_000, 20_000), (2**31 - 1, 2**31 - 1)])
-def test_oversized_is_refused_on_the_header(size):
+@pytest.mark.parametrize("action", ["ignore", "error"])
+def test_oversized_is_refused_on_the_header(size, action):
     # The file holds no pixels, so anything that started to decode it would complain of truncation. 7,100^2 is below
     # Pillow's own warning, 10,000^2 above the warning and 20,000^2 above its error.
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter(action, Image.DecompressionBombWarning)
         with pytest.raises(ImageError, match="key 'big': is too large"):
             load_image(png_header(*size), name="key 'big'")
 
