@@ -337,7 +337,9 @@ def evaluate(parser, trees):
 def write_card(output_dir):
     """Render `README.md` from `parser.json` and the template in `cards/`."""
     record = json.loads((output_dir / "parser.json").read_text())
-    best = record["best"]
+    best, runs = record["best"], [record]
+    while runs[0].get("initial_run"):
+        runs.insert(0, runs[0]["initial_run"])
     columns = ("np_f1", "np_precision", "np_recall", "all_labels_f1", "tag_accuracy")
     row = "| {0} ({trees} trees) | " + " | ".join(f"{{{name}:.1f}}" for name in columns) + " |"
     names = [name for name in ("gum_dev", "scenes_dev", "captions_dev") if name in best]
@@ -347,12 +349,12 @@ def write_card(output_dir):
         .format(
             parameters=record["parameters"],
             megabytes=record["bytes"] / 1e6,
-            epoch=best["epoch"],
+            epochs=sum(run["best"]["epoch"] for run in runs),
             rows="\n".join(row.format(name, **best[name]) for name in names),
             punctuation=" ".join(sorted(PUNCTUATION)),
-            command=record["command"],
+            commands="\n".join("    " + run["command"] for run in runs),
             seed=record["arguments"]["seed"],
-            cpu_minutes=best["cpu_minutes"],
+            cpu_minutes=sum(run["best"]["cpu_minutes"] for run in runs),
             sha256=record["sha256"],
             documents="\n".join("| " + " | ".join(map(str, line)) + " |" for line in record["documents"]),
         )
@@ -372,6 +374,31 @@ def documents_of(gum):
     return [[*key, *counts] for key, counts in found.items()]
 
 
+def write_record(parser, args, argv, history):
+    """`parser.pt`, `parser.json` (how it came about; the last line of `history` is the best) and the card."""
+    output_dir = Path(args.output_dir)
+    noun_phrases.save_parser(parser, output_dir / "parser.pt")
+    weights = (output_dir / "parser.pt").read_bytes()
+    command = " ".join(["python datasets_scripts/train_parser.py", *(sys.argv[1:] if argv is None else argv)])
+    if os.environ.get("CIR_DATA_ROOT"):
+        command = command.replace(os.environ["CIR_DATA_ROOT"].rstrip("/"), "$CIR_DATA_ROOT")
+    record = {
+        "command": command,
+        "arguments": {name: value for name, value in vars(args).items() if name not in ("gum", "output_dir")},
+        "documents": documents_of(args.gum),
+        "parameters": sum(p.numel() for p in parser.parameters()),
+        "bytes": len(weights),
+        "sha256": hashlib.sha256(weights).hexdigest(),
+        "best": history[-1],
+        "history": history,
+        "initial_run": None,
+    }
+    if args.init_from is not None:
+        record["initial_run"] = json.loads(Path(args.init_from).with_suffix(".json").read_text())
+    (output_dir / "parser.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_card(output_dir)
+
+
 def main(argv=None):
     parser_of_arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser_of_arguments.add_argument
@@ -381,6 +408,8 @@ def main(argv=None):
     add("--scenes_trees", type=int, default=1500, help="trees of the scenes grammar an epoch")
     add("--caption_trees", type=int, default=1500, help="trees of the modification-text grammar an epoch")
     add("--gum_trees", type=int, default=None, help="use the first so many trees of GUM only")
+    add("--dev_trees", type=int, default=500, help="held-out trees of each of the two grammars")
+    add("--init_from", default=None, help="go on from this parser.pt; its parser.json lies beside it")
     add("--max_words", type=int, default=50, help="longer training sentences are left out")
     add("--batch_tokens", type=int, default=700)
     add("--learning_rate", type=float, default=1e-3)
@@ -407,17 +436,19 @@ def main(argv=None):
         from contextcir.scenes import sample_trees
 
         scenes = [read_tree(text) for text in islice(sample_trees(args.scenes_trees, 1), args.scenes_trees)]
-        scenes_dev = [read_tree(text) for text in islice(sample_trees(500, 2), 500)]
+        scenes_dev = [read_tree(text) for text in islice(sample_trees(args.dev_trees, 2), args.dev_trees)]
     substitute = Substitution(gum)
     gum_fragments = [f for tree in gum for f in fragments(tree)]
     short = [f[1][0] for f in gum_fragments if f[1][0][0] == "NP" and len(leaves(f)) <= 6]
     short = [to_brackets(t) for t in short if not {w for _, w in leaves(t)} & set("()[]<>")]
     grammar = ModificationGrammar(short)
-    captions = [grammar.sample(rng) for _ in range(3000)]
-    captions_dev = [grammar.sample(random.Random(f"dev {i}")) for i in range(300)]
+    captions = [grammar.sample(rng) for _ in range(1000)]
+    captions_dev = [grammar.sample(random.Random(f"dev {i}")) for i in range(args.dev_trees)]
     chars = Counter(char for tree in gum for _, word in leaves(tree) for char in word)
     chars = {char for char, count in chars.items() if count >= 3} | {chr(code) for code in range(33, 127)}
     parser = new_parser(gum + scenes + captions, chars, args)
+    if args.init_from is not None:
+        parser = noun_phrases.load_parser(args.init_from)
     average = copy.deepcopy(parser)
 
     def epoch_examples(epoch):
@@ -436,10 +467,9 @@ def main(argv=None):
     steps_per_epoch = len(batches(epoch_examples(0), args.batch_tokens, rng))
     total = args.epochs * steps_per_epoch
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / 100, max(0.02, 1 - step / total))
+        optimizer, lambda step: min((step + 1) / min(100, total / 10), max(0.02, 1 - step / total))
     )
-    output_dir = Path(args.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
+    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     best, history, step, began = 0.0, [], 0, time.process_time()
     for epoch in range(args.epochs):
         parser.train()
@@ -471,23 +501,7 @@ def main(argv=None):
         print(json.dumps(row), flush=True)
         if row["gum_dev"]["np_f1"] >= best:
             best = row["gum_dev"]["np_f1"]
-            noun_phrases.save_parser(average, output_dir / "parser.pt")
-            weights = (output_dir / "parser.pt").read_bytes()
-            command = " ".join(["python datasets_scripts/train_parser.py", *(sys.argv[1:] if argv is None else argv)])
-            if os.environ.get("CIR_DATA_ROOT"):
-                command = command.replace(os.environ["CIR_DATA_ROOT"].rstrip("/"), "$CIR_DATA_ROOT")
-            record = {
-                "command": command,
-                "arguments": {name: value for name, value in vars(args).items() if name not in ("gum", "output_dir")},
-                "documents": documents_of(args.gum),
-                "parameters": sum(p.numel() for p in average.parameters()),
-                "bytes": len(weights),
-                "sha256": hashlib.sha256(weights).hexdigest(),
-                "best": row,
-                "history": history,
-            }
-            (output_dir / "parser.json").write_text(json.dumps(record, indent=1) + "\n")
-            write_card(output_dir)
+            write_record(average, args, argv, history)
 
 
 if __name__ == "__main__":
