@@ -35,6 +35,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from contextcir import noun_phrases
+from contextcir.scenes import MAX_EDITS, sample_query, sample_trees
 
 # A tree is (label, [children]); a leaf is (tag, word).
 PUNCTUATION = {",", ":", ".", "``", "''", "-LRB-", "-RRB-"}
@@ -133,8 +134,24 @@ class Substitution:
         return (tree[0], [self(child, rng, p_constituent, p_word) for child in tree[1]])
 
 
+def misspelt(word, rng):
+    """Swaps, drops or doubles one letter."""
+    if len(word) < 4 or not word.isalpha():
+        return word
+    i = rng.randrange(1, len(word) - 1)
+    return rng.choice(
+        [
+            word[:i] + word[i + 1] + word[i] + word[i + 2 :],
+            word[:i] + word[i + 1 :],
+            word[:i] + word[i] + word[i:],
+        ]
+    )
+
+
 def like_a_caption(tree, rng):
-    """Drops the final punctuation and the capitals, each for a third of the trees."""
+    """Drops the final punctuation and the capitals, each for a third of the trees, and misspells words in a tenth."""
+    if rng.random() < 0.1:
+        tree = map_words(tree, lambda word: misspelt(word, rng) if rng.random() < 0.15 else word)
     if rng.random() < 0.35:
         tree = without_final_punctuation(tree)
     draw = rng.random()
@@ -217,11 +234,8 @@ class Example:
         self.spans = labelled_spans(tree)
 
 
-def new_parser(trees, chars, args):
-    label_counts = Counter(label for tree in trees for *_, label in labelled_spans(tree))
-    labels = {label for label, count in label_counts.items() if count >= 3 or "::" not in label}
-    tags = sorted({tag for tree in trees for tag, _ in leaves(tree)})
-    hparams = {
+def hyperparameters(args):
+    return {
         "use_pretrained": False,
         "use_chars_lstm": True,
         "use_encoder": True,
@@ -244,12 +258,18 @@ def new_parser(trees, chars, args):
         "d_label_hidden": args.d_label_hidden,
         "d_tag_hidden": args.d_label_hidden,
     }
+
+
+def new_parser(trees, chars, args):
+    label_counts = Counter(label for tree in trees for *_, label in labelled_spans(tree))
+    labels = {label for label, count in label_counts.items() if count >= 3 or "::" not in label}
+    tags = sorted({tag for tree in trees for tag, _ in leaves(tree)})
     char_vocab = {char: index for index, char in enumerate(["\0", "\1", "\2", "\3", "\4", *sorted(chars)])}
     parser = noun_phrases.new_parser(
         {tag: index for index, tag in enumerate(["UNK", *tags])},
         {label: index for index, label in enumerate(["", *sorted(labels)])},
         char_vocab,
-        hparams,
+        hyperparameters(args),
     )
     nn.init.constant_(parser.f_label[-1].bias, -6.0)  # most spans are no constituents: begin there
     return parser
@@ -351,11 +371,13 @@ def write_card(output_dir):
             megabytes=record["bytes"] / 1e6,
             epochs=sum(run["best"]["epoch"] for run in runs),
             rows="\n".join(row.format(name, **best[name]) for name in names),
-            punctuation=" ".join(sorted(PUNCTUATION)),
             commands="\n".join("    " + run["command"] for run in runs),
             seed=record["arguments"]["seed"],
             cpu_minutes=sum(run["best"]["cpu_minutes"] for run in runs),
             sha256=record["sha256"],
+            span_f1=record["scenes_texts"]["span_f1"],
+            texts=record["scenes_texts"]["texts"],
+            speed=", ".join(f"{rate} {name}" for name, rate in record["captions_per_second"].items()),
             documents="\n".join("| " + " | ".join(map(str, line)) + " |" for line in record["documents"]),
         )
     )
@@ -374,8 +396,42 @@ def documents_of(gum):
     return [[*key, *counts] for key, counts in found.items()]
 
 
+def evaluate_texts(extractor, queries):
+    """Character spans found in raw texts against the gold ones (both without pronouns), in per cent."""
+    hit = gold = found = 0
+    for query, phrases in zip(queries, extractor.extract([query.text for query in queries]), strict=True):
+        spans = {(phrase["start"], phrase["end"]) for phrase in phrases}
+        expected = {(p.start, p.end) for p in query.noun_phrases if p.text.lower() not in noun_phrases.NOT_A_CONCEPT}
+        hit, gold, found = hit + len(spans & expected), gold + len(expected), found + len(spans)
+    return {"span_f1": round(200 * hit / max(gold + found, 1), 2), "texts": len(queries)}
+
+
+def captions_per_second(extractor, texts):
+    """Of CPU time, with the threads that torch is set to."""
+    extractor.extract(texts[:100])
+    began = time.process_time()
+    extractor.extract(texts)
+    return round(len(texts) / (time.process_time() - began))
+
+
+def measure(output_dir, num_texts=500):
+    """Adds to `parser.json` what needs raw texts: span scores and speed; then renders the card."""
+    record = json.loads((output_dir / "parser.json").read_text())
+    extractor = noun_phrases.NounPhraseExtractor(output_dir / "parser.pt", max_phrases=1000)
+    rng = random.Random("texts")
+    queries = [sample_query(rng, rng.randint(1, MAX_EDITS)) for _ in range(num_texts)]
+    record["scenes_texts"] = evaluate_texts(extractor, queries)
+    record["captions_per_second"] = {"scenes": captions_per_second(extractor, [query.text for query in queries])}
+    cirr = Path(os.environ.get("CIR_DATA_ROOT", ".")) / "cirr" / "captions" / "cap.rc2.val.json"
+    if cirr.exists():
+        captions = [row["caption"] for row in json.loads(cirr.read_text())]
+        record["captions_per_second"]["CIRR val"] = captions_per_second(extractor, captions[:2000])
+    (output_dir / "parser.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_card(output_dir)
+
+
 def write_record(parser, args, argv, history):
-    """`parser.pt`, `parser.json` (how it came about; the last line of `history` is the best) and the card."""
+    """`parser.pt` and `parser.json`: how it came about; the last line of `history` is the best."""
     output_dir = Path(args.output_dir)
     noun_phrases.save_parser(parser, output_dir / "parser.pt")
     weights = (output_dir / "parser.pt").read_bytes()
@@ -396,7 +452,6 @@ def write_record(parser, args, argv, history):
     if args.init_from is not None:
         record["initial_run"] = json.loads(Path(args.init_from).with_suffix(".json").read_text())
     (output_dir / "parser.json").write_text(json.dumps(record, indent=1) + "\n")
-    write_card(output_dir)
 
 
 def main(argv=None):
@@ -433,8 +488,6 @@ def main(argv=None):
     gum, gum_dev = read("train")[: args.gum_trees], read("dev")
     scenes = scenes_dev = []
     if args.scenes_trees:
-        from contextcir.scenes import sample_trees
-
         scenes = [read_tree(text) for text in islice(sample_trees(args.scenes_trees, 1), args.scenes_trees)]
         scenes_dev = [read_tree(text) for text in islice(sample_trees(args.dev_trees, 2), args.dev_trees)]
     substitute = Substitution(gum)
@@ -448,7 +501,10 @@ def main(argv=None):
     chars = {char for char, count in chars.items() if count >= 3} | {chr(code) for code in range(33, 127)}
     parser = new_parser(gum + scenes + captions, chars, args)
     if args.init_from is not None:
-        parser = noun_phrases.load_parser(args.init_from)
+        initial = noun_phrases.load_parser(args.init_from)
+        vocabularies = initial.tag_vocab, initial.label_vocab, initial.char_vocab
+        parser = noun_phrases.new_parser(*vocabularies, hyperparameters(args))
+        parser.load_state_dict(initial.state_dict())
     average = copy.deepcopy(parser)
 
     def epoch_examples(epoch):
@@ -456,7 +512,7 @@ def main(argv=None):
         trees += [
             like_a_caption(substitute(tree, rng, 0.02), rng) for tree in rng.sample(gum_fragments, len(gum) // 4)
         ]
-        trees += [grammar.sample(rng) for _ in range(args.caption_trees)]
+        trees += [like_a_caption(grammar.sample(rng), rng) for _ in range(args.caption_trees)]
         if args.scenes_trees:
             texts = islice(sample_trees(args.scenes_trees, 1000 + epoch), args.scenes_trees)
             trees += [like_a_caption(read_tree(text), rng) for text in texts]
@@ -484,7 +540,7 @@ def main(argv=None):
             optimizer.step()
             schedule.step()
             step += 1
-            decay = min(0.998, step / (step + 10))
+            decay = min(0.996, step / (step + 10))
             with torch.no_grad():
                 torch._foreach_lerp_(list(average.parameters()), list(parser.parameters()), 1 - decay)
             total_loss += loss.item()
@@ -502,6 +558,7 @@ def main(argv=None):
         if row["gum_dev"]["np_f1"] >= best:
             best = row["gum_dev"]["np_f1"]
             write_record(average, args, argv, history)
+    measure(Path(args.output_dir), args.dev_trees)
 
 
 if __name__ == "__main__":

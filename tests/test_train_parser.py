@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from contextcir import noun_phrases
-from contextcir.scenes import sample_trees
+from contextcir.scenes import NounPhrase, sample_trees
 
 pytest.importorskip("benepar", reason="noun phrases need the extra `parse`")
 nltk = pytest.importorskip("nltk")
@@ -119,13 +119,36 @@ def test_substitution_keeps_labels(script):
     assert substitute(trees[0], rng, p_constituent=0, p_word=0) == trees[0]
 
 
-def test_like_a_caption_changes_only_case_and_final_stops(script):
+def test_like_a_caption_changes_only_case_and_final_stops(script, monkeypatch):
     tree = script.read_tree("(ROOT (S (VP (VB Remove) (NP (DT the) (NN Dog))) (. .)))")
     rng = random.Random(0)
+    monkeypatch.setattr(script, "misspelt", lambda word, _: word)
     texts = {" ".join(word for _, word in script.leaves(script.like_a_caption(tree, rng))) for _ in range(100)}
     assert texts == {
         f"{words}{stop}" for words in ("Remove the Dog", "remove the dog", "remove the Dog") for stop in ("", " .")
     }
+
+
+def test_misspelt(script):
+    rng = random.Random(0)
+    assert {script.misspelt("zebra", rng) for _ in range(200)} == {
+        *("zbera", "zerba", "zebar"),  # two letters swapped
+        *("zera", "zeba", "zbra"),  # one dropped, never the first two
+        *("zeebra", "zebbra", "zebrra"),  # one doubled
+    }
+    assert script.misspelt("the", rng) == "the" and script.misspelt("50%", rng) == "50%"
+
+
+def test_spans_of_texts_by_hand(script):
+    class Query:
+        text = "the dog and it"
+        noun_phrases = [NounPhrase("the dog", 0, 7), NounPhrase("it", 12, 14)]
+
+    class Extractor:
+        def extract(self, texts):
+            return [[{"start": 0, "end": 7}, {"start": 4, "end": 7}] for _ in texts]
+
+    assert script.evaluate_texts(Extractor(), [Query]) == {"span_f1": 66.67, "texts": 1}
 
 
 def test_fragments(script):
