@@ -119,7 +119,7 @@ def main(argv=None) -> dict:
         for split, dataset in triplets.items():
             write_parquet(dataset, Path(args.output_dir or args.data), split)
     if args.push_to_hub is not None:
-        triplets.push_to_hub(args.push_to_hub, private=True)
+        triplets.push_to_hub(args.push_to_hub, config_name=args.config_name or "default", private=True)
     print(json.dumps(counts, indent=1))
     return counts
 

@@ -1,11 +1,14 @@
 """The noun-phrase column: each text parsed once, cached, written in place with the images inside."""
 
 import importlib.util
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import datasets
 import pytest
+from loopback_hub import LoopbackHub
 from tiny_triplets import dataset, triplet, triplets, write_parquet
 
 from contextcir.triplets import TRIPLET_FEATURES, load_triplets
@@ -102,6 +105,24 @@ def test_an_image_folder_becomes_parquet_elsewhere(script, fake, tmp_path):
     (read,) = load_triplets(str(tmp_path / "out"))
     assert read["reference_image"]["bytes"] == row["reference_image"]["bytes"]
     assert read["noun_phrases"] == [{"text": "a", "start": 0, "end": 1}]
+
+
+def test_published_with_images_and_phrases(tmp_path):
+    folder = write_parquet(tmp_path / "data", train=triplets(3))
+    with LoopbackHub() as hub:
+        subprocess.run(
+            [sys.executable, str(SCRIPT), folder, "--push_to_hub", "tester/with-phrases", "--max_phrases", "1"],
+            env=os.environ | hub.environment(tmp_path / "cache"),
+            check=True,
+        )
+        (content,) = (
+            c for name, c in hub.files("dataset", "tester/with-phrases").items() if name.endswith(".parquet")
+        )
+    (tmp_path / "read").mkdir()
+    (tmp_path / "read" / "train.parquet").write_bytes(content)
+    read = load_triplets(str(tmp_path / "read"))
+    assert len(read) == 3 and read[0]["reference_image"]["bytes"] == triplets(1)[0]["reference_image"]["bytes"]
+    assert [len(phrases) for phrases in read["noun_phrases"]] == [1, 1, 0]
 
 
 def test_where_to_write_must_be_said(script):
