@@ -23,20 +23,24 @@ import torch
 from torch import nn
 
 DEFAULT_PARSER = Path(__file__).parent / "parser" / "parser.pt"
-VERSION = 1  # of the rules in this file; part of the fingerprint: results cached under older rules are not used again
+VERSION = 2  # of the rules in this file; part of the fingerprint: results cached under older rules are not used again
 
 MAX_SENTENCE_WORDS = 80  # longer sentences are cut: the chart is quadratic in the words, the decoding cubic
 MAX_WORD_CHARACTERS = 40  # what the parser reads of a word; the span keeps all of it
 NO_WORD = re.compile(r"\S{500,}")  # left out, as spaCy's tokenizer is quadratic in text without a space
 TEXTS_PER_PASS = 2000
 
-# What names nothing that an image could show: pronouns, existential "there", and adverbs that parsers take for nouns.
-NOT_A_CONCEPT = frozenset(
+# What names nothing that an image could show: pronouns and existential "there", alone or together ("the other one"),
+PRONOUNS = frozenset(
     """a an the i me you he him she her it we us they them myself yourself himself herself itself ourselves themselves
     mine yours his hers ours theirs this that these those who whom whose which what whatever there here something
     anything nothing everything someone anyone everyone somebody anybody nobody everybody none one another other others
-    each either neither both all some any many few more most less much else same instead left right now then away also
-    too not up down out off only outside inside together apart again must should would could can will""".split()
+    each either neither both all some any many few more most less much else same""".split()
+)
+# and adverbs that parsers take for nouns when they stand alone ("facing left", but "the left" is a place).
+ADVERBS = frozenset(
+    """left right instead now then away also too not up down out off only outside inside together apart again must
+    should would could can will""".split()
 )
 POSSESSIVES = frozenset(["'s", "’s", "'", "’", "´s", "`s"])
 # benepar's own normalisation of words, which its released parsers were trained with
@@ -404,10 +408,15 @@ def _trim(text, tokens):
         start += 1
     while start < end and not _is_content(text[end - 1]):
         end -= 1
-    words = text[start:end].lower().split()
-    if all(word in NOT_A_CONCEPT for word in words) or not any(c.isalnum() for c in text[start:end]):
-        return None
-    return start, end
+    return (start, end) if is_concept(text[start:end]) else None
+
+
+def is_concept(phrase):
+    """Whether a phrase may name something: neither pronouns only, nor one adverb, nor without letters and digits."""
+    words = phrase.lower().split()
+    if all(word in PRONOUNS for word in words) or (len(words) == 1 and words[0] in ADVERBS):
+        return False
+    return any(character.isalnum() for character in phrase)
 
 
 def _is_content(character):

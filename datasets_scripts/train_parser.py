@@ -401,7 +401,7 @@ def evaluate_texts(extractor, queries):
     hit = gold = found = 0
     for query, phrases in zip(queries, extractor.extract([query.text for query in queries]), strict=True):
         spans = {(phrase["start"], phrase["end"]) for phrase in phrases}
-        expected = {(p.start, p.end) for p in query.noun_phrases if p.text.lower() not in noun_phrases.NOT_A_CONCEPT}
+        expected = {(p.start, p.end) for p in query.noun_phrases if noun_phrases.is_concept(p.text)}
         hit, gold, found = hit + len(spans & expected), gold + len(expected), found + len(spans)
     return {"span_f1": round(200 * hit / max(gold + found, 1), 2), "texts": len(queries)}
 

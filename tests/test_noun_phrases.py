@@ -132,12 +132,19 @@ def test_a_line_break_ends_a_sentence(scripted):
         ("(S (NP (EX there)) (VP (VBZ is) (ADVP (RB light))))", "there is light"),
         ("(S (VP (VB face) (NP (NN left))))", "face left"),
         ("(S (VP (VB show) (NP (DT the))))", "show the"),
+        ("(S (VP (VB show) (NP (DT The) (JJ other) (CD one))))", "show The other one"),
         ("(S (VP (VB show) (NP (: ...))))", "show ..."),
         ("(S (VP (VB show) (NP (NN 🙂))))", "show 🙂"),
     ],
 )
 def test_what_is_no_concept_is_left_out(scripted, tree, text):
     assert scripted(tree).extract([text]) == [[]]
+
+
+def test_a_side_is_a_concept(scripted):
+    assert texts_of(
+        scripted("(S (VP (VB move) (PP (IN to) (NP (DT the) (NN left)))))").extract(["move to the left"])[0]
+    )
 
 
 def test_phrases_lose_punctuation_and_possessives_at_their_ends(scripted):
