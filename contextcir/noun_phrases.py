@@ -27,7 +27,8 @@ VERSION = 2  # of the rules in this file; part of the fingerprint: results cache
 
 MAX_SENTENCE_WORDS = 80  # longer sentences are cut: the chart is quadratic in the words, the decoding cubic
 MAX_WORD_CHARACTERS = 40  # what the parser reads of a word; the span keeps all of it
-NO_WORD = re.compile(r"\S{500,}")  # left out, as spaCy's tokenizer is quadratic in text without a space
+# Left out: spaCy refuses lone surrogates, and its tokenizer is quadratic in text without a space.
+NO_WORD = re.compile("[\ud800-\udfff]|\\S{500,}")
 TEXTS_PER_PASS = 2000
 
 # What names nothing that an image could show: pronouns and existential "there", alone or together ("the other one"),
@@ -332,7 +333,11 @@ class NounPhraseExtractor:
             `list[list[dict]]`: For each text at most `max_phrases` of `{"text", "start", "end"}`, breadth-first over
             its trees (at the same depth from left to right), where `text == texts[i][start:end]`. No span occurs
             twice.
+
+        Raises:
+            TypeError: A text is no string (which one), or `texts` is a single string.
         """
+        self._check(texts)
         found = [[] for _ in texts]  # of (depth, start, -end)
         for index, sentence, output in self._parse(texts):
             found[index] += self._spans(texts[index], sentence, output)
@@ -347,10 +352,18 @@ class NounPhraseExtractor:
 
     def parse(self, texts: Sequence[str]) -> list[list]:
         """The constituency trees of each text (`nltk.Tree`, one for each sentence), to look at."""
+        self._check(texts)
         trees = [[] for _ in texts]
         for index, sentence, output in self._parse(texts):
             trees[index].append(output.to_tree(sentence.pos(), self._labels, self.parser.tag_from_index))
         return trees
+
+    def _check(self, texts):
+        if isinstance(texts, str):
+            raise TypeError("Expected a sequence of texts, got one text; put it into a list.")
+        for index, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"Text {index} is no string but {type(text).__name__}: {text!r}.")
 
     def _parse(self, texts):
         """Yields `(index of the text, sentence, benepar's compressed output)`, for all texts in few batches."""

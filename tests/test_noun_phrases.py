@@ -167,6 +167,7 @@ HOSTILE = [
     "the  red\u00a0dog\u200b ,with   spaces",
     "\x00\x01 the \ufeff dog \ud7ff",
     "x" * 10_000,
+    "a dog \ud83d and a cat",  # half an emoji
     "the dog and " * 300,
     "?" * 10_000,  # spaCy alone would take ten seconds
     "(the dog) [the cat] {it} -LRB- http://a.b/c?d=e#f @you #tag 50% $5",
@@ -186,7 +187,15 @@ def test_any_text_gives_exact_spans(tiny_path):
             assert 0 <= phrase["start"] < phrase["end"] <= len(text)
             assert phrase["text"] == text[phrase["start"] : phrase["end"]]
             assert phrase["text"] == phrase["text"].strip(" \n\t.,;:!?()[]")
-    assert found[:4] == [[]] * 4 and found[10] == [] and found[8] == []
+    assert found[:4] == [[]] * 4 and found[11] == [] and found[8] == []
+
+
+def test_what_is_no_text_is_named(tiny_path):
+    extractor = NounPhraseExtractor(tiny_path)
+    with pytest.raises(TypeError, match="Text 1 is no string but NoneType"):
+        extractor.extract(["the dog", None])
+    with pytest.raises(TypeError, match="put it into a list"):
+        extractor.parse("the dog")
 
 
 def test_one_by_one_equals_all_at_once(tiny_path):
