@@ -4,8 +4,8 @@
     python datasets_scripts/build_scenes.py --output data/scenes --push_to_hub my-name/scenes
 
 Triplets come without noun phrases: `datasets_scripts/add_noun_phrases.py` adds them, as for any other data set.
-Training references carry several overlapping edits each, test queries two edits or more. Same version, same arguments:
-same scenes, texts and pictures.
+Training triplets come in families: overlapping edits of one reference, and the way back. Test queries hold two edits
+or more. Same version, same arguments: same scenes, texts and pictures.
 """
 
 import io
@@ -76,23 +76,31 @@ def encode(scene: Scene, nuisance: int, image_size: int) -> dict:
 
 
 def training_triplets(count: int, seed: int, image_size: int, unseen: set[Scene]) -> Iterator[dict]:
-    """Families of triplets on one reference each, one after the other, without the scenes in `unseen`."""
+    """Families of triplets, one after the other, without the scenes in `unseen`.
+
+    A scene that is edited is pictured once in its family; every target is a picture of its own.
+    """
     rng = random.Random(f"train {seed}")
     made = families = 0
-    with tqdm(total=count, desc="triplets", unit="triplet") as progress:
+    with tqdm(total=count, desc="triplets", unit="triplet", mininterval=1) as progress:
         while made < count:
             family = sample_family(rng)
             if any(query.target in unseen or query.reference in unseen for query in family):
                 continue
-            reference = encode(family[0].reference, rng.getrandbits(48), image_size)
-            for member, query in enumerate(family[: count - made]):
+            album = Album(f"train-{families:06d}", rng, image_size)
+            first: dict[Scene, str] = {}  # scene -> its first picture
+            for query in family[: count - made]:
+                if query.reference not in first:
+                    first[query.reference] = album.add(query.reference)
+                reference_id, target_id = first[query.reference], album.add(query.target)
+                first.setdefault(query.target, target_id)
                 yield {
                     "id": f"train-{made:06d}",
-                    "reference_image": reference,
-                    "target_image": encode(query.target, rng.getrandbits(48), image_size),
+                    "reference_image": album.pictures[reference_id],
+                    "target_image": album.pictures[target_id],
                     "modification_text": query.text,
-                    "reference_id": f"train-{families:06d}-reference",
-                    "target_id": f"train-{families:06d}-target-{member}",
+                    "reference_id": reference_id,
+                    "target_id": target_id,
                 }
                 made += 1
                 progress.update()

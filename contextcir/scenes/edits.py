@@ -53,6 +53,14 @@ def apply(scene: Scene, edits: Iterable[Edit]) -> Scene:
     return Scene(background, tuple(sorted(things)))
 
 
+def inverse(edit: Edit, scene: Scene) -> Edit:
+    """The edit that undoes `edit`, which was done to `scene`."""
+    if edit.kind == "background":
+        return Edit("background", background=scene.background)
+    kind = {"add": "remove", "remove": "add"}.get(edit.kind, edit.kind)
+    return Edit(kind, old=edit.new, new=edit.old)
+
+
 def sample_edits(rng: random.Random, scene: Scene, count: int) -> list[Edit]:
     """`count` random edits that do not touch each other (fewer where the scene has no room for so many)."""
     untouched = list(scene.things)

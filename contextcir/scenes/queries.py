@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .edits import Edit, apply, sample_edits
+from .edits import Edit, apply, inverse, sample_edits
 from .grammar import describe, word_edits
 from .render import BASE_SIZE, background_mask, cell_mask, thing_mask
 from .trees import Denotation, Node, NounPhrase, realise
@@ -17,7 +17,7 @@ from .world import Scene, sample_scene
 
 VERSION = "1"
 MAX_EDITS = 5
-FAMILY = 4  # training triplets that share one reference
+FAMILY = 4  # training triplets that belong together, at most
 
 
 @dataclass(frozen=True)
@@ -54,18 +54,21 @@ def sample_query(rng: random.Random, num_edits: int) -> SceneQuery:
 
 
 def sample_family(rng: random.Random) -> list[SceneQuery]:
-    """Queries on one reference whose edits overlap: each is a partial edit of another.
+    """Hard negatives of each other: up to three queries on one reference, whose edits overlap, and the way back.
 
-    In one batch, the target of one is the hard negative of the next.
+    The target of one is a partial edit of the next. The last leads from the full edit's target to the reference scene:
+    its target is another picture of what the others start from, which a model must not return for them. (The reference
+    picture itself is a weaker negative, told from any target by its jitter and noise.)
     """
-    full = sample_query(rng, rng.choice((2, 2, 3, 3, 4, 5)))
+    full = sample_query(rng, rng.choice((1, 2, 2, 3, 4, 5)))
     subsets = {full.edits}
-    while len(subsets) < min(FAMILY, 2 ** len(full.edits) - 1):
+    while len(subsets) < min(FAMILY - 1, 2 ** len(full.edits) - 1):
         kept = tuple(edit for edit in full.edits if rng.random() < 0.5)
         if kept:
             subsets.add(kept)
     ordered = sorted(subsets, key=lambda edits: (len(edits), [full.edits.index(edit) for edit in edits]))
-    return [make_query(rng, full.reference, edits) for edits in ordered]
+    back = [inverse(edit, full.reference) for edit in full.edits]
+    return [*(make_query(rng, full.reference, edits) for edits in ordered), make_query(rng, full.target, back)]
 
 
 def distractors(rng: random.Random, query: SceneQuery) -> dict[str, list[Scene]]:
