@@ -267,8 +267,8 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
     @classmethod
     def from_clip_pretrained(cls, name_or_path, **kwargs) -> "ContextCIRModel":
         r"""
-        Start from a CLIP checkpoint: encoders, temperature and, with `target_encoding="clip"`, the visual projection
-        are its own; fusion, pooling and projection are new.
+        Start from a CLIP checkpoint: encoders, temperature (unless `logit_scale_init_value` is given) and, with
+        `target_encoding="clip"`, the visual projection are its own; fusion, pooling and projection are new.
 
         Args:
             name_or_path (`str`): folder or Hub name of a `CLIPModel`.
@@ -287,8 +287,8 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
         inherited = ("vision_config", "text_config", "projection_dim", "logit_scale_init_value")
         config = ContextCIRConfig(**{key: getattr(clip.config, key) for key in inherited} | fields)
         model = cls._from_config(config, dtype=clip.dtype, attn_implementation=clip.config._attn_implementation)
-        own = model.state_dict()
-        model.load_state_dict({key: value for key, value in clip.state_dict().items() if key in own}, strict=False)
+        wanted = set(model.state_dict()) - ({"logit_scale"} if "logit_scale_init_value" in fields else set())
+        model.load_state_dict({key: value for key, value in clip.state_dict().items() if key in wanted}, strict=False)
         return model.eval()
 
     def get_input_embeddings(self) -> nn.Module:

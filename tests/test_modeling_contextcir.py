@@ -366,6 +366,13 @@ def test_from_clip_pretrained(clip_folder, capfd):
     assert config.fusion_intermediate_size == 128
 
 
+def test_temperature_is_that_of_clip_unless_one_is_given(clip_folder):
+    clip_scale = CLIPModel.from_pretrained(clip_folder).logit_scale.item()
+    assert ContextCIRModel.from_clip_pretrained(clip_folder).logit_scale.item() == clip_scale
+    given = ContextCIRModel.from_clip_pretrained(clip_folder, logit_scale_init_value=1.5)
+    assert given.logit_scale.item() == 1.5
+
+
 def test_clip_folder_is_not_a_contextcir_folder(clip_folder, build):
     with pytest.raises(ValueError, match="from_clip_pretrained"):
         ContextCIRModel.from_pretrained(clip_folder)
