@@ -64,6 +64,11 @@ class TestPictures:
         with pytest.raises(ValueError, match="no such thing"):
             scenes.thing_mask(TWO, 0, replace(STAR, colour="green"))
 
+    def test_too_small_a_picture_is_refused(self):
+        assert scenes.render(TWO, 0, 48).size == (48, 48)
+        with pytest.raises(ValueError, match="at least 48 pixels"):
+            scenes.render(TWO, 0, 47)
+
     def test_all_looks_differ(self):
         # Average over nuisance: each pair of values of each attribute must be told apart by its pixels.
         def mean_picture(thing):

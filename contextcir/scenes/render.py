@@ -21,7 +21,7 @@ from PIL import Image, ImageChops, ImageDraw
 from .world import GRID, Scene, Thing
 
 BASE_SIZE = 96  # all lengths below are in pixels of a picture of this size
-CELL = BASE_SIZE // GRID
+SMALLEST_SIZE = 48  # below, a large thing does not fit into its cell
 DIAMETERS = {"small": (14, 15, 16), "large": (25, 26, 27)}
 ANGLES = (-8, 0, 8)
 RGB = {
@@ -58,6 +58,8 @@ class Placement:
 
 def place(scene: Scene, nuisance: int, size: int = BASE_SIZE) -> list[Placement]:
     """Where the things of a scene are drawn under a nuisance seed."""
+    if size < SMALLEST_SIZE:
+        raise ValueError(f"pictures of scenes need at least {SMALLEST_SIZE} pixels a side, got {size}")
     rng = random.Random(nuisance)
     placements = []
     for thing in scene.things:
@@ -80,6 +82,9 @@ def render(scene: Scene, nuisance: int, size: int = BASE_SIZE) -> Image.Image:
 
     Returns:
         `PIL.Image.Image`: an RGB picture of `size` x `size` pixels.
+
+    Raises:
+        ValueError: If `size` is below 48.
     """
     rng = random.Random(nuisance ^ 0x5CE9E5)
     tile = _background(scene.background, size)
