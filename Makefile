@@ -2,7 +2,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-CORES := $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
+# One core is the data loader's: threads that wait for each other on a core they share make a step several times slower.
+THREADS := $(shell $(PYTHON) -c "import os; print(max(1, os.cpu_count() - 1))")
 EXTRAS := parse,captions,eval,peft,demo,dev
 
 .DEFAULT_GOAL := help
@@ -26,7 +27,7 @@ data/scenes/triplets/.noun_phrases: .venv/installed
 
 demo: data/scenes/triplets/.noun_phrases  ## Build scenes, train ConText-CIR on them, measure it, draw what it does
 	rm -rf runs/demo
-	$(BIN)/accelerate launch --num_cpu_threads_per_process $(CORES) train.py configs/scenes_tiny.yaml
+	$(BIN)/accelerate launch --num_cpu_threads_per_process $(THREADS) train.py configs/scenes_tiny.yaml
 	$(BIN)/python benchmark.py --retriever runs/demo --benchmark scenes --data-root data/scenes --split test \
 		--baselines --output runs/demo/metrics.json
 	$(BIN)/python visualize.py --run runs/demo --data-root data/scenes --split test
