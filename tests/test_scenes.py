@@ -9,7 +9,7 @@ import pytest
 from contextcir import scenes
 from contextcir.scenes import Denotation, Edit, Scene, Thing
 from contextcir.scenes.edits import KINDS
-from contextcir.scenes.grammar import refer
+from contextcir.scenes.phrases import refer
 from contextcir.scenes.world import CELLS
 
 PINNED = "20b173776f77fb5f"
