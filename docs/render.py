@@ -48,6 +48,7 @@ def measured(name: str) -> str:
 
 PARTS = {
     "scenes": lambda: measured("scenes_tiny.json"),
+    "grocery": lambda: measured("grocery.json"),
 }
 
 
