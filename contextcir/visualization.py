@@ -115,11 +115,12 @@ def save_png(figure: Figure, path: str | os.PathLike) -> None:
     image = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     # An octree keeps the hues of small things, where a median cut spends the colours on large areas.
-    image = image.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-    palette, background = image.getpalette(), image.getpixel((0, 0))
+    colours = image.quantize(256, method=Image.Quantize.FASTOCTREE)
+    palette, background = colours.getpalette(), colours.getpixel((0, 0))
     palette[3 * background : 3 * background + 3] = 255, 255, 255  # which the octree mixes with what is nearly white
-    image.putpalette(palette)
-    image.save(path, "PNG", optimize=True)
+    colours.putpalette(palette)
+    # Dithered, or photographs fall into flat patches.
+    image.quantize(palette=colours, dither=Image.Dither.FLOYDSTEINBERG).save(path, "PNG", optimize=True)
 
 
 # Retrieval
