@@ -15,6 +15,7 @@ import json
 import multiprocessing
 import platform
 import statistics
+import subprocess
 import time
 from functools import partial
 from pathlib import Path
@@ -294,7 +295,9 @@ def main(argv=None) -> dict:
     bench_search(5_000 if args.quick else 123_403, repeats, device, args.threads, report)
     settings = {"quick": args.quick, "device": device, "threads": args.threads, "repeats": repeats}
     machine = platform.machine() if device == "cpu" else torch.cuda.get_device_name()
-    result = {**settings, "torch": torch.__version__, "machine": machine, "rows": report.rows}
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None  # None outside of a clone
+    result = {**settings, "torch": torch.__version__, "machine": machine, "commit": commit, "rows": report.rows}
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     Path(args.output).write_text(json.dumps(result, indent=2) + "\n")
     return result
