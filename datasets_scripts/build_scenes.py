@@ -19,22 +19,11 @@ from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
+from contextcir.benchmarks.base import FEATURES
 from contextcir.scenes import VERSION, Scene, SceneQuery, distractors, fingerprint, render, sample_family, sample_query
 from contextcir.triplets import TRIPLET_FEATURES
 
 PUBLISHED = datasets.Features({name: kind for name, kind in TRIPLET_FEATURES.items() if name != "noun_phrases"})
-GALLERY = datasets.Features({"id": datasets.Value("string"), "image": datasets.Image()})
-QUERIES = datasets.Features(
-    {
-        "id": datasets.Value("string"),
-        "reference_image": datasets.Image(),
-        "reference_id": datasets.Value("string"),
-        "modification_text": datasets.Value("string"),
-        "candidate_ids": datasets.List(datasets.Value("string")),
-        "tags": datasets.List(datasets.Value("string")),
-    }
-)
-RELEVANCE = datasets.Features({"query_id": datasets.Value("string"), "target_id": datasets.Value("string")})
 EDITS_OF_TEST_QUERIES = (2, 2, 2, 3, 3, 4, 5)
 CANDIDATES = 6  # with the reference
 
@@ -161,12 +150,8 @@ def main(argv=None) -> None:
         album, queries, relevance, triplets = benchmark(split, count, args)
         unseen |= set(album.scenes.values())
         gallery = [{"id": name, "image": picture} for name, picture in album.pictures.items()]
-        for name, rows, features in (
-            ("gallery", gallery, GALLERY),
-            ("queries", queries, QUERIES),
-            ("relevance", relevance, RELEVANCE),
-        ):
-            write(rows, features, root / name / f"{split}-00000-of-00001.parquet")
+        for name, rows in (("gallery", gallery), ("queries", queries), ("relevance", relevance)):
+            write(rows, FEATURES[name], root / name / f"{split}-00000-of-00001.parquet")
             counts[f"{split} {name}"] = len(rows)
         if split == "validation":
             write(triplets, PUBLISHED, root / "triplets" / "validation-00000-of-00001.parquet")
@@ -179,10 +164,7 @@ def main(argv=None) -> None:
         tags=["composed-image-retrieval", "synthetic"],
         configs=[
             {"config_name": "triplets", "data_files": _files("triplets", "train", "validation"), "default": True},
-            *(
-                {"config_name": name, "data_files": _files(name, "validation", "test")}
-                for name in ("gallery", "queries", "relevance")
-            ),
+            *({"config_name": name, "data_files": _files(name, "validation", "test")} for name in FEATURES),
         ],
     )
     card = DatasetCard.from_template(

@@ -1,6 +1,5 @@
 """The noun-phrase column: each text parsed once, cached, written in place with the images inside."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -12,16 +11,9 @@ from loopback_hub import LoopbackHub
 from tiny_triplets import dataset, triplet, triplets, write_parquet
 
 from contextcir.triplets import TRIPLET_FEATURES, load_triplets
+from datasets_scripts import add_noun_phrases
 
 SCRIPT = Path(__file__).parent.parent / "datasets_scripts" / "add_noun_phrases.py"
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("add_noun_phrases", SCRIPT)
-    module = sys.modules["add_noun_phrases"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class FakeExtractor:
@@ -39,16 +31,16 @@ class FakeExtractor:
 
 
 @pytest.fixture
-def fake(script, monkeypatch):
+def fake(monkeypatch):
     extractor = FakeExtractor()
-    monkeypatch.setattr(script, "NounPhraseExtractor", lambda *_, **__: extractor)
+    monkeypatch.setattr(add_noun_phrases, "NounPhraseExtractor", lambda *_, **__: extractor)
     return extractor
 
 
-def test_fills_the_column_and_counts(script):
+def test_fills_the_column_and_counts():
     rows = triplets(12)  # six texts, twice
     extractor = FakeExtractor()
-    filled, counts = script.add_noun_phrases(dataset(rows), extractor, batch_size=5)
+    filled, counts = add_noun_phrases.add_noun_phrases(dataset(rows), extractor, batch_size=5)
     assert filled.features["noun_phrases"] == TRIPLET_FEATURES["noun_phrases"]
     assert filled.column_names == list(TRIPLET_FEATURES)
     assert filled["noun_phrases"][0] == [{"text": "make", "start": 0, "end": 4}]
@@ -57,16 +49,16 @@ def test_fills_the_column_and_counts(script):
     assert len(extractor.asked) == len(set(extractor.asked)) == 6  # across batches, each text once
 
 
-def test_cached_until_the_parser_changes(script, tmp_path):
+def test_cached_until_the_parser_changes(tmp_path):
     data = load_triplets(write_parquet(tmp_path / "data", train=triplets(6)))
     for fingerprint, times in (("a", 6), ("a", 0), ("b", 6)):
         extractor = FakeExtractor(fingerprint)
-        filled, _ = script.add_noun_phrases(data, extractor)
+        filled, _ = add_noun_phrases.add_noun_phrases(data, extractor)
         assert len(extractor.asked) == times
         assert len(filled["noun_phrases"][0]) == 1
 
 
-def test_in_place_with_images_inside(script, fake, tmp_path):
+def test_in_place_with_images_inside(fake, tmp_path):
     folder = tmp_path / "data"
     for row in (old := triplets(8)):
         del row["noun_phrases"]
@@ -77,7 +69,7 @@ def test_in_place_with_images_inside(script, fake, tmp_path):
     without.select(range(4, 7)).to_parquet(folder / "train-00001-of-00002.parquet")
     without.select([7]).to_parquet(folder / "validation-00000-of-00001.parquet")
 
-    counts = script.main([str(folder)])
+    counts = add_noun_phrases.main([str(folder)])
     assert {split: count["rows"] for split, count in counts.items()} == {"train": 7, "validation": 1}
     assert sorted(path.name for path in folder.iterdir()) == [
         "train-00000-of-00001.parquet",
@@ -91,7 +83,7 @@ def test_in_place_with_images_inside(script, fake, tmp_path):
     assert published.features == TRIPLET_FEATURES and published[0]["target_image"].size == (34, 30)
 
 
-def test_an_image_folder_becomes_parquet_elsewhere(script, fake, tmp_path):
+def test_an_image_folder_becomes_parquet_elsewhere(fake, tmp_path):
     source = tmp_path / "images"
     (source / "train").mkdir(parents=True)
     row = triplet(0)
@@ -99,7 +91,7 @@ def test_an_image_folder_becomes_parquet_elsewhere(script, fake, tmp_path):
         (source / "train" / f"{name}.png").write_bytes(row[f"{name}_image"]["bytes"])
     line = '{"reference_file_name": "reference.png", "target_file_name": "target.png", "modification_text": "a b c"}\n'
     (source / "train" / "metadata.jsonl").write_text(line)
-    script.main([str(source), "--output_dir", str(tmp_path / "out")])
+    add_noun_phrases.main([str(source), "--output_dir", str(tmp_path / "out")])
     for path in (source / "train").iterdir():
         path.unlink()
     (read,) = load_triplets(str(tmp_path / "out"))
@@ -125,13 +117,13 @@ def test_published_with_images_and_phrases(tmp_path):
     assert [len(phrases) for phrases in read["noun_phrases"]] == [1, 1, 0]
 
 
-def test_where_to_write_must_be_said(script):
+def test_where_to_write_must_be_said():
     with pytest.raises(ValueError, match="'some/hub-name' is no local folder.*--output_dir or --push_to_hub"):
-        script.Arguments("some/hub-name")
+        add_noun_phrases.Arguments("some/hub-name")
 
 
-def test_missing_columns_are_named(script, fake, tmp_path):
+def test_missing_columns_are_named(fake, tmp_path):
     (tmp_path / "data").mkdir()
     datasets.Dataset.from_dict({"id": ["a"], "caption": ["b"]}).to_parquet(tmp_path / "data" / "train.parquet")
     with pytest.raises(ValueError, match="no column .*modification_text.*there are id, caption"):
-        script.main([str(tmp_path / "data")])
+        add_noun_phrases.main([str(tmp_path / "data")])

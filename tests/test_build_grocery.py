@@ -1,7 +1,6 @@
 """The grocery builder on a shop of a few classes: what it writes loads, and every query has one honest answer."""
 
 import csv
-import importlib.util
 import os
 import random
 from pathlib import Path
@@ -13,6 +12,7 @@ from PIL import Image
 
 from contextcir.benchmarks import grocery
 from contextcir.triplets import load_triplets
+from datasets_scripts import build_grocery
 
 ROOT = Path(__file__).parent.parent
 CIR_DATA_ROOT = os.environ.get("CIR_DATA_ROOT")
@@ -20,16 +20,6 @@ needs_real_data = pytest.mark.skipif(not CIR_DATA_ROOT, reason="CIR_DATA_ROOT is
 CLASSES = ["Granny-Smith", "Red-Delicious", "Royal-Gala", "Banana", "Leek", "Red-Bell-Pepper", "Green-Bell-Pepper"]
 CLASSES += ["Bravo-Apple-Juice", "Bravo-Orange-Juice", "Tropicana-Apple-Juice", "Arla-Sour-Milk", "Arla-Sour-Cream"]
 PHOTOS = {"train": 4, "val": 2, "test": 3}  # of each class
-
-
-def load_script():
-    spec = importlib.util.spec_from_file_location("build_grocery", ROOT / "datasets_scripts" / "build_grocery.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-build_grocery = load_script()
 
 
 @pytest.fixture(scope="module")

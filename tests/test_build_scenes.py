@@ -1,9 +1,7 @@
 """The published scenes: what is in the files, and that nobody has an easy way to the answer."""
 
 import hashlib
-import importlib.util
 import random
-from pathlib import Path
 
 import pytest
 from datasets import load_dataset
@@ -11,23 +9,14 @@ from datasets import load_dataset
 from contextcir.benchmarks import scenes as benchmark
 from contextcir.scenes import apply, sample_query
 from contextcir.triplets import load_triplets
-
-SCRIPT = Path(__file__).parent.parent / "datasets_scripts" / "build_scenes.py"
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("build_scenes", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from datasets_scripts import build_scenes
 
 
 @pytest.fixture(scope="module")
-def built(script, tmp_path_factory):
+def built(tmp_path_factory):
     def build(name):
         folder = tmp_path_factory.mktemp(name)
-        script.main(["--output", str(folder), "--num_train", "30", "--num_validation", "6", "--num_test", "12"])
+        build_scenes.main(["--output", str(folder), "--num_train", "30", "--num_validation", "6", "--num_test", "12"])
         return folder
 
     return build("scenes"), build("again")
@@ -70,12 +59,12 @@ def test_the_benchmark_loads_and_every_query_has_hard_candidates(built):
     assert load_dataset(str(built[0]), "gallery", split="validation").column_names == ["id", "image"]
 
 
-def test_whatever_shows_the_target_is_relevant(script, monkeypatch):
+def test_whatever_shows_the_target_is_relevant(monkeypatch):
     # The same query twice: its target is pictured twice, and each picture answers both.
     query = sample_query(random.Random(0), 2)
-    monkeypatch.setattr(script, "sample_query", lambda rng, count: query)
-    (args,) = script.HfArgumentParser(script.Arguments).parse_args_into_dataclasses(["--output", "unused"])
-    album, queries, relevance, triplets = script.benchmark("test", 2, args)
+    monkeypatch.setattr(build_scenes, "sample_query", lambda rng, count: query)
+    (args,) = build_scenes.HfArgumentParser(build_scenes.Arguments).parse_args_into_dataclasses(["--output", "unused"])
+    album, queries, relevance, triplets = build_scenes.benchmark("test", 2, args)
     targets = {row["target_id"] for row in triplets}
     assert {(row["query_id"], row["target_id"]) for row in relevance} == {
         (row["id"], target) for row in queries for target in targets
@@ -83,12 +72,12 @@ def test_whatever_shows_the_target_is_relevant(script, monkeypatch):
     assert all(album.scenes[target] == apply(query.reference, query.edits) for target in targets)
 
 
-def test_no_unseen_scene_is_trained_on(script):
+def test_no_unseen_scene_is_trained_on():
     seen = {}
-    for row in script.training_triplets(40, 0, 48, set()):
+    for row in build_scenes.training_triplets(40, 0, 48, set()):
         seen[row["id"]] = row["target_image"]["bytes"]
-    first = next(iter(script.sample_family(random.Random("train 0"))))
-    without = list(script.training_triplets(40, 0, 48, {first.target}))
+    first = next(iter(build_scenes.sample_family(random.Random("train 0"))))
+    without = list(build_scenes.training_triplets(40, 0, 48, {first.target}))
     assert without[0]["target_image"]["bytes"] != seen["train-000000"]
 
 

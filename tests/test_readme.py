@@ -1,11 +1,12 @@
 """The README's tree, commands and numbers are true."""
 
-import importlib.util
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+
+from docs import render
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -58,9 +59,6 @@ def test_pictures_exist():
 
 
 def test_numbers_are_those_of_the_runs():
-    spec = importlib.util.spec_from_file_location("render", ROOT / "docs" / "render.py")
-    render = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(render)
     assert render.rendered(README) == README
     marks = set(re.findall(r"<!-- (\w+) -->", README))
     assert marks == set(render.PARTS)

@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import importlib.util
 import json
 import os
 import random
@@ -13,21 +12,13 @@ import torch
 
 from contextcir import noun_phrases
 from contextcir.scenes import NounPhrase, sample_trees
+from datasets_scripts import train_parser
 
 pytest.importorskip("benepar", reason="noun phrases need the extra `parse`")
 nltk = pytest.importorskip("nltk")
 
-SCRIPT = Path(__file__).parent.parent / "datasets_scripts" / "train_parser.py"
 TREE = """(ROOT (S (NP-SBJ (EX There)) (VP (VBZ is) (NP-PRD=2 (NP (DT a) (NN dog)) (-LRB- -LRB-) (NP (-NONE- *T*-1))
     (ADJP (JJ big)) (-RRB- -RRB-) (PP-LOC (IN on) (NP (NP (NN grass)))))) (. .)))"""
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("train_parser", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +33,13 @@ def gum(tmp_path_factory):
     return folder
 
 
-def test_reads_trees_as_plain_text(script):
-    tree = script.read_tree(TREE)
-    assert script.to_brackets(tree) == (
+def test_reads_trees_as_plain_text():
+    tree = train_parser.read_tree(TREE)
+    assert train_parser.to_brackets(tree) == (
         "(ROOT (S (NP (EX There)) (VP (VBZ is) (NP (NP (DT a) (NN dog)) (-LRB- () (ADJP (JJ big)) (-RRB- )) "
         "(PP (IN on) (NP (NP (NN grass)))))) (. .)))"
     )
-    assert [word for _, word in script.leaves(tree)] == [
+    assert [word for _, word in train_parser.leaves(tree)] == [
         "There",
         "is",
         "a",
@@ -62,29 +53,29 @@ def test_reads_trees_as_plain_text(script):
     ]
 
 
-def test_labelled_spans_are_benepars(script):
+def test_labelled_spans_are_benepars():
     from benepar.decode_chart import get_labeled_spans
 
     for text in sample_trees(50, seed=5):
         expected = {
             (start, end + 1, label) for start, end, label in get_labeled_spans(nltk.Tree.fromstring(f"(TOP {text})"))
         }
-        assert set(script.labelled_spans(script.read_tree(text))) == {span for span in expected if span[2]}
-    assert (8, 9, "NP::NP") in script.labelled_spans(script.read_tree(TREE))
+        assert set(train_parser.labelled_spans(train_parser.read_tree(text))) == {span for span in expected if span[2]}
+    assert (8, 9, "NP::NP") in train_parser.labelled_spans(train_parser.read_tree(TREE))
 
 
-def test_np_brackets_ignore_punctuation_and_repeats(script):
+def test_np_brackets_ignore_punctuation_and_repeats():
     tags = ["DT", "NN", ",", "NN", "."]
     spans = [(0, 2, "NP"), (0, 3, "NP"), (3, 4, "S::NP"), (2, 3, "NP"), (0, 5, "S"), (3, 5, "VP::NP")]
-    assert script.np_brackets(tags, spans) == {(0, 2), (2, 3)}
+    assert train_parser.np_brackets(tags, spans) == {(0, 2), (2, 3)}
 
 
-def test_score_by_hand(script, monkeypatch):
-    trees = [script.read_tree("(S (NP (DT the) (NN dog)) (VP (VBZ has) (NP (DT a) (NN hat))))")]
-    parser = script.new_parser(trees, {"a"}, arguments(script))
-    guess = script.read_tree("(S (NP (DT the) (NN dog) (NN has)) (NP (DT a) (NN hat)))")
+def test_score_by_hand(monkeypatch):
+    trees = [train_parser.read_tree("(S (NP (DT the) (NN dog)) (VP (VBZ has) (NP (DT a) (NN hat))))")]
+    parser = train_parser.new_parser(trees, {"a"}, arguments())
+    guess = train_parser.read_tree("(S (NP (DT the) (NN dog) (NN has)) (NP (DT a) (NN hat)))")
     monkeypatch.setattr(type(parser), "parse", lambda self, examples, **_: [compressed(guess, parser)])
-    scores = script.evaluate(parser, trees)
+    scores = train_parser.evaluate(parser, trees)
     assert (scores["np_precision"], scores["np_recall"], scores["np_f1"]) == (50, 50, 50)
     assert scores["tag_accuracy"] == 80  # "has" is taken for a noun
     assert scores["all_labels_f1"] == pytest.approx(100 * 2 * 2 / (4 + 3), abs=0.01)  # S and one NP
@@ -97,49 +88,51 @@ def compressed(tree, parser):
     return CompressedParserOutput.from_tree(nltk.Tree.fromstring(text), parser.label_vocab, parser.tag_vocab)
 
 
-def arguments(script, **changes):
+def arguments(**changes):
     from argparse import Namespace
 
     options = {"dropout": 0.0, "encoder": "bilstm", "num_layers": 1, "d_model": 32, "d_label_hidden": 19}
     return Namespace(**options | changes)
 
 
-def test_substitution_keeps_labels(script):
+def test_substitution_keeps_labels():
     rng = random.Random(0)
-    trees = [script.read_tree(text) for text in sample_trees(80, seed=3)]
-    substitute = script.Substitution(trees)
+    trees = [train_parser.read_tree(text) for text in sample_trees(80, seed=3)]
+    substitute = train_parser.Substitution(trees)
     changed = 0
     for tree in trees:
         new = substitute(tree, rng, p_constituent=0.2, p_word=0.5)
         assert new[0] == tree[0]
         changed += new != tree
-        for tag, word in script.leaves(new):
+        for tag, word in train_parser.leaves(new):
             assert word in substitute.words[tag]
     assert changed > 60
     assert substitute(trees[0], rng, p_constituent=0, p_word=0) == trees[0]
 
 
-def test_like_a_caption_changes_only_case_and_final_stops(script, monkeypatch):
-    tree = script.read_tree("(ROOT (S (VP (VB Remove) (NP (DT the) (NN Dog))) (. .)))")
+def test_like_a_caption_changes_only_case_and_final_stops(monkeypatch):
+    tree = train_parser.read_tree("(ROOT (S (VP (VB Remove) (NP (DT the) (NN Dog))) (. .)))")
     rng = random.Random(0)
-    monkeypatch.setattr(script, "misspelt", lambda word, _: word)
-    texts = {" ".join(word for _, word in script.leaves(script.like_a_caption(tree, rng))) for _ in range(100)}
+    monkeypatch.setattr(train_parser, "misspelt", lambda word, _: word)
+    texts = {
+        " ".join(word for _, word in train_parser.leaves(train_parser.like_a_caption(tree, rng))) for _ in range(100)
+    }
     assert texts == {
         f"{words}{stop}" for words in ("Remove the Dog", "remove the dog", "remove the Dog") for stop in ("", " .")
     }
 
 
-def test_misspelt(script):
+def test_misspelt():
     rng = random.Random(0)
-    assert {script.misspelt("zebra", rng) for _ in range(200)} == {
+    assert {train_parser.misspelt("zebra", rng) for _ in range(200)} == {
         *("zbera", "zerba", "zebar"),  # two letters swapped
         *("zera", "zeba", "zbra"),  # one dropped, never the first two
         *("zeebra", "zebbra", "zebrra"),  # one doubled
     }
-    assert script.misspelt("the", rng) == "the" and script.misspelt("50%", rng) == "50%"
+    assert train_parser.misspelt("the", rng) == "the" and train_parser.misspelt("50%", rng) == "50%"
 
 
-def test_spans_of_texts_by_hand(script):
+def test_spans_of_texts_by_hand():
     class Query:
         text = "the dog and it"
         noun_phrases = [NounPhrase("the dog", 0, 7), NounPhrase("it", 12, 14)]
@@ -148,54 +141,56 @@ def test_spans_of_texts_by_hand(script):
         def extract(self, texts):
             return [[{"start": 0, "end": 7}, {"start": 4, "end": 7}] for _ in texts]
 
-    assert script.evaluate_texts(Extractor(), [Query]) == {"span_f1": 66.67, "texts": 1}
+    assert train_parser.evaluate_texts(Extractor(), [Query]) == {"span_f1": 66.67, "texts": 1}
 
 
-def test_fragments(script):
-    tree = script.read_tree("(ROOT (S (VP (VB Remove) (NP (DT the) (NN dog))) (. .)))")
-    assert [script.to_brackets(f) for f in script.fragments(tree)] == [
+def test_fragments():
+    tree = train_parser.read_tree("(ROOT (S (VP (VB Remove) (NP (DT the) (NN dog))) (. .)))")
+    assert [train_parser.to_brackets(f) for f in train_parser.fragments(tree)] == [
         "(ROOT (NP (DT the) (NN dog)))",
         "(ROOT (S (VP (VB Remove) (NP (DT the) (NN dog)))))",
     ]
 
 
-def test_modification_grammar(script):
-    grammar = script.ModificationGrammar(["(NP (DT the) (NNP Zebra))"])
+def test_modification_grammar():
+    grammar = train_parser.ModificationGrammar(["(NP (DT the) (NNP Zebra))"])
     rng = random.Random(0)
     trees = [grammar.sample(rng) for _ in range(400)]
-    labels = {label for tree in trees for *_, chain in script.labelled_spans(tree) for label in chain.split("::")}
+    labels = {
+        label for tree in trees for *_, chain in train_parser.labelled_spans(tree) for label in chain.split("::")
+    }
     assert labels <= {"S", "VP", "NP", "PP", "ADJP", "ADVP", "SBAR", "WHNP", "FRAG", "PRT"}  # no mistyped symbol
-    words = [word.lower() for tree in trees for _, word in script.leaves(tree)]
+    words = [word.lower() for tree in trees for _, word in train_parser.leaves(tree)]
     assert "zebra" in words and not any("<" in word or "_" in word for word in words)
-    assert len({script.to_brackets(tree) for tree in trees}) > 380
+    assert len({train_parser.to_brackets(tree) for tree in trees}) > 380
     assert grammar.sample(random.Random(7)) == grammar.sample(random.Random(7))
 
 
-def test_loss_is_the_cross_entropy_of_the_parsers_own_scores(script):
-    trees = [script.read_tree(text) for text in sample_trees(6, seed=4)]
-    parser = script.new_parser(trees, set("abcdefghijklmnopqrstuvwxyz"), arguments(script)).eval()
-    examples = [script.Example(tree) for tree in trees]
-    loss = script.loss_of(parser, examples)
+def test_loss_is_the_cross_entropy_of_the_parsers_own_scores():
+    trees = [train_parser.read_tree(text) for text in sample_trees(6, seed=4)]
+    parser = train_parser.new_parser(trees, set("abcdefghijklmnopqrstuvwxyz"), arguments()).eval()
+    examples = [train_parser.Example(tree) for tree in trees]
+    loss = train_parser.loss_of(parser, examples)
     expected = words = 0
     for example in examples:
         span_scores, tag_scores = parser(parser.pad_encoded([parser.encode(example)]))
-        chart, tags = script.gold_labels(parser, example)
+        chart, tags = train_parser.gold_labels(parser, example)
         expected += torch.nn.functional.cross_entropy(span_scores[0][chart >= 0], chart[chart >= 0], reduction="sum")
         expected += 0.5 * torch.nn.functional.cross_entropy(tag_scores[0, 1:-1], tags[1:-1], reduction="sum")
         words += len(example.words)
     torch.testing.assert_close(loss, expected / words)
 
 
-def test_a_rare_unary_chain_is_learnt_as_its_inner_part(script):
-    trees = [script.read_tree("(S (VP (VB go)))"), script.read_tree("(S (NP (NN dog)) (VP (VB go)))")]
-    parser = script.new_parser(trees, {"a"}, arguments(script))
-    chart, _ = script.gold_labels(parser, script.Example(trees[0]))
+def test_a_rare_unary_chain_is_learnt_as_its_inner_part():
+    trees = [train_parser.read_tree("(S (VP (VB go)))"), train_parser.read_tree("(S (NP (NN dog)) (VP (VB go)))")]
+    parser = train_parser.new_parser(trees, {"a"}, arguments())
+    chart, _ = train_parser.gold_labels(parser, train_parser.Example(trees[0]))
     assert "S::VP" not in parser.label_vocab and chart.tolist() == [[parser.label_vocab["VP"]]]
 
 
-def test_batches_hold_every_example_once(script):
-    examples = [script.Example(script.read_tree(text)) for text in sample_trees(70, seed=6)]
-    found = script.batches(examples, 90, random.Random(0))
+def test_batches_hold_every_example_once():
+    examples = [train_parser.Example(train_parser.read_tree(text)) for text in sample_trees(70, seed=6)]
+    found = train_parser.batches(examples, 90, random.Random(0))
     assert sorted(map(id, (e for batch in found for e in batch))) == sorted(map(id, examples))
     assert all(len(batch) == 1 or len(batch) * max(len(e.words) for e in batch) <= 120 for batch in found)
 
@@ -218,11 +213,11 @@ SMALL = [
 ]
 
 
-def test_a_run_learns_writes_and_repeats(script, gum, tmp_path, monkeypatch, capsys):
+def test_a_run_learns_writes_and_repeats(gum, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CIR_DATA_ROOT", str(gum.parent))
     command = ["--gum", str(gum), "--epochs", "4", "--learning_rate", "2e-2", "--batch_tokens", "200", *SMALL]
     for name in ("a", "b"):
-        script.main([*command, "--output_dir", str(tmp_path / name)])
+        train_parser.main([*command, "--output_dir", str(tmp_path / name)])
     record = json.loads((tmp_path / "a" / "parser.json").read_text())
     epochs = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(epochs) == 8 and epochs[3]["loss"] < 0.8 * epochs[0]["loss"]
@@ -233,7 +228,7 @@ def test_a_run_learns_writes_and_repeats(script, gum, tmp_path, monkeypatch, cap
     assert json.loads((tmp_path / "b" / "parser.json").read_text())["best"]["gum_dev"] == record["best"]["gum_dev"]
 
     again = ["--init_from", str(tmp_path / "a" / "parser.pt"), "--output_dir", str(tmp_path / "c")]
-    script.main([*command, "--epochs", "1", "--learning_rate", "1e-6", *again])
+    train_parser.main([*command, "--epochs", "1", "--learning_rate", "1e-6", *again])
     continued = json.loads((tmp_path / "c" / "parser.json").read_text())
     assert continued["initial_run"] == record
     assert continued["best"]["scenes_dev"]["np_f1"] == pytest.approx(record["best"]["scenes_dev"]["np_f1"], abs=2)
@@ -244,29 +239,33 @@ def test_a_run_learns_writes_and_repeats(script, gum, tmp_path, monkeypatch, cap
     assert "| train | news | CC BY 2.5 | 1 | 60 |" in card
     assert str(gum.parent) not in card + json.dumps(record) and "$CIR_DATA_ROOT/" in card
     loaded = noun_phrases.load_parser(tmp_path / "a" / "parser.pt")
-    dev = [script.read_tree(line) for line in gzip.open(gum / "gum_dev.ptb.gz", "rt")]
-    assert script.evaluate(loaded, dev)["np_f1"] == pytest.approx(record["best"]["gum_dev"]["np_f1"], abs=2)  # fp16
+    dev = [train_parser.read_tree(line) for line in gzip.open(gum / "gum_dev.ptb.gz", "rt")]
+    assert train_parser.evaluate(loaded, dev)["np_f1"] == pytest.approx(
+        record["best"]["gum_dev"]["np_f1"], abs=2
+    )  # fp16
 
 
-def test_the_shipped_card_is_rendered_from_the_shipped_record(script, tmp_path):
+def test_the_shipped_card_is_rendered_from_the_shipped_record(tmp_path):
     shipped = noun_phrases.DEFAULT_PARSER.parent
     (tmp_path / "parser.json").write_bytes((shipped / "parser.json").read_bytes())
-    script.write_card(tmp_path)
+    train_parser.write_card(tmp_path)
     assert (tmp_path / "README.md").read_text() == (shipped / "README.md").read_text()
     record = json.loads((shipped / "parser.json").read_text())
     assert hashlib.sha256(noun_phrases.DEFAULT_PARSER.read_bytes()).hexdigest() == record["sha256"]
 
 
-def test_shipped_parser_scores_on_scenes_what_its_card_says(script):
+def test_shipped_parser_scores_on_scenes_what_its_card_says():
     record = json.loads((noun_phrases.DEFAULT_PARSER.parent / "parser.json").read_text())
-    trees = [script.read_tree(text) for text in sample_trees(100, 12345)]
-    assert script.evaluate(noun_phrases.load_parser(), trees)["np_f1"] > record["best"]["scenes_dev"]["np_f1"] - 2
+    trees = [train_parser.read_tree(text) for text in sample_trees(100, 12345)]
+    assert (
+        train_parser.evaluate(noun_phrases.load_parser(), trees)["np_f1"] > record["best"]["scenes_dev"]["np_f1"] - 2
+    )
 
 
 @pytest.mark.skipif("CIR_DATA_ROOT" not in os.environ, reason="CIR_DATA_ROOT is not set: no GUM treebank")
-def test_shipped_parser_scores_on_gum_what_its_card_says(script):
+def test_shipped_parser_scores_on_gum_what_its_card_says():
     record = json.loads((noun_phrases.DEFAULT_PARSER.parent / "parser.json").read_text())
     with gzip.open(Path(os.environ["CIR_DATA_ROOT"]) / "gum_const" / "gum_dev.ptb.gz", "rt", encoding="utf-8") as file:
-        trees = [script.read_tree(line) for line in file]
-    scores = script.evaluate(noun_phrases.load_parser(), trees)
+        trees = [train_parser.read_tree(line) for line in file]
+    scores = train_parser.evaluate(noun_phrases.load_parser(), trees)
     assert scores["np_f1"] == pytest.approx(record["best"]["gum_dev"]["np_f1"], abs=0.1)

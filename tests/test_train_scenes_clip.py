@@ -1,32 +1,23 @@
 """Training of the tiny CLIP, in miniature, and the one that ships."""
 
-import importlib.util
 import json
 import random
 from pathlib import Path
 
-import pytest
 import torch
 from transformers import CLIPModel, CLIPProcessor
 
 from contextcir.scenes import Scene, Thing, realise, sample_query
 from contextcir.scenes.world import BACKGROUNDS, COLOURS, SHAPES
+from datasets_scripts import train_scenes_clip
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "checkpoints" / "scenes-clip-tiny"
 
 
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("train_scenes_clip", ROOT / "datasets_scripts/train_scenes_clip.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_a_run_writes_a_clip_that_loads(script, tmp_path):
+def test_a_run_writes_a_clip_that_loads(tmp_path):
     options = "--steps 4 --batch_size 8 --save_every 2 --vision_width 32 --text_width 32 --image_size 48"
-    record = script.main(["--output", str(tmp_path), *options.split()])
+    record = train_scenes_clip.main(["--output", str(tmp_path), *options.split()])
     assert record["steps_done"] == 4
     assert [entry["step"] for entry in record["log"]] == [2, 4]
     model = CLIPModel.from_pretrained(tmp_path)
@@ -35,9 +26,9 @@ def test_a_run_writes_a_clip_that_loads(script, tmp_path):
     assert "4 of 4 steps" in (tmp_path / "README.md").read_text()
 
 
-def test_labels_name_the_cells(script):
+def test_labels_name_the_cells():
     scene = Scene("sea", (Thing((0, 1), "star", "red", "large", "plain"),))
-    labels = script.labels_of([scene])
+    labels = train_scenes_clip.labels_of([scene])
     assert labels["background"].tolist() == [BACKGROUNDS.index("sea")]
     nothing = len(SHAPES)
     assert labels["shape"].tolist() == [[nothing, SHAPES.index("star"), *[nothing] * 7]]
@@ -54,19 +45,19 @@ def test_the_shipped_tokenizer_knows_every_word_of_the_grammar():
     assert tokenizer.eos_token_id == len(tokenizer) - 1
 
 
-def test_the_shipped_clip_sees_what_its_card_says(script):
+def test_the_shipped_clip_sees_what_its_card_says():
     record = json.loads((SHIPPED / "training.json").read_text())
     processor = CLIPProcessor.from_pretrained(SHIPPED)
     rng = random.Random(5)
-    scenes, pixels, tokens = script.make_batch(
-        rng, 64, script.Arguments(output=""), processor.tokenizer, processor.image_processor
+    scenes, pixels, tokens = train_scenes_clip.make_batch(
+        rng, 64, train_scenes_clip.Arguments(output=""), processor.tokenizer, processor.image_processor
     )
     with torch.inference_mode():
         output = CLIPModel.from_pretrained(SHIPPED).eval()(pixel_values=pixels, **tokens)
     hits = (output.logits_per_text.argmax(1) == torch.arange(64)).float().mean().item()
     assert hits > 0.97  # among 64 instead of 1,000
     assert record["scores"]["text_to_image_recall@1"] > 97
-    again = processor(images=[script.render(scenes[0], 1)], return_tensors="pt")["pixel_values"]
+    again = processor(images=[train_scenes_clip.render(scenes[0], 1)], return_tensors="pt")["pixel_values"]
     assert again.shape == pixels[:1].shape
     assert (SHIPPED / "model.safetensors").stat().st_size < 8e6
-    assert realise(script.describe(rng, scenes[0]))[0]
+    assert realise(train_scenes_clip.describe(rng, scenes[0]))[0]

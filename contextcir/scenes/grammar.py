@@ -54,12 +54,11 @@ def describe(rng: random.Random, scene: Scene) -> list[Node]:
     parts: list[Node | str] = []
     for place, thing in enumerate(things):
         if place and place == len(things) - 1:
-            parts += [","] if rng.random() < 0.5 else []
+            parts += [", ,"] if rng.random() < 0.5 else []
             parts.append("CC and")
         elif place:
-            parts.append(",")
+            parts.append(", ,")
         parts.append(node("NP", indefinite(rng, thing), location(rng, thing.cell, short=True)))
-    parts = [", ," if part == "," else part for part in parts]
     behind = backdrop(rng, scene.background)
     where = node("PP", "IN " + rng.choice(("on", "against")), behind)
     if rng.random() < 0.5:
