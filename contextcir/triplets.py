@@ -182,11 +182,17 @@ def _load(triplet: dict[str, Any], column: str) -> PILImage.Image:
     return load_image(triplet[column], name=f"triplet {triplet['id']!r}, {column}" + (f" ({path})" if path else ""))
 
 
+def _encoded(triplet: dict[str, Any], side: str) -> bytes | None:
+    image = triplet[f"{side}_image"]
+    return image.get("bytes") if isinstance(image, dict) else None
+
+
 class TripletCollator:
     """
     Rows of a triplet data set -> the keyword arguments of `ContextCIRModel.forward`, and what the trainer needs.
 
-    Augmentation depends on nothing but `(seed, epoch, id)`: the same in any worker, on any process and after resuming.
+    An image that several rows share, by its id, is read and encoded once. Augmentation depends on nothing but `(seed,
+    epoch, image id)`: the same in any worker, on any process and after resuming.
 
     Args:
         processor: Makes `pixel_values` of `images`, and token ids and phrase tensors of `text` and `noun_phrases`.
@@ -196,14 +202,16 @@ class TripletCollator:
         seed (`int`, defaults to 0): Seed of the augmentation.
 
     Returns of a call:
-        `dict[str, torch.Tensor]` with, for B rows and P noun phrases, `reference_pixel_values` and
-        `target_pixel_values` `(B, 3, height, width)`; `input_ids` and `attention_mask` `(B, length)`;
+        `dict[str, torch.Tensor]` with, for B rows, N distinct images and P noun phrases, `pixel_values`
+        `(N, 3, height, width)`; `reference_index` and `target_index` `(B,)`; `input_ids` and `attention_mask`
+        `(B, length)`;
         `phrase_input_ids` and `phrase_attention_mask` `(P, phrase_length)`; `phrase_sample` `(P,)`;
         `phrase_token_mask` `(P, length)`; and beside `target_keys` and `reference_keys` `(B,)`,
         `num_truncated_texts` and `num_dropped_phrases` (0-dim).
 
     Raises:
         ImageError: for an image that cannot be read, naming the triplet and the column.
+        ValueError: for two images with one id.
     """
 
     def __init__(self, processor, *, max_phrases: int = 10, augmentation: Augmentation = "none", seed: int = 0):
@@ -224,27 +232,36 @@ class TripletCollator:
         return TripletCollator(self.processor, max_phrases=self.max_phrases)
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        shown = {}  # id of an image -> the row and the side of it that show it first; each is read and encoded once
+        for side in ("reference", "target"):
+            for row in rows:
+                first = shown.setdefault(row[f"{side}_id"], (row, side))
+                if _encoded(*first) != _encoded(row, side):
+                    raise ValueError(
+                        f"Triplets {first[0]['id']!r} and {row['id']!r} show different images under one id,"
+                        f" {row[f'{side}_id']!r}. An id must stand for one image."
+                    )
         encoded = self.processor(
-            images=[self._image(row, column) for column in IMAGE_COLUMNS for row in rows],
+            images=[self._image(row, side) for row, side in shown.values()],
             text=[row["modification_text"] for row in rows],
             noun_phrases=[(row["noun_phrases"] or [])[: self.max_phrases] for row in rows],
         )
-        reference_pixel_values, target_pixel_values = encoded.pop("pixel_values").chunk(2)
+        places = {image_id: place for place, image_id in enumerate(shown)}
+        ids = {side: [row[f"{side}_id"] for row in rows] for side in ("reference", "target")}
         return {
-            "reference_pixel_values": reference_pixel_values,  # first: its length is taken for the batch size
-            "target_pixel_values": target_pixel_values,
+            "input_ids": encoded.pop("input_ids"),  # first: its length is taken for the batch size
             **encoded,
-            "target_keys": torch.tensor([image_key(row["target_id"]) for row in rows]),
-            "reference_keys": torch.tensor([image_key(row["reference_id"]) for row in rows]),
+            **{f"{side}_index": torch.tensor([places[image_id] for image_id in ids[side]]) for side in ids},
+            **{f"{side}_keys": torch.tensor([image_key(image_id) for image_id in ids[side]]) for side in ids},
         }
 
-    def _image(self, row: dict[str, Any], column: str) -> PILImage.Image:
-        image = _load(row, column)
+    def _image(self, row: dict[str, Any], side: str) -> PILImage.Image:
+        image = _load(row, f"{side}_image")
         if self.augmentation == "none":
             return image
-        draw = random.Random(f"{self.seed}/{self._epoch.item()}/{row['id']}/{column}")
-        side = math.sqrt(draw.uniform(0.8, 1.0))
-        width, height = side * image.width, side * image.height
+        draw = random.Random(f"{self.seed}/{self._epoch.item()}/{row[f'{side}_id']}")
+        scale = math.sqrt(draw.uniform(0.8, 1.0))
+        width, height = scale * image.width, scale * image.height
         left, top = draw.uniform(0, image.width - width), draw.uniform(0, image.height - height)
         return image.resize(image.size, PILImage.Resampling.BICUBIC, box=(left, top, left + width, top + height))
 

@@ -24,6 +24,8 @@ from transformers.utils import ModelOutput
 from .configuration_contextcir import ContextCIRConfig
 
 MAX_LOG_SCALE = 4.60517  # ln 100, rounded down: CLIP's bound
+# What one more pass of the text encoder costs, in tokens: on an accelerator, launching its kernels.
+PASS_COST = {"cpu": 64, "accelerator": 4096}
 
 
 @dataclass
@@ -131,10 +133,10 @@ class ContextCIRFusion(nn.Module):
         return self._project_memory(image_tokens) if self.text_queries else self.input_projection(image_tokens)
 
     def select_images(self, prepared, index):
-        """The prepared images at `index` (a slice or a tensor of indices)."""
+        """The prepared images at `index`, a tensor."""
         if self.text_queries:
-            return [(key[index], value[index]) for key, value in prepared]
-        return prepared[index]
+            return [(key.index_select(0, index), value.index_select(0, index)) for key, value in prepared]
+        return prepared.index_select(0, index)
 
     def forward(self, prepared, text_tokens, text_mask=None, output_attentions=False):
         r"""
@@ -326,6 +328,23 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
         pooled = self.pooler(rows, text_mask if self.fusion.text_queries else None)
         return self._project(pooled, self.projection), attentions
 
+    def _fuse_texts(self, prepared, input_ids, text_mask, output_attentions=False):
+        """Embeddings of one text for each image, `(batch_size, projection_dim)`, and attentions as from the fusion,
+        `(batch_size, length, num_image_tokens)`; texts of similar length share a pass."""
+        batch_size, length = input_ids.shape
+        embeds, attentions = None, None
+        for index, longest in _passes(text_mask.sum(dim=1).clamp(min=1)):
+            tokens = self._encode_texts(input_ids[index, :longest])
+            images = self.fusion.select_images(prepared, index)
+            some, maps = self._fuse(images, tokens, text_mask[index, :longest], output_attentions)
+            if embeds is None:
+                embeds = some.new_empty(batch_size, some.shape[-1])
+                attentions = maps.new_zeros(batch_size, length, maps.shape[-1]) if output_attentions else None
+            embeds[index] = some
+            if output_attentions:
+                attentions[index, :longest] = maps
+        return embeds, attentions
+
     def _embed_images(self, image_tokens, prepared):
         """Embeddings of images as members of a gallery, `(batch_size, projection_dim)`."""
         if self.config.target_encoding == "clip":
@@ -333,48 +352,65 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
         empty_text = self._encode_texts(torch.tensor([self.config.empty_text_ids], device=image_tokens.device))
         return self._fuse(prepared, empty_text.expand(len(image_tokens), -1, -1), None)[0]
 
-    def _phrase_attentions(self, prepared, phrase_tokens, phrase_mask, phrase_sample, batch_size):
-        """Where noun phrases encoded by themselves look, `(num_phrases, phrase_length, num_image_tokens)`."""
-        if not self.fusion.text_queries:
-            return self.fusion(self.fusion.select_images(prepared, phrase_sample), phrase_tokens, phrase_mask, True)[1]
-        # Rows do not see each other: the tokens of all phrases of a sample are rows against the same keys.
-        counts = F.one_hot(phrase_sample, batch_size).cumsum(dim=0)  # (num_phrases, batch_size)
-        slot = counts.gather(1, phrase_sample[:, None])[:, 0] - 1  # place among the phrases of its sample
-        packed = phrase_tokens.new_zeros(batch_size, int(slot.max()) + 1, *phrase_tokens.shape[1:])
-        packed[phrase_sample, slot] = phrase_tokens
-        attentions = self.fusion(prepared, packed.flatten(1, 2), None, True)[1]
-        return attentions.unflatten(1, packed.shape[1:3])[phrase_sample, slot]
-
-    def _concept_attentions(self, prepared, attentions, phrase_inputs, batch_size, isolated_grad):
+    def _concept_attentions(self, prepared, attentions, phrase_inputs, isolated_grad):
         """`attentions` are those of the whole texts, `(batch_size, length, num_image_tokens)`. Two tensors
         `(num_phrases, num_patches)`: in context, isolated."""
         input_ids, attention_mask, phrase_sample, phrase_token_mask = phrase_inputs
-        context = _patch_distribution(attentions[phrase_sample], phrase_token_mask)
+        context = _patch_distribution((attentions[phrase_sample] * phrase_token_mask[:, :, None]).sum(dim=1))
         # The text encoder is causal: a phrase that begins its text is read as if it stood alone. Encoded again, it
         # would give the same map but for rounding, and of that the ReLU of the loss would make a gradient.
         first = phrase_token_mask[:, 1] & self.fusion.text_queries
-        mask = self._text_mask(input_ids, attention_mask)
-        lengths = mask.sum(dim=1)
-        # Long phrases make no padding for short ones: up to 8 tokens, up to 16, up to 32, ... take a pass each.
-        passes = lengths.log2().ceil().clamp(min=3).masked_fill(first, 0)
+        others = (~first).nonzero()[:, 0]
         with torch.set_grad_enabled(isolated_grad and torch.is_grad_enabled()):
             isolated = context * first[:, None]
-            for size in passes[~first].unique():
-                index = (passes == size).nonzero()[:, 0]
-                length = int(lengths[index].max())
-                sample, own_mask = phrase_sample[index], mask[index, :length]
-                tokens = self._encode_texts(input_ids[index, :length])
-                maps = self._phrase_attentions(prepared, tokens, own_mask, sample, batch_size)
-                own_mask = own_mask & own_mask.roll(-1, dims=1)  # without the end token
-                own_mask[:, [0, -1]] = False  # nor the begin token
-                isolated[index] = _patch_distribution(maps, own_mask)
+            if len(others):
+                mask = self._text_mask(input_ids, attention_mask)[others]
+                isolate = self._isolated_rows if self.fusion.text_queries else self._isolated_memories
+                isolated[others] = _patch_distribution(
+                    isolate(prepared, input_ids[others], mask, phrase_sample[others])
+                )
         return context, isolated
+
+    def _isolated_rows(self, prepared, input_ids, mask, phrase_sample):
+        """Attention of noun phrases that are encoded by themselves, `(num_phrases, num_image_tokens)`, where their
+        tokens query the image: rows that do not see each other, so that all those of a sample are one list."""
+
+        def encode(index, longest):
+            return self._encode_texts(input_ids[index, :longest])
+
+        def look(index, longest):
+            images = self.fusion.select_images(prepared, index)
+            return self.fusion(images, rows[index, :longest], None, True)[1]
+
+        own = _own_tokens(mask)
+        states = _in_passes(encode, mask.sum(dim=1), mask.shape[1])[own]  # (num_tokens, text_hidden_size)
+        phrase = own.nonzero()[:, 0]
+        sample = phrase_sample[phrase]
+        counts = sample.bincount(minlength=len(prepared[0][0]))
+        order = sample.argsort(stable=True)
+        slot = torch.empty_like(sample)  # place of a token among those of its sample
+        slot[order] = torch.arange(len(sample), device=sample.device) - (counts.cumsum(0) - counts)[sample[order]]
+        rows = states.new_zeros(len(counts), int(counts.max()), states.shape[1])
+        rows[sample, slot] = states
+        maps = _in_passes(look, counts, rows.shape[1])[sample, slot]  # (num_tokens, num_image_tokens)
+        return maps.new_zeros(len(mask), maps.shape[1]).index_add(0, phrase, maps)
+
+    def _isolated_memories(self, prepared, input_ids, mask, phrase_sample):
+        """The same where image tokens query the text: each phrase is a memory of its own."""
+
+        def look(index, longest):
+            images = self.fusion.select_images(prepared, phrase_sample[index])
+            return self.fusion(images, self._encode_texts(input_ids[index, :longest]), mask[index, :longest], True)[1]
+
+        maps = _in_passes(look, mask.sum(dim=1), mask.shape[1])  # (num_phrases, phrase_length, num_image_tokens)
+        return (maps * _own_tokens(mask)[:, :, None]).sum(dim=1)
 
     def forward(
         self,
-        reference_pixel_values: torch.FloatTensor,
-        target_pixel_values: torch.FloatTensor,
         input_ids: torch.LongTensor,
+        pixel_values: torch.FloatTensor,
+        reference_index: torch.LongTensor,
+        target_index: torch.LongTensor,
         attention_mask: torch.LongTensor | None = None,
         phrase_input_ids: torch.LongTensor | None = None,
         phrase_attention_mask: torch.LongTensor | None = None,
@@ -384,12 +420,14 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
         isolated_grad: bool = False,
     ) -> ContextCIROutput:
         r"""
-        One training step: all embeddings and attention maps that the losses need, from one pass of the vision encoder.
+        One training step: all embeddings and attention maps that the losses need, from one pass of the vision encoder
+        over the distinct images of the batch.
 
         Args:
-            reference_pixel_values (`torch.FloatTensor` of shape `(batch_size, 3, height, width)`): reference images.
-            target_pixel_values (`torch.FloatTensor` of shape `(batch_size, 3, height, width)`): target images.
             input_ids (`torch.LongTensor` of shape `(batch_size, length)`): modification texts, padded on the right.
+            pixel_values (`torch.FloatTensor` of shape `(num_images, 3, height, width)`): images, each once.
+            reference_index (`torch.LongTensor` of shape `(batch_size,)`): which of them is the reference of each text.
+            target_index (`torch.LongTensor` of shape `(batch_size,)`): which of them is its target.
             attention_mask (`torch.LongTensor` of shape `(batch_size, length)`, *optional*):
                 1 for real tokens; without it a text ends with its first end token.
             phrase_input_ids (`torch.LongTensor` of shape `(num_phrases, phrase_length)`, *optional*):
@@ -407,24 +445,21 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
         Returns:
             [`ContextCIROutput`]
         """
-        batch_size = len(reference_pixel_values)
         with_concepts = output_concept_attentions and phrase_input_ids is not None
-        image_tokens = self._encode_images(torch.cat([reference_pixel_values, target_pixel_values]))
+        image_tokens = self._encode_images(pixel_values)
         prepared = self.fusion.prepare_images(image_tokens)
-        references = self.fusion.select_images(prepared, slice(batch_size))
+        references = self.fusion.select_images(prepared, reference_index)
         text_mask = self._text_mask(input_ids, attention_mask)
-        query_embeds, attentions = self._fuse(references, self._encode_texts(input_ids), text_mask, with_concepts)
-        reference_embeds, target_embeds = self._embed_images(image_tokens, prepared).split(batch_size)
+        query_embeds, attentions = self._fuse_texts(references, input_ids, text_mask, with_concepts)
+        image_embeds = self._embed_images(image_tokens, prepared)
         context = isolated = None
         if with_concepts:
             phrase_inputs = (phrase_input_ids, phrase_attention_mask, phrase_sample, phrase_token_mask)
-            context, isolated = self._concept_attentions(
-                references, attentions, phrase_inputs, batch_size, isolated_grad
-            )
+            context, isolated = self._concept_attentions(references, attentions, phrase_inputs, isolated_grad)
         return ContextCIROutput(
             query_embeds=query_embeds,
-            target_embeds=target_embeds,
-            reference_embeds=reference_embeds,
+            target_embeds=image_embeds[target_index],
+            reference_embeds=image_embeds[reference_index],
             logit_scale=self._bounded_logit_scale(),
             context_attentions=context,
             isolated_attentions=isolated,
@@ -452,7 +487,7 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
             `torch.FloatTensor` of shape `(batch_size, projection_dim)`, L2-normalised.
         """
         prepared = self.fusion.prepare_images(self._encode_images(pixel_values))
-        return self._fuse(prepared, self._encode_texts(input_ids), self._text_mask(input_ids, attention_mask))[0]
+        return self._fuse_texts(prepared, input_ids, self._text_mask(input_ids, attention_mask))[0]
 
     def get_image_features(self, pixel_values) -> torch.FloatTensor:
         r"""
@@ -487,19 +522,55 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
         """
         prepared = self.fusion.prepare_images(self._encode_images(pixel_values))
         text_mask = self._text_mask(input_ids, attention_mask)
-        attentions = self.fusion(prepared, self._encode_texts(input_ids), text_mask, True)[1]
+        attentions = self._fuse_texts(prepared, input_ids, text_mask, True)[1]
         phrase_inputs = (phrase_input_ids, phrase_attention_mask, phrase_sample, phrase_token_mask)
-        return self._concept_attentions(
-            prepared, attentions, phrase_inputs, len(pixel_values), torch.is_grad_enabled()
-        )
+        return self._concept_attentions(prepared, attentions, phrase_inputs, torch.is_grad_enabled())
 
 
-def _patch_distribution(attentions, token_mask):
-    """Attention of the tokens of each phrase, `(num_phrases, length, 1 + num_patches)`, and which of the tokens are
-    its own, `(num_phrases, length)` -> `(num_phrases, num_patches)`: mean of the tokens, class token left out,
-    normalised over patches."""
-    # No matrix product: autocast would make half precision of it.
-    patches = (attentions[:, :, 1:] * token_mask[:, :, None]).sum(dim=1)
+def _passes(lengths):
+    """How to encode texts of these lengths, `(num_texts,)`, with 0 for those to leave out: pairs of an index tensor
+    and a length to cut to, in the split that costs least. Padding costs its tokens, a pass `PASS_COST`."""
+    cost = PASS_COST["cpu" if lengths.device.type == "cpu" else "accelerator"]
+    counts = lengths.bincount().tolist()
+    distinct = [length for length in range(1, len(counts)) if counts[length]]
+    least = [(0, [])]  # for the shortest texts up to each length: what they cost, and the longest of each pass
+    for end, longest in enumerate(distinct, start=1):
+        options, texts = [], 0
+        for start in range(end - 1, -1, -1):
+            texts += counts[distinct[start]]
+            before, ends = least[start]
+            options.append((before + texts * longest + cost, [*ends, longest]))
+        least.append(min(options))
+    ends = least[-1][1]
+    return [
+        (((lengths > shorter) & (lengths <= longest)).nonzero()[:, 0], longest)
+        for shorter, longest in zip([0, *ends], ends, strict=False)
+    ]
+
+
+def _in_passes(function, lengths, length):
+    """What `function(index, longest)` gives for each pass, `(num_texts_of_the_pass, longest, ...)`, put together to
+    `(num_texts, length, ...)` with zeros for padding."""
+    whole = None
+    for index, longest in _passes(lengths):
+        part = function(index, longest)
+        whole = part.new_zeros(len(lengths), length, *part.shape[2:]) if whole is None else whole
+        whole[index, :longest] = part
+    return whole
+
+
+def _own_tokens(mask):
+    """Of noun phrases with begin and end token, `(num_phrases, length)`: which tokens are neither, nor padding."""
+    own = mask & mask.roll(-1, dims=1)
+    own[:, [0, -1]] = False
+    return own
+
+
+def _patch_distribution(attentions):
+    """Attention of noun phrases, summed over their tokens, `(num_phrases, 1 + num_patches)` -> `(num_phrases,
+    num_patches)`: class token left out, normalised over patches."""
+    # No matrix product made the sum: autocast would have made half precision of it.
+    patches = attentions[:, 1:]
     return patches / patches.sum(dim=-1, keepdim=True).clamp(min=1e-12)
 
 

@@ -1,5 +1,6 @@
 """ConText-CIR: shapes of the mathematics (invariances and closed forms), loading and saving, precision, training."""
 
+import itertools
 import json
 
 import pytest
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoProcessor, CLIPModel
 
-from modeling_contextcir import ContextCIRConfig, ContextCIRModel, ContextCIRProcessor
+from modeling_contextcir import ContextCIRConfig, ContextCIRModel, ContextCIRProcessor, modeling_contextcir
 
 DIRECTIONS = ["text_to_image", "image_to_text"]
 VARIANTS = [(direction, target) for direction in DIRECTIONS for target in ("fusion", "clip")]
@@ -26,8 +27,7 @@ def batch(processor, images):
     """Arguments of `forward` for four triplets with six noun phrases."""
     inputs = processor(images=images, text=TEXTS, noun_phrases=PHRASES)
     assert inputs.pop("num_truncated_texts") == 0 and inputs.pop("num_dropped_phrases") == 0
-    references, targets = inputs.pop("pixel_values").split(4)
-    return {"reference_pixel_values": references, "target_pixel_values": targets, **inputs}
+    return {"reference_index": torch.arange(4), "target_index": torch.arange(4, 8), **inputs}
 
 
 @pytest.fixture
@@ -79,12 +79,12 @@ def test_outputs(build, batch, direction, target):
 def test_forward_agrees_with_the_features(build, batch, direction, target):
     model = build(direction, target)
     output = model(**batch)
-    references, ids, mask = batch["reference_pixel_values"], batch["input_ids"], batch["attention_mask"]
+    ids, mask, (references, targets) = batch["input_ids"], batch["attention_mask"], batch["pixel_values"].split(4)
     torch.testing.assert_close(output.query_embeds, model.get_query_features(references, ids, mask))
     torch.testing.assert_close(output.reference_embeds, model.get_image_features(references))
-    torch.testing.assert_close(output.target_embeds, model.get_image_features(batch["target_pixel_values"]))
+    torch.testing.assert_close(output.target_embeds, model.get_image_features(targets))
     maps = model.get_concept_attentions(
-        pixel_values=references, **{k: v for k, v in batch.items() if "pixel" not in k}
+        pixel_values=references, **{k: v for k, v in batch.items() if k != "pixel_values" and "index" not in k}
     )
     torch.testing.assert_close(maps, (output.context_attentions, output.isolated_attentions))
 
@@ -93,15 +93,15 @@ def test_gallery_images_are_fused_with_the_empty_text(build, batch, processor):
     model = build()
     empty = processor(text=[""] * 4)
     assert empty["input_ids"].shape == (4, 2)
-    images = batch["target_pixel_values"]
+    images = batch["pixel_values"][4:]
     torch.testing.assert_close(model.get_image_features(images), model.get_query_features(images, **empty))
 
 
 def test_clip_targets_are_those_of_clip(clip_folder, batch):
     model = ContextCIRModel.from_clip_pretrained(clip_folder, target_encoding="clip")
     clip = CLIPModel.from_pretrained(clip_folder)
-    expected = F.normalize(clip.get_image_features(batch["target_pixel_values"]).pooler_output, dim=-1)
-    torch.testing.assert_close(model.get_image_features(batch["target_pixel_values"]), expected)
+    expected = F.normalize(clip.get_image_features(batch["pixel_values"]).pooler_output, dim=-1)
+    torch.testing.assert_close(model.get_image_features(batch["pixel_values"]), expected)
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -115,7 +115,7 @@ def test_isolated_attention_is_that_of_the_phrase_as_a_whole_text(build, batch, 
             phrase = text[start:end]
             inputs = processor(text=[phrase], noun_phrases=[[(0, len(phrase))]])
             inputs = {key: value for key, value in inputs.items() if not key.startswith("num_")}
-            image = batch["reference_pixel_values"][sample : sample + 1]
+            image = batch["pixel_values"][sample : sample + 1]
             context, by_itself = model.get_concept_attentions(image, **inputs)
             torch.testing.assert_close(context, by_itself)
             alone.append(context)
@@ -134,7 +134,7 @@ def test_phrases_may_come_in_any_order(build, batch, direction):
 def test_context_attention_from_the_definition(build, batch):
     """Mean of tokens, heads and layers, class token left out, normalised: written out with one layer."""
     model = build(fusion_num_layers=1)
-    images = model._encode_images(batch["reference_pixel_values"])
+    images = model._encode_images(batch["pixel_values"][:4])
     layer = model.fusion.layers[0]
     rows = layer.norm1(model.fusion.input_projection(model._encode_texts(batch["input_ids"])))
     phrase = 4
@@ -149,7 +149,7 @@ def test_context_attention_from_the_definition(build, batch):
 def test_image_queries_from_the_definition(build, batch):
     """For each patch the attention on the phrase's tokens, normalised over patches: written out with one layer."""
     model = build("image_to_text", fusion_num_layers=1)
-    rows = model.fusion.input_projection(model._encode_images(batch["reference_pixel_values"]))
+    rows = model.fusion.input_projection(model._encode_images(batch["pixel_values"][:4]))
     layer, phrase = model.fusion.layers[0], 0
     sample, tokens = batch["phrase_sample"][phrase], batch["phrase_token_mask"][phrase]
     length = int(batch["attention_mask"][sample].sum())
@@ -167,11 +167,52 @@ def test_encoders_run_as_seldom_as_can_be(build, batch, direction):
     model.vision_model.register_forward_pre_hook(lambda _, args: passes.append(("vision", len(args[0]))))
     model.text_model.register_forward_pre_hook(lambda _, args: passes.append(("text", tuple(args[0].shape))))
     model(**batch)
-    lengths = sorted(batch["phrase_attention_mask"].sum(dim=1).tolist())
-    assert lengths == [6, 6, 7, 7, 7, 17]
-    assert passes[:2] == [("vision", 8), ("text", tuple(batch["input_ids"].shape))]
-    short = 4 if direction == "text_to_image" else 5  # without the phrase that begins its text: see below
-    assert sorted(passes[2:]) == [("text", (1, 2)), ("text", (1, 17)), ("text", (short, 7))]
+    whole, phrases = (batch[name].sum(dim=1).tolist() for name in ("attention_mask", "phrase_attention_mask"))
+    assert whole == [21, 2, 9, 34] and sorted(phrases) == [6, 6, 7, 7, 7, 17]
+    num_phrases = 5 if direction == "text_to_image" else 6  # without the phrase that begins its text: see below
+    texts = [("text", (4, 34)), ("text", (1, 2)), ("text", (num_phrases, 17))]
+    assert passes == [("vision", 8), *texts]
+
+
+@pytest.mark.parametrize("lengths", [[1], [7, 7, 7], [0, 12, 2, 9, 40, 41, 0], list(range(2, 78)), [0, 0]])
+@pytest.mark.parametrize("cost", [0, 5, 64, 10**6])
+def test_texts_are_split_into_passes_at_the_least_cost(monkeypatch, lengths, cost):
+    def price(ends):
+        """Of passes up to these lengths."""
+        texts = [sum(low < length <= high for length in lengths) for low, high in zip([0, *ends], ends, strict=False)]
+        return sum(number * end + cost for number, end in zip(texts, ends, strict=True))
+
+    monkeypatch.setitem(modeling_contextcir.PASS_COST, "cpu", cost)
+    passes = modeling_contextcir._passes(torch.tensor(lengths))
+    together = torch.cat([index for index, _ in passes]).tolist() if passes else []
+    assert sorted(together) == [i for i, length in enumerate(lengths) if length]
+    assert all(max(lengths[i] for i in index) == longest for index, longest in passes)
+    distinct = sorted({*lengths} - {0})
+    if len(distinct) <= 5 and distinct:
+        inner = [ends for n in range(5) for ends in itertools.combinations(distinct[:-1], n)]
+        assert price([longest for _, longest in passes]) == min(price([*ends, distinct[-1]]) for ends in inner)
+
+
+@pytest.mark.parametrize(("direction", "target"), VARIANTS)
+def test_the_number_of_passes_changes_nothing(monkeypatch, build, batch, direction, target):
+    outputs, gradients = [], []
+    for cost in (0, 10**6):
+        monkeypatch.setitem(modeling_contextcir.PASS_COST, "cpu", cost)
+        model = build(direction, target)
+        outputs.append(model(**batch, isolated_grad=True))
+        losses(outputs[-1]).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert_equal_outputs(*outputs)
+    torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-3)
+
+
+def test_shared_images_are_those_of_their_rows(build, batch):
+    """A batch that names an image twice is the one that holds it twice."""
+    model = build()
+    index = {"reference_index": torch.tensor([2, 0, 2, 1]), "target_index": torch.tensor([1, 3, 4, 2])}
+    shared = model(**batch | index)
+    pixel_values = torch.cat([batch["pixel_values"][places] for places in index.values()])
+    assert_equal_outputs(shared, model(**batch | {"pixel_values": pixel_values}))
 
 
 @pytest.mark.parametrize("isolated_grad", [False, True])
@@ -201,7 +242,7 @@ def test_batch_of_one_equals_batch_of_64(build, processor, images, direction):
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_padding_does_not_count(build, batch, processor, direction):
-    model, pixels = build(direction), batch["reference_pixel_values"]
+    model, pixels = build(direction), batch["pixel_values"][:4]
     short = model.get_query_features(pixels, batch["input_ids"], batch["attention_mask"])
     padded = processor(text=TEXTS, padding="max_length")
     assert padded["input_ids"].shape == (4, 77)

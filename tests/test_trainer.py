@@ -8,7 +8,7 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
-from tiny_triplets import dataset, triplet, triplets
+from tiny_triplets import dataset, png, triplet, triplets
 
 from contextcir.images import ImageError
 from contextcir.trainer import CIRTrainer, cosine_with_restarts
@@ -123,7 +123,11 @@ def test_without_the_concept_loss_phrases_are_not_encoded(build):
     assert "loss_concept_consistency" not in entry and "captions_without_phrases" not in entry
 
 
-REPEATED = [triplet(row, target_id="g0", reference_id=f"r{row % 2}") for row in range(8)]
+OF_ONE_TARGET = {"target_id": "g0", "target_image": triplet(0)["target_image"]}
+REPEATED = [
+    triplet(row, **OF_ONE_TARGET, reference_id=f"r{row % 2}", reference_image=triplet(row % 2)["reference_image"])
+    for row in range(8)
+]
 
 
 @pytest.mark.parametrize(
@@ -234,7 +238,8 @@ def test_evaluation_adds_the_metrics_of_the_evaluator(build):
 def test_evaluation_losses_are_exact_at_uneven_ends(build, processor):
     from contextcir.losses import concept_consistency_loss, contrastive_loss
 
-    rows = [triplet(row, target_id=f"g{row // 2}") for row in range(7)]
+    shared = [{"bytes": png(100 + number), "path": None} for number in range(4)]
+    rows = [triplet(row, target_id=f"g{row // 2}", target_image=shared[row // 2]) for row in range(7)]
     trainer = build(eval_rows=rows, per_device_eval_batch_size=3, augmentation="crop", cc_weight=0.5)
     metrics = trainer.evaluate()
 

@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import DatasetCard, DatasetCardData
 from tiny_triplets import dataset, png, triplet, triplets, write_parquet
 
-from contextcir.images import ImageError
+from contextcir.images import ImageError, load_image
 from contextcir.triplets import (
     TRIPLET_FEATURES,
     TripletCollator,
@@ -161,9 +161,10 @@ def test_a_missing_file_is_named(tmp_path, processor):
 
 def test_the_batch(processor):
     batch = TripletCollator(processor)(triplets(3))
-    assert next(iter(batch)) == "reference_pixel_values"
-    assert batch["reference_pixel_values"].shape == batch["target_pixel_values"].shape == (3, 3, 30, 30)
-    assert not torch.equal(batch["reference_pixel_values"], batch["target_pixel_values"])
+    assert next(iter(batch)) == "input_ids"
+    assert batch["pixel_values"].shape == (6, 3, 30, 30)
+    assert batch["reference_index"].tolist() == [0, 1, 2] and batch["target_index"].tolist() == [3, 4, 5]
+    assert not torch.equal(batch["pixel_values"][:3], batch["pixel_values"][3:])
     assert batch["input_ids"].shape == batch["attention_mask"].shape
     assert batch["phrase_sample"].tolist() == [0, 0, 1, 1, 1]
     assert batch["phrase_token_mask"].shape == (5, batch["input_ids"].shape[1])
@@ -178,14 +179,32 @@ def test_the_batch(processor):
 def test_reference_and_target_are_not_mixed_up(processor):
     rows = triplets(2)
     batch = TripletCollator(processor)(rows)
-    swapped = [row | {"reference_image": row["target_image"], "target_image": row["reference_image"]} for row in rows]
-    assert torch.equal(TripletCollator(processor)(swapped)["target_pixel_values"], batch["reference_pixel_values"])
+    for name in ("reference", "target"):
+        expected = processor(images=[load_image(row[f"{name}_image"]) for row in rows])["pixel_values"]
+        assert torch.equal(batch["pixel_values"][batch[f"{name}_index"]], expected)
+
+
+def test_an_image_of_several_rows_is_encoded_once(processor):
+    rows = triplets(3)
+    rows[1] |= {name: rows[0][name] for name in ("reference_id", "reference_image")}
+    rows[2] |= {f"reference_{name}": rows[0][f"target_{name}"] for name in ("id", "image")}
+    batch = TripletCollator(processor, augmentation="crop")(rows)
+    assert batch["pixel_values"].shape[0] == 4
+    assert batch["reference_index"].tolist() == [0, 0, 1] and batch["target_index"].tolist() == [1, 2, 3]
+
+
+def test_two_images_with_one_id_are_refused(processor):
+    rows = triplets(3)
+    rows[2]["target_id"] = rows[0]["reference_id"]
+    with pytest.raises(ValueError, match="'t0' and 't2' show different images under one id, 'r0'"):
+        TripletCollator(processor)(rows)
 
 
 def test_keys_are_stable_and_equal_only_for_equal_ids(processor):
     rows = triplets(3)
-    rows[2]["target_id"] = rows[0]["target_id"]
-    rows[1]["reference_id"] = rows[0]["target_id"]
+    target = {name: rows[0][f"target_{name}"] for name in ("id", "image")}
+    rows[2] |= {f"target_{name}": value for name, value in target.items()}
+    rows[1] |= {f"reference_{name}": value for name, value in target.items()}
     batch = TripletCollator(processor)(rows)
     assert batch["target_keys"][0] == batch["target_keys"][2] == batch["reference_keys"][1]
     assert len(set(batch["target_keys"].tolist() + batch["reference_keys"].tolist())) == 4
@@ -206,20 +225,21 @@ def test_long_texts_are_counted(processor):
     assert batch["num_truncated_texts"] == 1 and batch["num_dropped_phrases"] == 1
 
 
-def test_augmentation_depends_on_seed_epoch_and_id_alone(processor):
+def test_augmentation_depends_on_seed_epoch_and_image_alone(processor):
     def pixels(rows, seed=1, epoch=0):
         collator = TripletCollator(processor, augmentation="crop", seed=seed)
         collator.set_epoch(epoch)
-        return collator(rows)["reference_pixel_values"]
+        return collator(rows)["pixel_values"]
 
     rows = triplets(4)
     assert torch.equal(pixels(rows), pixels(rows))
     assert torch.equal(pixels(rows)[2], pixels(rows[2:])[0])  # whatever the batch
+    assert torch.equal(pixels(rows), pixels([row | {"id": f"other {row['id']}"} for row in rows]))
     assert not torch.equal(pixels(rows), pixels(rows, epoch=1))
     assert not torch.equal(pixels(rows), pixels(rows, seed=2))
-    assert not torch.equal(pixels(rows)[0], pixels([rows[0] | {"id": "other"}])[0])
-    plain = TripletCollator(processor, augmentation="crop").for_evaluation()(rows)["reference_pixel_values"]
-    assert torch.equal(plain, TripletCollator(processor)(rows)["reference_pixel_values"])
+    assert not torch.equal(pixels(rows)[0], pixels([rows[0] | {"reference_id": "other"}])[0])
+    plain = TripletCollator(processor, augmentation="crop").for_evaluation()(rows)["pixel_values"]
+    assert torch.equal(plain, TripletCollator(processor)(rows)["pixel_values"])
     assert (plain - pixels(rows)).abs().amax(dim=(1, 2, 3)).min() > 0
 
 
@@ -231,8 +251,8 @@ def test_a_new_epoch_reaches_workers_that_live_on(processor):
     first, again = next(iter(loader)), next(iter(loader))
     collator.set_epoch(1)
     second = next(iter(loader))
-    assert torch.equal(first["target_pixel_values"], again["target_pixel_values"])
-    assert not torch.equal(first["target_pixel_values"], second["target_pixel_values"])
+    assert torch.equal(first["pixel_values"], again["pixel_values"])
+    assert not torch.equal(first["pixel_values"], second["pixel_values"])
 
 
 def test_unknown_augmentation_is_refused(processor):
