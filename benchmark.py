@@ -2,8 +2,12 @@
 
     python benchmark.py --retriever runs/demo --benchmark scenes --data-root data/scenes --split test --baselines \\
         --output runs/demo/metrics.json
+    python benchmark.py --retriever runs/mine --benchmark cirr --data-root CIRR --split test1 --submission submissions
     python benchmark.py --clip openai/clip-vit-base-patch32 --baselines --benchmark custom --data-root user/photos
     torchrun --nproc_per_node 2 benchmark.py --retriever user/my-model --benchmark grocery --data-root data/grocery
+
+`--submission` writes the files that the benchmark's own server takes, checked beforehand; where the targets of a split
+are not public (cirr test1), that is all there is.
 
 `--baselines` measures beside it what CLIP finds by the reference image only, by the text only, and by their sum and
 spherical interpolation. The CLIP is the one that the model was trained from, as its `training.json` says, or `--clip`.
@@ -25,12 +29,14 @@ from accelerate import PartialState
 from transformers import AutoModel, AutoProcessor, CLIPModel, HfArgumentParser
 from transformers.utils import cached_file
 
-from contextcir.benchmarks import grocery, scenes
+from contextcir.benchmarks import cirr, grocery, scenes
 from contextcir.benchmarks.base import Benchmark, load_benchmark
+from contextcir.retrieval.base import Ranking
 from contextcir.retrieval.dense import DenseRetriever
 from modeling_contextcir import ContextCIRProcessor
 
-BENCHMARKS = {"scenes": scenes.load, "grocery": grocery.load, "custom": load_benchmark}
+BENCHMARKS = {"cirr": cirr.load, "scenes": scenes.load, "grocery": grocery.load, "custom": load_benchmark}
+SUBMISSIONS = {"cirr": cirr.submission}
 BASELINES = {
     "CLIP, image only": DenseRetriever.image_only,
     "CLIP, text only": DenseRetriever.text_only,
@@ -51,6 +57,7 @@ class BenchmarkArguments:
     baselines: bool = field(default=False, metadata={"help": "Whether to measure CLIP's four baselines as well."})
     clip: str | None = field(default=None, metadata={"help": "CLIP of the baselines; by default the model's own."})
     output: str | None = field(default=None, metadata={"help": "JSON file to write."})
+    submission: str | None = field(default=None, metadata={"help": "Folder for the files of the benchmark's server."})
     batch_size: int = field(default=64, metadata={"help": "Images or queries at a time, for each process."})
     autocast: Literal["no", "bf16", "fp16"] = field(default="no", metadata={"help": "Precision to encode in."})
 
@@ -59,6 +66,8 @@ class BenchmarkArguments:
             raise ValueError(f"There is no benchmark {self.benchmark!r}. Choose one of {', '.join(BENCHMARKS)}.")
         if self.retriever is None and not (self.baselines and self.clip):
             raise ValueError("There is nothing to measure: give --retriever, or --baselines and --clip.")
+        if self.submission and (self.benchmark not in SUBMISSIONS or not self.retriever):
+            raise ValueError(f"A submission needs --retriever and a benchmark of {', '.join(SUBMISSIONS)}.")
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
@@ -70,11 +79,17 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     benchmark = BENCHMARKS[args.benchmark](args.data_root, args.split)
     options = {"batch_size": args.batch_size, "autocast": AUTOCAST[args.autocast]}
 
+    if not (benchmark.is_scored or args.submission):
+        raise ValueError(f"The targets of {benchmark.protocol_id} are not public: give --submission.")
+
     results = []
     if args.retriever:
         retriever = DenseRetriever.from_model(*load_model(args.retriever, state.device), **options)
-        results.append(measure(args.retriever, retriever, benchmark))
-    if clip:
+        result, ranking = measure(args.retriever, retriever, benchmark)
+        results.append(result)
+        if args.submission and state.is_main_process:
+            write_submission(args, benchmark, ranking)
+    if clip and benchmark.is_scored:
         clip_model = CLIPModel.from_pretrained(clip, dtype=torch.float32).to(state.device)
         processor = ContextCIRProcessor.from_pretrained(clip)
         gallery_embeds = None
@@ -82,7 +97,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             retriever = make(clip_model, processor, **options)
             if gallery_embeds is None:  # the same for all four
                 gallery_embeds = retriever.encode_gallery(benchmark.gallery)
-            results.append(measure(name, retriever, benchmark, gallery_embeds=gallery_embeds))
+            results.append(measure(name, retriever, benchmark, gallery_embeds=gallery_embeds)[0])
 
     record = {
         "benchmark": benchmark.name,
@@ -99,7 +114,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "versions": versions(),
     }
     if state.is_main_process:
-        print(format_table(record))
+        if benchmark.is_scored:
+            print(format_table(record))
         if args.output:
             Path(args.output).parent.mkdir(parents=True, exist_ok=True)
             Path(args.output).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -107,18 +123,30 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     return record
 
 
-def measure(name: str, retriever: DenseRetriever, benchmark: Benchmark, **options) -> dict[str, Any]:
-    """One retriever on the benchmark: metrics in percent, over all queries and for each tag, and the time it took."""
+def measure(name: str, retriever: DenseRetriever, benchmark: Benchmark, **options) -> tuple[dict[str, Any], Ranking]:
+    """One retriever on the benchmark: metrics in percent, over all queries and for each tag (none where targets are
+    not public), and the time it took; and its ranking."""
     start = time.perf_counter()
     ranking = retriever.search(
         benchmark.queries, benchmark.gallery, benchmark.k, exclude_reference=benchmark.exclude_reference, **options
     )
-    return {
+    result = {
         "retriever": name,
-        "metrics": benchmark.evaluate(ranking),
-        "by_tag": benchmark.evaluate_by_tag(ranking),
+        "metrics": benchmark.evaluate(ranking) if benchmark.is_scored else {},
+        "by_tag": benchmark.evaluate_by_tag(ranking) if benchmark.is_scored else {},
         "seconds": round(time.perf_counter() - start, 3),
     }
+    return result, ranking
+
+
+def write_submission(args: BenchmarkArguments, benchmark: Benchmark, ranking: Ranking) -> None:
+    """Writes what the benchmark's server takes; nothing where it would be refused."""
+    files = SUBMISSIONS[args.benchmark](benchmark, ranking)
+    folder = Path(args.submission)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content), encoding="utf-8")
+        print(f"Written: {folder / name}")
 
 
 def load_model(name: str, device: torch.device):

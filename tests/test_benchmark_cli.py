@@ -112,7 +112,7 @@ def test_errors_are_readable(run, data, clip_folder, tmp_path):
     cases = [
         (
             ["--benchmark", "cirrr", "--data-root", "x", "--retriever", "x"],
-            "no benchmark 'cirrr'. Choose one of scenes",
+            "no benchmark 'cirrr'. Choose one of cirr, scenes",
         ),
         (arguments(data), "nothing to measure"),
         (arguments(data, "--baselines"), "nothing to measure"),

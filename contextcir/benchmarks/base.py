@@ -5,9 +5,11 @@ reference where the protocol leaves it out gives plausible numbers that are wron
 query.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, Features, Image, List, Value, load_dataset
@@ -44,11 +46,13 @@ class Benchmark:
         protocol_id (`str`): Data version, split and rules in one word. Numbers compare only under the same id.
         gallery (`Gallery`): All images to search.
         queries (`list[Query]`): The queries.
-        relevance (`dict[str, set[str]]`): The ids of each query's targets, by query id.
+        relevance (`dict[str, set[str]]`): The ids of each query's targets, by query id. Empty where targets are not
+            public: such a benchmark checks rankings and cannot score them.
         exclude_reference (`bool`): Whether the reference image leaves the ranking.
         recall_ks (`tuple[int, ...]`): Recall@k is reported at these.
         subset_ks (`tuple[int, ...]`): Recall_subset@k, over each query's candidates without the reference.
         map_ks (`tuple[int, ...]`): mAP@k, where any query has several targets.
+        empty_texts (`bool`): Whether a text may be empty, as one of CIRR's is, and is to be answered nevertheless.
 
     Raises:
         `ValueError`: Ids are unknown or repeated, a text is empty, or a query has no target that could be found.
@@ -63,17 +67,23 @@ class Benchmark:
     recall_ks: tuple[int, ...] = (1, 5, 10, 50)
     subset_ks: tuple[int, ...] = (1, 2, 3)
     map_ks: tuple[int, ...] = (5, 10, 25, 50)
+    empty_texts: bool = False
 
     def __post_init__(self):
         if not self.queries:
             raise ValueError(f"{self.name}: there are no queries.")
-        _refuse_repeated([query.id for query in self.queries], f"{self.name}: the queries")
+        refuse_repeated([query.id for query in self.queries], f"{self.name}: the queries")
         for query in self.queries:
             self._check_query(query)
         if unknown := self.relevance.keys() - {query.id for query in self.queries}:
             raise ValueError(
                 f"{self.name}: relevance names the query {min(unknown)!r}, which is not among the queries."
             )
+
+    @property
+    def is_scored(self) -> bool:
+        """`bool`: Whether the targets are known."""
+        return bool(self.relevance)
 
     @property
     def k(self) -> int:
@@ -100,11 +110,11 @@ class Benchmark:
             `ValueError`: The ranking misses a query, repeats or invents an id, is too short, holds the reference
                 although it is excluded, or holds a score that is not a number.
         """
-        return self._score(self.queries, ranking, self._checked_places(ranking))
+        return self._score(self.queries, ranking, self.check(ranking))
 
     def evaluate_by_tag(self, ranking: Ranking) -> dict[str, dict[str, float]]:
         """Score the queries of each tag by themselves: as [`Benchmark.evaluate`], and `num_queries`, for each tag."""
-        places = self._checked_places(ranking)
+        places = self.check(ranking)
         tagged = {
             tag: [query for query in self.queries if tag in query.tags]
             for tag in sorted({tag for query in self.queries for tag in query.tags})
@@ -114,39 +124,20 @@ class Benchmark:
             for tag, queries in tagged.items()
         }
 
-    def _score(self, queries: Sequence[Query], ranking: Ranking, places: dict[str, int]) -> dict[str, float]:
-        ranked = [ranking.gallery_ids[places[query.id]] for query in queries]
-        targets = [self.relevance[query.id] for query in queries]
-        scores = {f"recall@{k}": recall_at_k(ranked, targets, k) for k in self.recall_ks}
-        if with_candidates := [query for query in queries if query.candidate_ids]:
-            ranked_subsets = [ranking.candidate_ids[places[query.id]] for query in with_candidates]
-            subset_targets = [self.relevance[query.id] for query in with_candidates]
-            scores |= {f"recall_subset@{k}": recall_at_k(ranked_subsets, subset_targets, k) for k in self.subset_ks}
-        if self.has_several_targets:
-            scores |= {f"map@{k}": map_at_k(ranked, targets, k) for k in self.map_ks}
-        return scores
+    def check(self, ranking: Ranking) -> dict[str, int]:
+        """
+        Refuse a ranking that would give plausible numbers that are wrong.
 
-    def _check_query(self, query: Query) -> None:
-        where = f"{self.name}: query {query.id!r}"
-        if not query.modification_text.strip():
-            raise ValueError(f"{where} has an empty modification_text.")
-        targets = self.relevance.get(query.id)
-        if not targets:
-            raise ValueError(f"{where} has no target. Add it to the relevance, or leave the query out.")
-        for kind, ids in (("target", targets), ("candidate", query.candidate_ids)):
-            if missing := [id_ for id_ in ids if id_ not in self.gallery.positions]:
-                raise ValueError(f"{where} has the {kind} {missing[0]!r}, which is not in the gallery.")
-        if self.exclude_reference and query.reference_id in targets:
-            raise ValueError(
-                f"{where} has its reference {query.reference_id!r} as a target, which the protocol excludes."
-            )
-        _refuse_repeated(query.candidate_ids, f"{where}: the candidates")
-        if query.candidate_ids and targets.isdisjoint(query.ranked_candidate_ids):
-            raise ValueError(f"{where} has no target among its candidates.")
+        Args:
+            ranking (`Ranking`): One entry for each query, in any order.
 
-    def _checked_places(self, ranking: Ranking) -> dict[str, int]:
-        """Where the ranking holds each query, once the whole ranking is known to be sound."""
-        _refuse_repeated(ranking.query_ids, f"{self.name}: the ranking's queries")
+        Returns:
+            `dict[str, int]`: Where the ranking holds each query.
+
+        Raises:
+            `ValueError`: as [`Benchmark.evaluate`].
+        """
+        refuse_repeated(ranking.query_ids, f"{self.name}: the ranking's queries")
         places = {id_: place for place, id_ in enumerate(ranking.query_ids)}
         if missing := [query.id for query in self.queries if query.id not in places]:
             raise ValueError(f"{self.name}: the ranking misses {len(missing)} of the queries, such as {missing[0]!r}.")
@@ -161,9 +152,41 @@ class Benchmark:
             self._check_ranked(query, ranking, places[query.id])
         return places
 
+    def _score(self, queries: Sequence[Query], ranking: Ranking, places: dict[str, int]) -> dict[str, float]:
+        if not self.is_scored:
+            raise ValueError(f"{self.protocol_id}: the targets are not public. Write a submission for its server.")
+        ranked = [ranking.gallery_ids[places[query.id]] for query in queries]
+        targets = [self.relevance[query.id] for query in queries]
+        scores = {f"recall@{k}": recall_at_k(ranked, targets, k) for k in self.recall_ks}
+        if with_candidates := [query for query in queries if query.candidate_ids]:
+            ranked_subsets = [ranking.candidate_ids[places[query.id]] for query in with_candidates]
+            subset_targets = [self.relevance[query.id] for query in with_candidates]
+            scores |= {f"recall_subset@{k}": recall_at_k(ranked_subsets, subset_targets, k) for k in self.subset_ks}
+        if self.has_several_targets:
+            scores |= {f"map@{k}": map_at_k(ranked, targets, k) for k in self.map_ks}
+        return scores
+
+    def _check_query(self, query: Query) -> None:
+        where = f"{self.name}: query {query.id!r}"
+        if not (self.empty_texts or query.modification_text.strip()):
+            raise ValueError(f"{where} has an empty modification_text.")
+        targets = self.relevance.get(query.id, set())
+        if self.is_scored and not targets:
+            raise ValueError(f"{where} has no target. Add it to the relevance, or leave the query out.")
+        for kind, ids in (("target", targets), ("candidate", query.candidate_ids)):
+            if missing := [id_ for id_ in ids if id_ not in self.gallery.positions]:
+                raise ValueError(f"{where} has the {kind} {missing[0]!r}, which is not in the gallery.")
+        if self.exclude_reference and query.reference_id in targets:
+            raise ValueError(
+                f"{where} has its reference {query.reference_id!r} as a target, which the protocol excludes."
+            )
+        refuse_repeated(query.candidate_ids, f"{where}: the candidates")
+        if self.is_scored and query.candidate_ids and targets.isdisjoint(query.ranked_candidate_ids):
+            raise ValueError(f"{where} has no target among its candidates.")
+
     def _check_ranked(self, query: Query, ranking: Ranking, place: int) -> None:
         where, ids = f"{self.name}: the ranking of query {query.id!r}", ranking.gallery_ids[place]
-        _refuse_repeated(ids, where)
+        refuse_repeated(ids, where)
         if unknown := [id_ for id_ in ids if id_ not in self.gallery.positions]:
             raise ValueError(f"{where} holds {unknown[0]!r}, which is not in the gallery.")
         excluded = self.exclude_reference and query.reference_id in self.gallery.positions
@@ -252,7 +275,37 @@ def _load_config(path: str, config: str, split: str) -> Dataset:
     return dataset
 
 
-def _refuse_repeated(ids: Sequence[str], what: str) -> None:
+def read_json(path: Path) -> Any:
+    """
+    Read an annotation file.
+
+    Raises:
+        `ValueError`: The file is missing, or is not JSON (the message names the place).
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing. Download the annotations, or check the path.") from None
+    except ValueError as error:  # malformed, or not text
+        raise ValueError(f"{path} is not JSON: {error}. Download it again.") from error
+
+
+def images_on_disk(paths: Sequence[Path], what: str) -> list[str]:
+    """
+    The paths of images, each of which is there.
+
+    Raises:
+        `ValueError`: Some are not: how many, and the first of them.
+    """
+    there = {path for folder in {path.parent for path in paths} if folder.is_dir() for path in folder.iterdir()}
+    if missing := [path for path in paths if path not in there]:
+        first = ", ".join(map(str, missing[:3]))
+        raise ValueError(f"{what}: {len(missing):,} of {len(paths):,} images are missing, such as {first}.")
+    return list(map(str, paths))
+
+
+def refuse_repeated(ids: Sequence[str], what: str) -> None:
+    """Raise a `ValueError` that names the first id that stands twice in `what`."""
     if len(set(ids)) < len(ids):
         seen: set[str] = set()
         twice = next(id_ for id_ in ids if id_ in seen or seen.add(id_))

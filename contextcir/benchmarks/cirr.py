@@ -1,0 +1,139 @@
+"""CIRR: composed queries over the photographs of NLVR2 (Liu et al., ICCV 2021), release rc2.
+
+The gallery is every name of the split file, those that are never a reference included; the reference leaves the
+ranking. recall_subset ranks the five other members of a query's image set, so chance is 20 at 1. Queries are keyed by
+`pairid`: an image set has several. One text of test1 is blank, and is answered like the others. `target_soft` has no
+part in the official metric. The targets of test1 are not public: for it there are the two files that the evaluation
+server takes (https://cirr.cecs.anu.edu.au).
+
+On disk, as the authors publish it: `captions/cap.rc2.<split>.json`, `image_splits/split.rc2.<split>.json`, and the
+images where the latter says (`dev/`, `test1/`).
+"""
+
+import json
+from pathlib import Path
+
+from contextcir.benchmarks.base import Benchmark, images_on_disk, read_json, refuse_repeated
+from contextcir.retrieval.base import Gallery, Query, Ranking
+
+CITATION = """\
+@inproceedings{liu2021cirr,
+  title={Image Retrieval on Real-Life Images With Pre-Trained Vision-and-Language Models},
+  author={Liu, Zheyuan and Rodriguez-Opazo, Cristian and Teney, Damien and Gould, Stephen},
+  booktitle={IEEE/CVF International Conference on Computer Vision (ICCV)},
+  year={2021}
+}"""
+OFFICIAL = {"val": (4181, 2297), "test1": (4148, 2315)}  # queries, images
+SUBMITTED = {"recall": 50, "recall_subset": 3}  # names for each query
+MAX_BYTES = 5_000_000
+
+
+def load(path: str, split: str = "val", *, check_images: bool = True) -> Benchmark:
+    """
+    Read a split from the official layout.
+
+    Args:
+        path (`str`): Folder with `captions`, `image_splits` and the images.
+        split (`str`): `val` or `test1`, which has no public targets.
+        check_images (`bool`): Whether every image must be there. Protocols can be tested without.
+
+    Returns:
+        `Benchmark`
+
+    Raises:
+        `ValueError`: for an unknown split, malformed JSON, counts that are not the official ones, missing images.
+    """
+    if split not in OFFICIAL:
+        raise ValueError(f"cirr has the splits {', '.join(OFFICIAL)}, got {split!r}.")
+    root = Path(path)
+    annotations = read_json(root / "captions" / f"cap.rc2.{split}.json")
+    locations = read_json(root / "image_splits" / f"split.rc2.{split}.json")
+    if (found := (len(annotations), len(locations))) != OFFICIAL[split]:
+        raise ValueError(
+            f"cirr {split} in {path} has {found[0]:,} queries and {found[1]:,} images, the official release"
+            f" {OFFICIAL[split][0]:,} and {OFFICIAL[split][1]:,}. Numbers on anything else do not compare."
+        )
+    paths = [root / location for location in locations.values()]
+    return Benchmark(
+        name="cirr",
+        protocol_id=f"cirr/rc2/{split}/reference-excluded",
+        gallery=Gallery(list(locations), images_on_disk(paths, f"cirr {split}") if check_images else paths),
+        queries=[
+            Query(
+                id=str(row["pairid"]),
+                modification_text=row["caption"],
+                reference_id=row["reference"],
+                candidate_ids=tuple(row["img_set"]["members"]),
+            )
+            for row in annotations
+        ],
+        relevance={str(row["pairid"]): {row["target_hard"]} for row in annotations if "target_hard" in row},
+        exclude_reference=True,
+        recall_ks=(1, 2, 5, 10, 50),
+        empty_texts=True,
+    )
+
+
+def submission(benchmark: Benchmark, ranking: Ranking) -> dict[str, dict]:
+    """
+    What the evaluation server takes.
+
+    Args:
+        benchmark (`Benchmark`): From [`load`].
+        ranking (`Ranking`): Of its queries.
+
+    Returns:
+        `dict[str, dict]`: Name of each of the two files -> its JSON.
+
+    Raises:
+        `ValueError`: as [`check_submission`].
+    """
+    benchmark.check(ranking)
+    ranked = {"recall": ranking.gallery_ids, "recall_subset": ranking.candidate_ids}
+    files = {}
+    for metric, length in SUBMITTED.items():
+        lists = {id_: list(ids[:length]) for id_, ids in zip(ranking.query_ids, ranked[metric], strict=True)}
+        content = {"version": "rc2", "metric": metric, **lists}
+        check_submission(benchmark, content)
+        files[f"{benchmark.protocol_id.split('/')[2]}_{metric}.json"] = content
+    return files
+
+
+def check_submission(benchmark: Benchmark, content: dict) -> None:
+    """
+    Refuse what the server would refuse, or what would silently be scored as something else.
+
+    Args:
+        benchmark (`Benchmark`): From [`load`].
+        content (`dict`): JSON of one file.
+
+    Raises:
+        `ValueError`: for another version or metric; missing or unknown pairids; a list that is too short or too long,
+            repeats a name, holds the reference, an unknown name or, for the subset, no member; a file over 5 MB.
+    """
+    content = dict(content)
+    version, metric = content.pop("version", None), content.pop("metric", None)
+    if version != "rc2" or metric not in SUBMITTED:
+        raise ValueError(
+            f"A cirr submission has version 'rc2' and a metric of {', '.join(SUBMITTED)}, got {version!r} and"
+            f" {metric!r}."
+        )
+    queries = {query.id: query for query in benchmark.queries}
+    for kind, ids in (("misses", queries.keys() - content.keys()), ("invents", content.keys() - queries.keys())):
+        if ids:
+            raise ValueError(f"The cirr submission {kind} {len(ids):,} pairids, such as {min(ids)!r}.")
+    for id_, names in content.items():
+        query = queries[id_]
+        where = f"The cirr submission ({metric}), pairid {id_},"
+        refuse_repeated(names, f"{where} the names")
+        if len(names) != SUBMITTED[metric]:
+            raise ValueError(f"{where} holds {len(names)} names, expected {SUBMITTED[metric]}.")
+        if query.reference_id in names:
+            raise ValueError(f"{where} holds its reference {query.reference_id!r}.")
+        allowed = query.candidate_ids if metric == "recall_subset" else benchmark.gallery.positions
+        if foreign := [name for name in names if name not in allowed]:
+            what = "the members of its image set" if metric == "recall_subset" else "the gallery"
+            raise ValueError(f"{where} holds {foreign[0]!r}, which is not among {what}.")
+    size = len(json.dumps({"version": version, "metric": metric, **content}))
+    if size > MAX_BYTES:
+        raise ValueError(f"The cirr submission ({metric}) takes {size:,} bytes, the server at most {MAX_BYTES:,}.")
