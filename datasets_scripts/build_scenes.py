@@ -4,8 +4,9 @@
     python datasets_scripts/build_scenes.py --output data/scenes --push_to_hub my-name/scenes
 
 Triplets come without noun phrases: `datasets_scripts/add_noun_phrases.py` adds them, as for any other data set.
-Training triplets come in families: overlapping edits of one reference, and the way back. Test queries hold two edits
-or more. Same version, same arguments: same scenes, texts and pictures.
+Training triplets come in families of hard negatives: a reference edited in whole and in part, a near miss of what
+comes out, and the way back. Test queries hold two edits or more. Same version, same arguments: same scenes, texts and
+pictures.
 """
 
 import io

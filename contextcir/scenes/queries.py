@@ -13,11 +13,11 @@ from .edits import Edit, apply, inverse, sample_edits
 from .grammar import describe, word_edits
 from .render import BASE_SIZE, background_mask, cell_mask, thing_mask
 from .trees import Denotation, Node, NounPhrase, realise
-from .world import Scene, sample_scene
+from .world import Scene, Thing, sample_scene
 
-VERSION = "1"
+VERSION = "2"
 MAX_EDITS = 5
-FAMILY = 4  # training triplets that belong together, at most
+EDIT_OF = {"colour": "recolour", "pattern": "repattern", "shape": "replace", "size": "resize"}
 
 
 @dataclass(frozen=True)
@@ -54,21 +54,55 @@ def sample_query(rng: random.Random, num_edits: int) -> SceneQuery:
 
 
 def sample_family(rng: random.Random) -> list[SceneQuery]:
-    """Hard negatives of each other: up to three queries on one reference, whose edits overlap, and the way back.
+    """Queries that are hard negatives of each other, up to four: [`_siblings`] or [`_there_and_back`], evenly."""
+    return rng.choice((_siblings, _there_and_back))(rng)
 
-    The target of one is a partial edit of the next. The last leads from the full edit's target to the reference scene:
-    its target is another picture of what the others start from, which a model must not return for them. (The reference
-    picture itself is a weaker negative, told from any target by its jitter and noise.)
+
+def _siblings(rng: random.Random) -> list[SceneQuery]:
+    """The same change of one thing after another, in one scene. The text alone says which thing, so that nobody finds
+    the targets who does not look it up in the picture."""
+    while True:
+        first = sample_query(rng, 1)
+        (edit,) = first.edits
+        if edit.old is None:
+            continue
+        others = [_done_to(thing, edit) for thing in first.reference.things if thing != edit.old]
+        others = [other for other in others if other.new != other.old]
+        if others:
+            others = rng.sample(others, min(3, len(others)))
+            return [first, *(make_query(rng, first.reference, [other]) for other in others)]
+
+
+def _there_and_back(rng: random.Random) -> list[SceneQuery]:
+    """Queries on two scenes that edits lead from and to.
+
+    - The whole: one to five edits of a reference.
+    - Part of it: some of the edits, where there are several. Its target is the other's with something left undone.
+    - A near miss: from the whole's target to a scene that differs from it by one edit, by one thing's place, or by two
+      things that exchange an attribute.
+    - The way back: from the whole's target to the reference scene, which a model must not return for the others. (The
+      reference picture itself is a weaker negative, told from any target by its jitter and noise.)
     """
-    full = sample_query(rng, rng.choice((1, 2, 2, 3, 4, 5)))
-    subsets = {full.edits}
-    while len(subsets) < min(FAMILY - 1, 2 ** len(full.edits) - 1):
-        kept = tuple(edit for edit in full.edits if rng.random() < 0.5)
-        if kept:
-            subsets.add(kept)
-    ordered = sorted(subsets, key=lambda edits: (len(edits), [full.edits.index(edit) for edit in edits]))
-    back = [inverse(edit, full.reference) for edit in full.edits]
-    return [*(make_query(rng, full.reference, edits) for edits in ordered), make_query(rng, full.target, back)]
+    whole = sample_query(rng, rng.choice((1, 2, 2, 3, 4, 5)))
+    family = [whole]
+    if len(whole.edits) > 1:
+        kept = rng.sample(range(len(whole.edits)), rng.randint(1, len(whole.edits) - 1))
+        family.append(make_query(rng, whole.reference, [whole.edits[place] for place in sorted(kept)]))
+    family.append(make_query(rng, whole.target, near_miss(rng, whole.target)))
+    family.append(make_query(rng, whole.target, [inverse(edit, whole.reference) for edit in whole.edits]))
+    return family
+
+
+def near_miss(rng: random.Random, scene: Scene) -> list[Edit]:
+    """Edits after which a scene is easily taken for what it was: one, or two by which an attribute is exchanged."""
+    kind = rng.choice(("exchange", "move", "any"))
+    found = []
+    if kind == "exchange":
+        found = _exchange(rng, scene)
+    elif kind == "move" and scene.free_cells():
+        thing = rng.choice(scene.things)
+        found = [Edit("move", old=thing, new=replace(thing, cell=rng.choice(scene.free_cells())))]
+    return found or sample_edits(rng, scene, 1)
 
 
 def distractors(rng: random.Random, query: SceneQuery) -> dict[str, list[Scene]]:
@@ -84,45 +118,51 @@ def distractors(rng: random.Random, query: SceneQuery) -> dict[str, list[Scene]]
         left_out = rng.sample(query.edits, min(2, len(query.edits)))
         found["partial"] = [apply(reference, [e for e in query.edits if e != omitted]) for omitted in left_out]
     found["over"] = [apply(target, sample_edits(rng, target, 1))]
-    found["binding"] = [scene for scene in [_binding_swap(rng, target)] if scene is not None]
+    exchange = _exchange(rng, target)
+    found["binding"] = [apply(target, exchange)] if exchange else []
     found["wrong_thing"] = [scene for scene in [_wrong_thing(rng, query)] if scene is not None]
     found["other_scene"] = [_elsewhere(rng, query)]
     return {kind: [s for s in scenes if s != target] for kind, scenes in found.items()}
 
 
-def _binding_swap(rng: random.Random, scene: Scene) -> Scene | None:
+def _exchange(rng: random.Random, scene: Scene) -> list[Edit]:
+    """Two edits by which two things exchange an attribute; none where all are alike."""
     pairs = [
         (one, other, name)
         for one in scene.things
         for other in scene.things
-        for name in ("colour", "pattern", "shape", "size")
+        for name in EDIT_OF
         if one.cell < other.cell and getattr(one, name) != getattr(other, name)
     ]
     rng.shuffle(pairs)
     for one, other, name in pairs:
         if one.look() == replace(other, **{name: getattr(one, name)}).look():
             continue  # alike but for this attribute: exchanging it is moving them
-        swapped = {name: getattr(other, name)}, {name: getattr(one, name)}
-        return scene.changed(one, replace(one, **swapped[0])).changed(other, replace(other, **swapped[1]))
-    return None
+        return [
+            Edit(EDIT_OF[name], old=one, new=replace(one, **{name: getattr(other, name)})),
+            Edit(EDIT_OF[name], old=other, new=replace(other, **{name: getattr(one, name)})),
+        ]
+    return []
 
 
 def _wrong_thing(rng: random.Random, query: SceneQuery) -> Scene | None:
     """One edit is done to a thing that no edit speaks of."""
     touched = {edit.old for edit in query.edits}
     innocent = [thing for thing in query.reference.things if thing not in touched]
-    candidates = [
-        edit for edit in query.edits if edit.kind in ("recolour", "resize", "repattern", "replace", "remove")
-    ]
+    candidates = [edit for edit in query.edits if edit.old is not None and edit.kind != "move"]
     if not innocent or not candidates:
         return None
     edit, victim = rng.choice(candidates), rng.choice(innocent)
-    changes = {}
-    if edit.new is not None:
-        names = ("shape", "colour", "size", "pattern")
-        changes = {n: getattr(edit.new, n) for n in names if getattr(edit.new, n) != getattr(edit.old, n)}
-    wrong = Edit(edit.kind, old=victim, new=replace(victim, **changes) if changes else None)
-    return apply(query.reference, [wrong if e == edit else e for e in query.edits])
+    return apply(query.reference, [_done_to(victim, e) if e == edit else e for e in query.edits])
+
+
+def _done_to(thing: Thing, edit: Edit) -> Edit:
+    """The same change as `edit`, of another thing."""
+    if edit.new is None:
+        return replace(edit, old=thing)
+    names = ("cell", "shape", "colour", "size", "pattern")
+    changes = {n: getattr(edit.new, n) for n in names if getattr(edit.new, n) != getattr(edit.old, n)}
+    return replace(edit, old=thing, new=replace(thing, **changes))
 
 
 def _elsewhere(rng: random.Random, query: SceneQuery) -> Scene:
