@@ -1,12 +1,14 @@
 """Train the tiny CLIP that ships with the repository, on scenes and their captions.
 
-    python datasets_scripts/train_scenes_clip.py --output checkpoints/scenes-clip-tiny --steps 1800
+    python datasets_scripts/train_scenes_clip.py --output checkpoints/scenes-clip-tiny
+    python datasets_scripts/train_scenes_clip.py --output runs/better --init checkpoints/scenes-clip-tiny
 
 The demo starts as users start, from a pretrained CLIP; none can be small enough and see scenes, so this one is made
 here: CLIP's architecture and contrastive loss (Radford et al. 2021), a byte-pair vocabulary learned from the texts of
 the scenes grammar, pictures and captions drawn on the fly. A vision transformer of this size learns what stands where
 very slowly from whole captions alone. So, during training only, linear heads on the patch tokens also name what is in
-each cell of the grid (`--cell_weight`); the heads are thrown away.
+each cell of the grid (`--cell_weight`); the heads are thrown away. Captions are what takes time: only `--captions`
+pictures of a batch have one, in groups of a scene and its near misses, which are hard negatives of each other.
 """
 
 import json
@@ -28,10 +30,21 @@ from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, HfArgumentParser
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from contextcir.scenes import VERSION, describe, realise, render, sample_family, sample_scene
+from contextcir.scenes import (
+    VERSION,
+    Scene,
+    apply,
+    describe,
+    near_miss,
+    realise,
+    render,
+    sample_family,
+    sample_scene,
+)
 from contextcir.scenes.world import BACKGROUNDS, CELLS, COLOURS, GRID, PATTERNS, SHAPES, SIZES
 
 logger = logging.getLogger("train_scenes_clip")
+GROUP = 4  # scenes that are near misses of each other
 ATTRIBUTES = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "pattern": PATTERNS}
 
 
@@ -41,12 +54,16 @@ class Arguments:
 
     output: str = field(metadata={"help": "Folder for the model, the processor files, training.json and the card."})
     steps: int = field(default=1800, metadata={"help": "Optimiser steps."})
-    batch_size: int = field(default=256, metadata={"help": "Pictures a step; each is the negative of the others."})
+    batch_size: int = field(default=256, metadata={"help": "Pictures a step."})
+    captions: int = field(
+        default=64, metadata={"help": "Pictures of a batch with a caption; each is the negative of the others."}
+    )
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate (AdamW, warm-up, cosine to 0)."})
     weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of matrices."})
     cell_weight: float = field(
         default=1.0, metadata={"help": "Weight of the auxiliary naming of cells; 0: CLIP alone."}
     )
+    init: str | None = field(default=None, metadata={"help": "Tiny CLIP to go on from, in place of random weights."})
     vision_width: int = field(default=128, metadata={"help": "Width of the vision transformer."})
     vision_layers: int = field(default=4, metadata={"help": "Blocks of the vision transformer."})
     text_width: int = field(default=128, metadata={"help": "Width of the text transformer."})
@@ -119,30 +136,41 @@ def build_model(args: Arguments, tokenizer: CLIPTokenizer) -> CLIPModel:
 
 
 class CellNames(nn.Module):
-    """Linear heads that name what each cell of the grid holds, from the patch tokens; used in training only."""
+    """Linear heads that name what each cell of the grid holds, from patch tokens; used in training only.
+
+    Twice: from the tokens in the cell, which thereby know what they show, and from the mean of all tokens, which
+    thereby know where they are. By the first alone they forget it, the task being the same in every cell; the patch
+    tokens of a CLIP that is trained on photographs have not.
+    """
 
     def __init__(self, width: int, patches: int):
         super().__init__()
         self.patches = patches
-        self.names = nn.ModuleDict({"shape": nn.Linear(width, len(SHAPES) + 1)})
-        self.names.update(
-            {name: nn.Linear(width, len(values)) for name, values in ATTRIBUTES.items() if name != "shape"}
-        )
+        sizes = {name: len(values) for name, values in ATTRIBUTES.items()}
+        sizes["shape"] += 1  # nothing
+        self.local = nn.ModuleDict({name: nn.Linear(width, size) for name, size in sizes.items()})
+        self.layout = nn.ModuleDict({name: nn.Linear(width, len(CELLS) * size) for name, size in sizes.items()})
+        self.place = nn.Linear(width, len(CELLS))
         self.background = nn.Linear(width, len(BACKGROUNDS))
 
-    def forward(self, tokens, labels) -> torch.Tensor:
-        """Mean cross-entropy of all names; `tokens` is `(batch, 1 + patches ** 2, width)`."""
+    def forward(self, tokens) -> dict[str, torch.Tensor]:
+        """Patch tokens `(batch, 1 + patches ** 2, width)` -> logits `(batch, cells, classes)` under the names
+        `local shape`, `layout shape` and so on, `place`, and `background` `(batch, classes)`."""
         grid = tokens[:, 1:].transpose(1, 2).unflatten(2, (self.patches, self.patches))
         cells = F.adaptive_avg_pool2d(grid, GRID).flatten(2).transpose(1, 2)  # (batch, cells, width)
-        loss = F.cross_entropy(self.background(tokens[:, 0]), labels["background"])
-        for name, head in self.names.items():
-            loss = loss + F.cross_entropy(head(cells).flatten(0, 1), labels[name].flatten(), ignore_index=-1)
-        return loss / (1 + len(self.names))
+        mean = tokens[:, 1:].mean(dim=1)
+        return {
+            "background": self.background(mean),
+            "place": self.place(cells),
+            **{f"local {name}": head(cells) for name, head in self.local.items()},
+            **{f"layout {name}": head(mean).unflatten(1, (len(CELLS), -1)) for name, head in self.layout.items()},
+        }
 
 
 def labels_of(scenes) -> dict[str, torch.Tensor]:
     """Class numbers of every cell: `(batch, 9)`; an empty cell has its own shape and -1 (ignored) elsewhere."""
     labels = {"background": torch.tensor([BACKGROUNDS.index(scene.background) for scene in scenes])}
+    labels["place"] = torch.arange(len(CELLS)).expand(len(scenes), -1)
     for name, values in ATTRIBUTES.items():
         nothing = len(SHAPES) if name == "shape" else -1
         labels[name] = torch.tensor(
@@ -154,15 +182,24 @@ def labels_of(scenes) -> dict[str, torch.Tensor]:
     return labels
 
 
-def make_batch(rng: random.Random, size: int, args: Arguments, tokenizer, processor):
-    """Scenes with a picture and a caption each."""
-    scenes = [sample_scene(rng) for _ in range(size)]
+def sample_scenes(rng: random.Random, args: Arguments) -> list[Scene]:
+    """The scenes of a batch: groups of near misses for the captions, then any."""
+    scenes = []
+    while len(scenes) < args.captions:
+        group = [sample_scene(rng)]
+        while len(group) < GROUP:
+            group += [other for other in [apply(group[0], near_miss(rng, group[0]))] if other not in group]
+        scenes += group
+    return scenes[: args.captions] + [sample_scene(rng) for _ in range(args.batch_size - args.captions)]
+
+
+def make_batch(rng: random.Random, scenes: list[Scene], captions: int, args: Arguments, tokenizer, processor):
+    """Pictures `(len(scenes), 3, image_size, image_size)` and the token tensors of the first captions."""
     levels = np.stack([np.asarray(render(scene, rng.getrandbits(48), args.image_size)) for scene in scenes])
     mean, std = np.array(processor.image_mean, "f4"), np.array(processor.image_std, "f4")
     pixels = torch.from_numpy((levels.astype("f4") / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
-    texts = [realise(describe(rng, scene))[0] for scene in scenes]
-    tokens = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
-    return scenes, pixels, tokens
+    texts = [realise(describe(rng, scene))[0] for scene in scenes[:captions]]
+    return pixels, tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
 
 
 @torch.inference_mode()
@@ -170,7 +207,8 @@ def score(model: CLIPModel, args: Arguments, tokenizer, processor, size: int = 1
     """Recall@1 in percent of captions among `size` unseen scenes, in both directions."""
     model.eval()
     rng = random.Random("scenes for scoring the tiny CLIP")
-    _, pixels, tokens = make_batch(rng, size, args, tokenizer, processor)
+    scenes = [sample_scene(rng) for _ in range(size)]
+    pixels, tokens = make_batch(rng, scenes, size, args, tokenizer, processor)
     images = [model.get_image_features(part.to(args.device)).pooler_output for part in pixels.split(250)]
     texts = [
         model.get_text_features(ids.to(args.device), attention_mask=mask.to(args.device)).pooler_output
@@ -185,18 +223,41 @@ def score(model: CLIPModel, args: Arguments, tokenizer, processor, size: int = 1
     }
 
 
-def train_step(model, heads, batch, args: Arguments) -> tuple[torch.Tensor, dict[str, float]]:
+@torch.inference_mode()
+def score_names(model: CLIPModel, heads: CellNames, args: Arguments, tokenizer, processor) -> dict[str, float]:
+    """Percent of names that the heads find, over the things of 500 unseen scenes."""
+    rng = random.Random("scenes for scoring the names")
+    scenes = [sample_scene(rng) for _ in range(500)]
+    pixels, _ = make_batch(rng, scenes, 1, args, tokenizer, processor)
+    tokens = torch.cat([model.vision_model(part.to(args.device)).last_hidden_state for part in pixels.split(250)])
+    labels, percent = labels_of(scenes), {}
+    for name, logits in heads(tokens).items():
+        right = logits.argmax(-1).cpu() == labels[name.split()[-1]]
+        things = right[labels["colour"] >= 0] if name != "background" else right  # not the empty cells
+        percent[name] = 100 * things.float().mean().item()
+    return percent
+
+
+def name_loss(logits: dict[str, torch.Tensor], labels: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Mean cross-entropy of all heads."""
+    losses = [
+        F.cross_entropy(values.flatten(0, -2), labels[name.split()[-1]].flatten().to(values.device), ignore_index=-1)
+        for name, values in logits.items()
+    ]
+    return torch.stack(losses).mean()
+
+
+def train_step(model, heads, scenes, batch, args: Arguments) -> tuple[torch.Tensor, dict[str, float]]:
     """The loss of one batch, and its parts for the log."""
-    scenes, pixels, tokens = batch
+    pixels, tokens = batch
     vision = model.vision_model(pixel_values=pixels.to(args.device))
-    images = F.normalize(model.visual_projection(vision.pooler_output), dim=-1)
+    images = F.normalize(model.visual_projection(vision.pooler_output[: args.captions]), dim=-1)
     text = model.text_model(**tokens.to(args.device))
     texts = F.normalize(model.text_projection(text.pooler_output), dim=-1)
-    logits = model.logit_scale.exp().clamp(max=100) * texts @ images.T  # (batch, batch)
-    right = torch.arange(len(scenes), device=logits.device)
+    logits = model.logit_scale.exp().clamp(max=100) * texts @ images.T  # (captions, captions)
+    right = torch.arange(len(logits), device=logits.device)
     contrastive = (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2
-    labels = {name: value.to(args.device) for name, value in labels_of(scenes).items()}
-    cells = heads(vision.last_hidden_state, labels)
+    cells = name_loss(heads(vision.last_hidden_state), labels_of(scenes))
     parts = {"contrastive": contrastive.item(), "cells": cells.item()}
     return contrastive + args.cell_weight * cells, parts
 
@@ -216,15 +277,25 @@ def _card_data():
     return ModelCardData(license="apache-2.0", library_name="transformers", tags=["clip", "composed-image-retrieval"])
 
 
+def earlier_runs(init: str | None) -> list[dict]:
+    """Command, commit and steps of the runs that a tiny CLIP comes from, the first one first."""
+    if init is None:
+        return []
+    record = json.loads((Path(init) / "training.json").read_text())
+    last = {name: record[name] for name in ("command", "commit", "scenes_version", "steps_done", "minutes")}
+    return [*record.get("earlier", []), last]
+
+
 def main(argv=None) -> dict:
     """Train, save every now and then, and return the record of the run."""
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     transformers.set_seed(args.seed)
-    tokenizer = train_tokenizer(args.seed)
+    tokenizer = CLIPTokenizer.from_pretrained(args.init) if args.init else train_tokenizer(args.seed)
     size = {"height": args.image_size, "width": args.image_size}
     processor = CLIPImageProcessorPil(size={"shortest_edge": args.image_size}, crop_size=size)
-    model = build_model(args, tokenizer).to(args.device)
+    model = CLIPModel.from_pretrained(args.init) if args.init else build_model(args, tokenizer)
+    model = model.train().to(args.device)
     heads = CellNames(args.vision_width, args.image_size // args.patch_size).to(args.device)
     logger.info("%d words, %.2f M parameters", len(tokenizer), sum(p.numel() for p in model.parameters()) / 1e6)
 
@@ -245,11 +316,14 @@ def main(argv=None) -> dict:
         "arguments": {name: value for name, value in asdict(args).items() if name not in ("output", "device")},
         "num_parameters": sum(p.numel() for p in model.parameters()),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "earlier": earlier_runs(args.init),
         "log": [],
     }
     start = time.time()
     for step in range(1, args.steps + 1):
-        loss, parts = train_step(model, heads, make_batch(rng, args.batch_size, args, tokenizer, processor), args)
+        scenes = sample_scenes(rng, args)
+        batch = make_batch(rng, scenes, args.captions, args, tokenizer, processor)
+        loss, parts = train_step(model, heads, scenes, batch, args)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -265,10 +339,11 @@ def main(argv=None) -> dict:
             )
         if step % args.save_every == 0 or step == args.steps:
             scores = score(model, args, tokenizer, processor)
-            record["log"].append({"step": step, **parts, **scores})
-            record.update(scores=scores, steps_done=step, pictures_seen=step * args.batch_size)
+            names = score_names(model, heads, args, tokenizer, processor)
+            record["log"].append({"step": step, **parts, **scores, "names": names})
+            record.update(scores=scores, names=names, steps_done=step, pictures_seen=step * args.batch_size)
             record["minutes"] = (time.time() - start) / 60
-            logger.info("%s", scores)
+            logger.info("%s %s", scores, names)
             save(model, tokenizer, processor, args, record)
     return record
 
