@@ -27,7 +27,7 @@ import torch
 import yaml
 from transformers import HfArgumentParser, set_seed
 
-from contextcir.benchmarks.base import load_benchmark
+from contextcir.benchmarks.published import load_benchmark
 from contextcir.retrieval.dense import DenseRetriever
 from contextcir.trainer import CIRTrainer
 from contextcir.training_args import CIRTrainingArguments
@@ -135,8 +135,22 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, CIR
     return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
 
 
+class _YamlLoader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML would take the last without a word."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value]
+        for place, (key, _) in enumerate(node.value):
+            if key.value in keys[:place]:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def _flags_of_yaml(path: str, known: list[str]) -> list[str]:
-    options = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    try:
+        options = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_YamlLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: expected YAML, `option: value` lines with each option once. {error}") from error
     if not isinstance(options, dict):
         raise ValueError(f"{path}: expected `option: value` lines, got {type(options).__name__}.")
     flags = []
@@ -162,7 +176,15 @@ def build_model(args: ModelArguments) -> tuple[ContextCIRModel, ContextCIRProces
     else:
         config = {name: getattr(args, name) for name in CONFIG_FIELDS if getattr(args, name) is not None}
         model = ContextCIRModel.from_clip_pretrained(args.clip_name_or_path, **options, **revision, **config)
-    return model, ContextCIRProcessor.from_pretrained(args.model_name_or_path or args.clip_name_or_path, **revision)
+    name = args.model_name_or_path or args.clip_name_or_path
+    processor = ContextCIRProcessor.from_pretrained(name, **revision)
+    entries, vocab_size = len(processor.tokenizer), model.config.text_config.vocab_size
+    if entries > vocab_size:
+        raise ValueError(
+            f"{name}: the tokenizer has {entries} entries, the text encoder knows {vocab_size} tokens. Take the"
+            " tokenizer that the model was trained with."
+        )
+    return model, processor
 
 
 def add_lora(model: ContextCIRModel, args: ModelArguments) -> Callable[[], None]:
@@ -262,21 +284,23 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         card_template=CARD_TEMPLATE,
         run_info=run_info,
     )
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    if merge_lora is not None:
-        merge_lora()
-
-    metrics = trainer.evaluate() if eval_dataset is not None or evaluator is not None else {}
-    trainer.save_model(_internal_call=True)  # pushed once, when everything is written
-    trainer.save_state()
-    if trainer.is_world_process_zero():
-        path = os.path.join(args.output_dir, "training.json")
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump(trainer.record(), file, indent=2, ensure_ascii=False)
-        trainer.create_model_card()
-        print(f"Model, training.json and card: {args.output_dir}")
-    if args.push_to_hub:
-        trainer.push_to_hub()
+    with trainer.claim_output_dir(bool(args.resume_from_checkpoint)):
+        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+        if merge_lora is not None:
+            merge_lora()
+        # Before the evaluation: a bad image there must not take the model along. Pushed once everything is written.
+        trainer.save_model(_internal_call=True)
+        trainer.save_state()
+        metrics = trainer.evaluate() if eval_dataset is not None or evaluator is not None else {}
+        trainer.save_state()
+        if trainer.is_world_process_zero():
+            path = os.path.join(args.output_dir, "training.json")
+            with open(path, "w", encoding="utf-8") as file:
+                json.dump(trainer.record(), file, indent=2, ensure_ascii=False)
+            trainer.create_model_card()
+            print(f"Model, training.json and card: {args.output_dir}")
+        if args.push_to_hub:
+            trainer.push_to_hub()
     return metrics
 
 

@@ -1,67 +1,133 @@
 """Which checkpoint folders training can resume from.
 
-transformers takes the checkpoint with the highest step, also one that a killed run left half-written. Here its files
-are looked at first: JSON is parsed, and archives and tensors are opened, which fails on any that were cut.
+transformers takes the checkpoint with the highest step, also one that a killed run left half-written or whose weights
+are NaN, and puts random numbers where tensors are missing. Here its files are looked at first: JSON is parsed, the
+checksums of archives are compared, and every tensor of the weights must be there and finite.
 """
 
 import json
 import os
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 
 import safetensors
+import torch
 from transformers.trainer_callback import TrainerState
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
+_INDEX = "model.safetensors.index.json"
 
-def checkpoint_problem(folder: str | os.PathLike) -> str | None:
-    """Why training cannot resume from this folder, or `None`. Reads headers, not weights."""
+
+class _CheckpointError(Exception):
+    """Why a checkpoint cannot be used, from however deep."""
+
+
+def checkpoint_problem(folder: str | os.PathLike, tensors: Collection[str] = ()) -> str | None:
+    """
+    Why training cannot resume from a folder, or `None`. Reads every file once, and weights one tensor at a time.
+
+    Args:
+        folder (`str` or `os.PathLike`): A checkpoint of transformers' trainer.
+        tensors (`Collection[str]`, *optional*): Names that the weights must hold: those of the model's state.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         return "no such folder"
     names = {path.name for path in folder.iterdir()}
-    for needed in ("trainer_state.json", "optimizer.pt", "scheduler.pt", "config.json"):
-        if needed not in names:
-            return f"{needed} is missing"
-    index = "model.safetensors.index.json"
     try:
-        for name in ("config.json", *({index} & names)):
-            json.loads((folder / name).read_text(encoding="utf-8"))
-        name = "trainer_state.json"
-        TrainerState.load_from_json(folder / name)
-    except (ValueError, TypeError) as error:
-        return f"{name} is damaged ({error})"
-    weights = {"model.safetensors"}
-    if index in names:
-        weights = set(json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values())
-    for name in sorted(weights - names):
-        return f"{name} is missing"
-    states = [name for name in names if name.startswith("rng_state") and name.endswith(".pth")]
-    if not states:
-        return "rng_state.pth is missing"
-    for name in sorted([*states, "optimizer.pt", "scheduler.pt"]):
-        if not zipfile.is_zipfile(folder / name):
-            return f"{name} is damaged"
-    for name in sorted(weights):
+        _check_present(["trainer_state.json", "optimizer.pt", "scheduler.pt", "config.json"], names)
+        _read_json(folder / "config.json")
         try:
-            with safetensors.safe_open(folder / name, framework="pt"):
-                pass
-        except (safetensors.SafetensorError, OSError) as error:
-            return f"{name} is damaged ({error})"
+            TrainerState.load_from_json(folder / "trainer_state.json")
+        except (ValueError, TypeError) as error:
+            raise _CheckpointError(f"trainer_state.json is damaged ({error})") from error
+        weights, states = _weights(folder, names), _random_states(names)
+        _check_present([*weights, *states], names)
+        for name in (*states, "optimizer.pt", "scheduler.pt"):
+            _check_archive(folder / name)
+        _check_weights(folder, weights, tensors)
+    except _CheckpointError as error:
+        return str(error)
     return None
 
 
-def last_whole_checkpoint(output_dir: str | os.PathLike) -> str | None:
-    """The checkpoint with the highest step that can be resumed from; incomplete ones are skipped with a warning."""
+def _check_present(needed: Collection[str], names: set[str]) -> None:
+    for name in needed:
+        if name not in names:
+            raise _CheckpointError(f"{name} is missing")
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _CheckpointError(f"{path.name} is damaged ({error})") from error
+    if not isinstance(content, dict):
+        raise _CheckpointError(f"{path.name} is damaged (it holds a {type(content).__name__}, not an object)")
+    return content
+
+
+def _weights(folder: Path, names: set[str]) -> list[str]:
+    """The files of the weights: one, or those that the index lists."""
+    if _INDEX not in names:
+        return ["model.safetensors"]
+    files = _read_json(folder / _INDEX).get("weight_map")
+    if not isinstance(files, dict) or not files:
+        raise _CheckpointError(f"{_INDEX} is damaged (it has no weight_map)")
+    return sorted(set(map(str, files.values())))
+
+
+def _random_states(names: set[str]) -> list[str]:
+    """One file for each process. Several are numbered from 0; whether the last is missing cannot be seen of three or
+    more, where training resumes on another number of processes as well."""
+    numbers = [name.removeprefix("rng_state_").removesuffix(".pth") for name in names if name.endswith(".pth")]
+    numbers = [int(number) for number in numbers if number.isdigit()]
+    if not numbers:
+        return ["rng_state.pth"]
+    return [f"rng_state_{number}.pth" for number in range(max(1, *numbers) + 1)]
+
+
+def _check_archive(path: Path) -> None:
+    """What `torch.save` writes is a zip archive, whose checksums tell a hole in its middle."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # zipfile raises EOFError, struct.error, NotImplementedError and more on damaged files
+        raise _CheckpointError(f"{path.name} is damaged ({error})") from error
+    if damaged is not None:
+        raise _CheckpointError(f"{path.name} is damaged (in {damaged})")
+
+
+def _check_weights(folder: Path, files: list[str], tensors: Collection[str]) -> None:
+    found = set()
+    for name in files:
+        try:
+            with safetensors.safe_open(folder / name, framework="pt") as file:
+                for key in file.keys():
+                    if not torch.isfinite(file.get_tensor(key)).all():
+                        raise _CheckpointError(f"{name} holds NaN or infinite values in {key}")
+                    found.add(key)
+        except (safetensors.SafetensorError, OSError) as error:
+            raise _CheckpointError(f"{name} is damaged ({error})") from error
+    missing = sorted(set(tensors) - found)
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise _CheckpointError(f"{' and '.join(files)} lacks the tensors {', '.join(missing[:3])}{more}")
+
+
+def last_whole_checkpoint(output_dir: str | os.PathLike, tensors: Collection[str] = ()) -> str | None:
+    """The checkpoint with the highest step that can be resumed from; the others, as [`checkpoint_problem`] says, are
+    skipped with a warning."""
     steps = {}
     for folder in Path(output_dir).glob("checkpoint-*"):
         number = folder.name.removeprefix("checkpoint-")
         if number.isdigit():
             steps[int(number)] = folder
     for step in sorted(steps, reverse=True):
-        problem = checkpoint_problem(steps[step])
+        problem = checkpoint_problem(steps[step], tensors)
         if problem is None:
             return str(steps[step])
         logger.warning(f"Skipping {steps[step]}: {problem}.")

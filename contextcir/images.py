@@ -14,8 +14,12 @@ from PIL import Image
 
 # Raster formats with a clear signature. Others that Pillow knows guess from anything, or start a program (EPS).
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+# CLIP scales the shorter side to its size and then cuts out the middle: on the way, 1 x 100,000 pixels would become
+# 336 x 33,600,000 (34 GB), and 1 x 100 become 336 x 33,600 (34 MB). Panoramas of photographs are at most about 1:20.
+MAX_ASPECT_RATIO = 100
 
 _ORIENTATION_TAG = 0x0112
+_PHOTOMETRIC_TAG, _WHITE_IS_ZERO = 262, 0  # of TIFF
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -53,8 +57,8 @@ def load_image(source, *, name: str | None = None, max_pixels: int = 50_000_000)
         `PIL.Image.Image`: A new image of mode `RGB`, never the caller's own.
 
     Raises:
-        [`ImageError`]: The image is missing, empty, truncated, too large, not an image, or its values have no clear
-            meaning.
+        [`ImageError`]: The image is missing, empty, truncated, too large, thinner than 1:100 (`MAX_ASPECT_RATIO`), not
+            an image, or its values have no clear meaning.
     """
     if isinstance(source, dict):
         path = source.get("path")
@@ -112,6 +116,7 @@ def _open(file: io.BytesIO, name: str, max_pixels: int) -> Image.Image:
 
 def _load_opened(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     _check_size(image.width, image.height, name, max_pixels)
+    _check_transparent_colour(image, name)
     try:
         image.load()
         orientation = _orientation(image)
@@ -140,6 +145,21 @@ def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
         raise ImageError(f"{name}: has no pixels ({width} x {height}).")
     if width * height > max_pixels:
         raise _too_large(name, f"{width} x {height} pixels", max_pixels)
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        raise ImageError(
+            f"{name}: is too thin ({width} x {height} pixels; at most 1:{MAX_ASPECT_RATIO}). Crop it or cut it up."
+        )
+
+
+def _check_transparent_colour(image: Image.Image, name: str) -> None:
+    """Of these PNG, Pillow brings the pixels to 8 bits, but leaves the colour that stands for "transparent" in the
+    depth of the file, where it means another one, unless it is grey 0. To be called before the pixels are loaded."""
+    depths = [tile[3] for tile in getattr(image, "tile", []) if tile[3] in ("RGB;16B", "L;2", "L;4")]
+    if depths and image.info.get("transparency") not in (None, 0):
+        raise ImageError(
+            f"{name}: has pixels of depth {depths[0]} with a transparent colour, which Pillow cannot read together."
+            " Save it with an alpha channel."
+        )
 
 
 def _orientation(image: Image.Image) -> int:
@@ -153,12 +173,16 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):  # `convert` would clip these at 255
         # Pillow opens 16-bit grey as I;16, and as I (32 bits) where a format holds no more than 16.
         values = np.asarray(image)
+        if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC_TAG) == _WHITE_IS_ZERO:
+            values = (1 if image.mode == "F" else 65535) - values  # Pillow does so up to 8 bits only
         values = _to_uint8(values if image.mode == "F" else _as_uint16(values, name), name)
         grey = Image.fromarray(values)
         transparent = image.info.get("transparency")
         if isinstance(transparent, int):  # PNG: one grey value stands for "transparent"
             grey.paste(255, mask=Image.fromarray(np.asarray(image) == transparent))
         image = grey
+    if image.mode == "La":  # premultiplied grey: the only mode with transparency that has no way to RGBA
+        image = image.convert("LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
@@ -178,6 +202,8 @@ def _to_uint8(values: np.ndarray, name: str) -> np.ndarray:
     """`(height, width[, channels])` of any real type -> `uint8`, over the range that the type has by convention."""
     if values.dtype == np.uint8:
         return values
+    if not values.dtype.isnative:
+        values = values.astype(values.dtype.newbyteorder("="))
     if values.dtype == np.bool_:
         return values.astype(np.uint8) * 255
     if values.dtype == np.uint16:

@@ -11,7 +11,8 @@ import json
 import math
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -20,10 +21,7 @@ from typing import Any
 import accelerate
 import datasets
 import torch
-import torch.distributed as dist
 import transformers
-from accelerate.utils import broadcast_object_list
-from filelock import FileLock, Timeout
 from huggingface_hub import ModelCard, ModelCardData
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
@@ -32,7 +30,9 @@ from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
 from contextcir.checkpoints import checkpoint_problem, last_whole_checkpoint
+from contextcir.distributed import gather_with_gradient
 from contextcir.losses import concept_consistency_loss, concept_divergences, contrastive_loss
+from contextcir.output_folder import claim_folder
 from contextcir.training_args import CIRTrainingArguments
 from contextcir.triplets import TripletCollator, find_bad_images
 
@@ -98,6 +98,7 @@ class CIRTrainer(Trainer):
         args = CIRTrainingArguments() if args is None else args
         self.evaluator, self.card_template, self.run_info = evaluator, card_template, run_info or {}
         self.bad_images = {}
+        self._owns_output_dir = False
         if args.on_bad_image == "skip":
             with args.main_process_first(desc="checking images"):  # the others read the cache
                 for name in ("train_dataset", "eval_dataset"):
@@ -121,6 +122,7 @@ class CIRTrainer(Trainer):
         super().__init__(model, args, **kwargs)
         self._means = {name: torch.zeros(2, device=args.device) for name in MEANS}  # sum, weight
         self._counts = {name: torch.zeros((), device=args.device) for name in COUNTS}
+        self.add_callback(_LogBeforeSaving)
         if hasattr(self.data_collator, "set_epoch"):
             self.add_callback(_EpochCallback(self.data_collator))
 
@@ -143,59 +145,73 @@ class CIRTrainer(Trainer):
 
         Raises:
             ValueError: where the folder is in use or holds results, no checkpoint is whole, the one asked for is not,
-                or the data do not fill one batch.
+                the data do not fill one batch, or no image of the evaluation can be read.
+            FloatingPointError: where the loss is NaN or infinite, found at the next logging.
         """
-        lock = FileLock(os.path.join(self.args.output_dir, "_train.lock"), timeout=0)
-        problem, checkpoint = [None], None
-        try:
-            if self.is_world_process_zero():
-                problem = [self._claim_output_dir(lock, bool(resume_from_checkpoint))]
-            (message,) = broadcast_object_list(problem)  # one process must not train on while another stops
-            if message:
-                raise ValueError(message)
+        with self.claim_output_dir(bool(resume_from_checkpoint)):
             if self.is_deepspeed_enabled or self.is_fsdp_enabled:
                 checkpoint = resume_from_checkpoint  # sharded, in layouts of their own
-            elif resume_from_checkpoint:
-                checkpoint = self._checkpoint_to_resume(resume_from_checkpoint)
-            batch = self.args.train_batch_size * self.args.world_size
-            if self.args.dataloader_drop_last and len(self.train_dataset) < batch:
-                raise ValueError(
-                    f"{len(self.train_dataset)} training triplets do not fill one batch of {batch} over all processes."
-                    " Lower per_device_train_batch_size."
-                )
+            else:
+                checkpoint = self._checkpoint_to_resume(resume_from_checkpoint) if resume_from_checkpoint else None
             if self.is_world_process_zero() and self.bad_images:
                 _write_json(os.path.join(self.args.output_dir, "bad_images.json"), self.bad_images)
+            self._check_numbers_of_triplets()
             return super().train(resume_from_checkpoint=checkpoint, **kwargs)
-        finally:
-            lock.release()
 
-    def _claim_output_dir(self, lock: FileLock, resuming: bool) -> str | None:
-        folder = Path(self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire()
-        except Timeout:
-            return f"Another run is training into {folder}. Choose another output_dir."
-        results = [*folder.glob("checkpoint-*"), *folder.glob("*.safetensors"), *folder.glob("trainer_state.json")]
-        if results and not resuming:
-            return (
-                f"{folder} holds the results of another run ({results[0].name}). Choose another output_dir, remove the"
-                " folder, or set resume_from_checkpoint."
-            )
-        return None
+    @contextmanager
+    def claim_output_dir(self, resuming: bool = False) -> Iterator[None]:
+        """
+        Within this context the output folder belongs to this run. [`train`] claims it itself; whoever writes into it
+        after training claims it around both.
+
+        Raises:
+            ValueError: on all processes, where another run is in the folder or, unless `resuming`, has left results.
+        """
+        if self._owns_output_dir:
+            yield
+            return
+        folder, is_main_process = self.args.output_dir, self.is_world_process_zero()
+        with claim_folder(folder, resuming=resuming, is_main_process=is_main_process):
+            self._owns_output_dir = True
+            try:
+                yield
+            finally:
+                self._owns_output_dir = False
 
     def _checkpoint_to_resume(self, asked: str | bool) -> str:
+        # Of two tensors that are one, a checkpoint holds the first.
+        tensors = self.model.state_dict().keys() - getattr(self.model, "all_tied_weights_keys", {}).keys()
         if asked is not True:
-            problem = checkpoint_problem(asked)
+            problem = checkpoint_problem(asked, tensors)
             if problem:
                 raise ValueError(
                     f"Cannot resume from {asked}: {problem}. resume_from_checkpoint=True takes the last whole one."
                 )
             return asked
-        checkpoint = last_whole_checkpoint(self.args.output_dir)
+        checkpoint = last_whole_checkpoint(self.args.output_dir, tensors)
         if checkpoint is None:
             raise ValueError(f"Nothing to resume: no whole checkpoint in {self.args.output_dir}.")
         return checkpoint
+
+    def _check_numbers_of_triplets(self) -> None:
+        left_out = self._num_left_out()
+        batch = self.args.train_batch_size * self.args.world_size
+        if self.args.dataloader_drop_last and len(self.train_dataset) < batch:
+            others = left_out.get("train", 0)
+            raise ValueError(
+                f"{len(self.train_dataset)} training triplets do not fill one batch of {batch} over all processes"
+                + (f" ({others} with unreadable images are left out, see bad_images.json)" if others else "")
+                + ". Lower per_device_train_batch_size"
+                + (" or replace the images." if others else ".")
+            )
+        if left_out.get("eval") and not len(self.eval_dataset):
+            raise ValueError(
+                f"All {left_out['eval']} evaluation triplets have unreadable images, see bad_images.json. Replace"
+                " them, or train without evaluation triplets."
+            )
+
+    def _num_left_out(self) -> dict[str, int]:
+        return {split: len({image["row"] for image in bad}) for split, bad in self.bad_images.items()}
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """L_tot of this process's queries against the targets of all processes."""
@@ -266,10 +282,16 @@ class CIRTrainer(Trainer):
         return super().create_scheduler(num_training_steps, optimizer)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the parts of the loss to what is logged in training."""
+        """Adds the parts of the loss to what is logged in training, and ends training at a loss that is no number."""
         if "loss" in logs:
             logs.update(self._drain_parts())
         super().log(logs, start_time)
+        if not math.isfinite(logs.get("loss", 0.0)):  # the mean over processes: all of them stop here
+            raise FloatingPointError(
+                f"The loss is {logs['loss']} in the steps up to {self.state.global_step}, expected a finite number."
+                " Lower learning_rate, set max_grad_norm, use bf16 instead of fp16, and go on from the last checkpoint"
+                " with resume_from_checkpoint=True."
+            )
 
     def _drain_parts(self) -> dict[str, float]:
         means = self.accelerator.reduce(torch.stack(list(self._means.values()))).tolist()
@@ -378,7 +400,7 @@ class CIRTrainer(Trainer):
                 **self.run_info.get("model", {}),
             },
             "train_triplets": len(self.train_dataset) if self.train_dataset is not None else None,
-            "bad_images": {split: len({image["row"] for image in bad}) for split, bad in self.bad_images.items()},
+            "bad_images": self._num_left_out(),
             "processes": self.args.world_size,
             "arguments": self._recorded_arguments(),
             "training": {**(trained[-1] if trained else {}), **(finished[-1] if finished else {})},
@@ -435,6 +457,17 @@ class _EpochCallback(TrainerCallback):
         self.collator.set_epoch(int(state.epoch or 0))
 
 
+class _LogBeforeSaving(TrainerCallback):
+    """Logs the loss wherever weights may be saved: [`CIRTrainer.log`] stops at NaN, which must not take the place of
+    a good checkpoint."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if control.should_save or control.should_evaluate or state.global_step >= state.max_steps:
+            control.should_log = True
+
+    on_epoch_end = on_step_end
+
+
 def cosine_with_restarts(step: int, *, warmup_steps: int, total_steps: int, num_cycles: int, floor: float) -> float:
     """Factor of the learning rate: linear warm-up to 1, then `num_cycles` cosines from 1 down to `floor`."""
     if step < warmup_steps:
@@ -443,34 +476,6 @@ def cosine_with_restarts(step: int, *, warmup_steps: int, total_steps: int, num_
     if progress >= 1:
         return floor
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * (progress * num_cycles % 1)))
-
-
-def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
-    """
-    Rows of all processes in the order of ranks, with gradients to each.
-
-    Args:
-        tensor (`torch.Tensor` of shape `(batch_size, dim)`): The same shape on every process.
-
-    Returns:
-        `torch.Tensor` of shape `(num_processes * batch_size, dim)`. The gradient of a row is the sum over the
-        losses of all processes. Together with the mean over processes that DDP takes, it is that of one large batch.
-    """
-    return _Gather.apply(tensor) if dist.is_available() and dist.is_initialized() else tensor
-
-
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, tensor):
-        gathered = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-        dist.all_gather(gathered, tensor.contiguous())
-        return torch.cat(gathered)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        gradient = gradient.contiguous().clone()
-        dist.all_reduce(gradient)
-        return gradient.chunk(dist.get_world_size())[dist.get_rank()]
 
 
 def _hub_name(name: str | None) -> str | None:

@@ -85,6 +85,10 @@ class CIRTrainingArguments(TrainingArguments):
         },
     )
 
+    logging_nan_inf_filter: bool = field(
+        default=False,
+        metadata={"help": "Whether a loss that is no number is left out of the log. Off, so that it ends training."},
+    )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay off: the collator makes the model's inputs from other columns."}
     )

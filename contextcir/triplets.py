@@ -6,16 +6,27 @@ no tokenizer and no parser is baked into the data. Images stay encoded until the
 """
 
 import hashlib
+import json
 import math
 import os
 import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import datasets
+import PIL
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
-from datasets import Features, Image, List, Value
+from datasets import Features, Image, LargeList, List, Value
+from datasets.exceptions import DatasetGenerationError
+from datasets.fingerprint import Hasher
 from PIL import Image as PILImage
 
+from contextcir import images
 from contextcir.images import ImageError, load_image
 
 Augmentation = Literal["none", "crop"]
@@ -60,22 +71,24 @@ def load_triplets(
         `datasets.Dataset`: The columns of `TRIPLET_FEATURES`, images undecoded (`Image(decode=False)`).
 
     Raises:
-        ValueError: for missing columns (naming those that exist), duplicate ids, empty texts, and noun phrases
-            that are not the characters of their text that they claim to be, with row and id.
+        ValueError: for damaged files (naming the first), missing columns (naming those that exist), columns of
+            another type, duplicate ids, empty texts, and noun phrases that are not the characters of their text that
+            they claim to be, with row and id.
     """
-    dataset = datasets.load_dataset(name_or_path, config_name, split=split, revision=revision)
     where = f"{name_or_path} (split {split!r})"
-    if {"reference", "target"} <= set(dataset.column_names):  # what `imagefolder` makes of `*_file_name`
+    try:
+        dataset = datasets.load_dataset(name_or_path, config_name, split=split, revision=revision)
+    except (pa.ArrowException, DatasetGenerationError) as error:
+        problem = next(_damaged_files(Path(name_or_path)), None)
+        if problem is None:
+            raise
+        raise ValueError(f"{where}: {problem}. Write or download it again.") from error
+    from_image_folder = {"reference", "target"} <= set(dataset.column_names)  # what is made of `*_file_name`
+    if from_image_folder:
         dataset = dataset.rename_columns({"reference": "reference_image", "target": "target_image"})
-        dataset = _without_decoding(dataset)
-        folder = name_or_path if os.path.isdir(name_or_path) else None
-        for name in ("reference", "target"):
-            if f"{name}_id" not in dataset.column_names:
-                paths = [image["path"] for image in dataset[f"{name}_image"]]
-                paths = [os.path.relpath(path, folder) if folder else path for path in paths]
-                dataset = dataset.add_column(f"{name}_id", paths)
-        if "id" not in dataset.column_names:
-            dataset = dataset.add_column("id", [str(row) for row in range(len(dataset))])
+    _check_types(dataset, where)
+    if from_image_folder:
+        dataset = _with_ids(dataset, name_or_path, where)
     if "noun_phrases" not in dataset.column_names and not require_noun_phrases:
         dataset = dataset.add_column("noun_phrases", [[]] * len(dataset), feature=TRIPLET_FEATURES["noun_phrases"])
 
@@ -87,6 +100,65 @@ def load_triplets(
         )
     dataset = _without_decoding(dataset.select_columns(list(TRIPLET_FEATURES)))
     _check_rows(dataset, where)
+    return dataset
+
+
+def _damaged_files(folder: Path) -> Iterator[str]:
+    """What is wrong with files of a folder, by name. Read to their ends, since some reader has stumbled over one."""
+    for path in sorted(folder.rglob("*.parquet")):
+        try:
+            for _ in pq.ParquetFile(path).iter_batches():
+                pass
+        except (pa.ArrowException, OSError) as error:
+            yield f"{path} is damaged ({error})"
+    for path in sorted(folder.rglob("metadata.jsonl")):
+        for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+            try:
+                json.loads(line)
+            except ValueError as error:
+                yield f"{path}, line {number} is damaged ({error})"
+
+
+def _check_types(dataset: datasets.Dataset, where: str) -> None:
+    for name, expected in TRIPLET_FEATURES.items():
+        got = dataset.features.get(name)
+        if got is not None and not _fits(got, expected):
+            raise ValueError(f"{where}: column {name} has type {got}, expected {expected}. Cast it or make it again.")
+
+
+def _fits(got, expected) -> bool:
+    """Whether values of one type serve as another: integers and texts of any width, and nulls as anything."""
+    if isinstance(got, Value) and got.dtype == "null":
+        return True
+    if isinstance(expected, Image):
+        stored = (Value("string"), Value("binary"), {"bytes": Value("binary"), "path": Value("string")})
+        return isinstance(got, Image) or any(_fits(got, kind) for kind in stored)
+    if isinstance(expected, dict):
+        return isinstance(got, dict) and all(name in got and _fits(got[name], expected[name]) for name in expected)
+    if isinstance(expected, List):
+        return isinstance(got, (List, LargeList)) and _fits(got.feature, expected.feature)
+    return isinstance(got, Value) and _family(got.dtype) == _family(expected.dtype)
+
+
+def _family(dtype: str) -> str:
+    return re.sub(r"^(u|large_)|\d+$", "", dtype)
+
+
+def _with_ids(dataset: datasets.Dataset, name_or_path: str, where: str) -> datasets.Dataset:
+    """Ids of an image folder, where its metadata has none: file names, and row numbers."""
+    dataset = _without_decoding(dataset)
+    folder = name_or_path if os.path.isdir(name_or_path) else None
+    for name in ("reference", "target"):
+        paths = [(image or {}).get("path") for image in dataset[f"{name}_image"]]
+        if None in paths:
+            raise ValueError(
+                f"{where}, row {paths.index(None)}: {name}_file_name is empty. Name an image or remove the row."
+            )
+        if f"{name}_id" not in dataset.column_names:
+            paths = [os.path.relpath(path, folder) if folder else path for path in paths]
+            dataset = dataset.add_column(f"{name}_id", paths)
+    if "id" not in dataset.column_names:
+        dataset = dataset.add_column("id", [str(row) for row in range(len(dataset))])
     return dataset
 
 
@@ -112,6 +184,8 @@ def _check_rows(dataset: datasets.Dataset, where: str) -> None:
         if not text or text.isspace():
             raise ValueError(f"{at}: modification_text is empty. Remove the row or describe the change.")
         for phrase in triplet["noun_phrases"] or []:
+            if phrase is None or None in (phrase["text"], phrase["start"], phrase["end"]):
+                raise ValueError(f"{at}: noun_phrases holds {phrase}, expected text, start and end of each.")
             start, end = phrase["start"], phrase["end"]
             if not 0 <= start < end <= len(text):
                 raise ValueError(
@@ -139,7 +213,8 @@ def describe_triplets(dataset: datasets.Dataset) -> dict[str, float]:
 
 def find_bad_images(dataset: datasets.Dataset, num_proc: int | None = None) -> list[dict[str, Any]]:
     """
-    Decode every image once and list those that cannot be used. The pass is cached by `datasets`.
+    Decode every image once and list those that cannot be used. `datasets` caches the pass until the rows, the files
+    behind their paths or the code that reads images change.
 
     Args:
         dataset (`datasets.Dataset`): As from [`load_triplets`].
@@ -156,6 +231,7 @@ def find_bad_images(dataset: datasets.Dataset, num_proc: int | None = None) -> l
             {"row": Value("int64"), "id": Value("string"), **dict.fromkeys(IMAGE_COLUMNS, Value("string"))}
         ),
         num_proc=num_proc,
+        new_fingerprint=_images_fingerprint(dataset),
         desc="Checking images",
     )
     return [
@@ -164,6 +240,21 @@ def find_bad_images(dataset: datasets.Dataset, num_proc: int | None = None) -> l
         for column in IMAGE_COLUMNS
         if row[column]
     ]
+
+
+def _images_fingerprint(dataset: datasets.Dataset) -> str:
+    """`datasets` itself would look at the rows and at the name of the function alone."""
+    states = []  # of the files behind paths
+    for column in IMAGE_COLUMNS:
+        image = dataset.data.column(column)
+        outside = pc.is_null(pc.struct_field(image, "bytes"))
+        for path in pc.struct_field(image, "path").filter(outside).to_pylist():
+            try:
+                state = os.stat(path or "")
+                states.append((state.st_size, state.st_mtime_ns, state.st_ctime_ns))
+            except (OSError, ValueError):  # no such file, or no path at all
+                states.append(None)
+    return Hasher.hash((dataset._fingerprint, states, PIL.__version__, Path(images.__file__).read_bytes()))
 
 
 def _image_errors(triplet: dict[str, Any], row: int) -> dict[str, Any]:
@@ -182,9 +273,12 @@ def _load(triplet: dict[str, Any], column: str) -> PILImage.Image:
     return load_image(triplet[column], name=f"triplet {triplet['id']!r}, {column}" + (f" ({path})" if path else ""))
 
 
-def _encoded(triplet: dict[str, Any], side: str) -> bytes | None:
+def _encoded(triplet: dict[str, Any], side: str) -> bytes | str | None:
+    """The bytes of an image, or the path where there are none."""
     image = triplet[f"{side}_image"]
-    return image.get("bytes") if isinstance(image, dict) else None
+    if not isinstance(image, dict):
+        return None
+    return image["bytes"] if image.get("bytes") is not None else image.get("path")
 
 
 class TripletCollator:

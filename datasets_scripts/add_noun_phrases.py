@@ -9,6 +9,7 @@ weights and the options, so a second run is instant and a better parser is not m
 """
 
 import json
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,8 @@ class Arguments:
 
     data: str = field(metadata={"help": "Folder of Parquet files, image folder or Hub name."})
     output_dir: str | None = field(
-        default=None, metadata={"help": "Folder for the Parquet files; by default the data's own folder."}
+        default=None,
+        metadata={"help": "Folder for the Parquet files; by default they take the place of the data's own."},
     )
     config_name: str | None = field(
         default=None, metadata={"help": "Configuration of the data set, such as triplets."}
@@ -87,18 +89,44 @@ def add_noun_phrases(
     }
 
 
-def write_parquet(dataset: datasets.Dataset, folder: Path, split: str) -> None:
+def files_to_replace(data: str, config_name: str | None, splits: list[str], folder: Path) -> dict[str, list[Path]]:
+    """
+    The older Parquet files of each split in the folder that is written to. Where it is the data's own, whatever its
+    layout, these are the very files that the split is read from.
+
+    Raises:
+        ValueError: where the data's own folder could not be read any more, or would hold the triplets twice.
+    """
+    if not folder.is_dir() or folder.resolve() != Path(data).resolve():
+        return {split: sorted(folder.glob(f"{split}-*.parquet")) for split in splits}
+    builder = datasets.load_dataset_builder(data, config_name)
+    files = {str(split): [Path(path) for path in paths] for split, paths in builder.config.data_files.items()}
+    others = [path.name for paths in files.values() for path in paths if path.suffix != ".parquet"]
+    problem = None
+    if others:
+        problem = f"it is read from {others[0]}, which is no Parquet file"
+    elif builder.info.features is not None and "noun_phrases" not in builder.info.features:
+        problem = "the columns that its README.md lists in the header have no noun_phrases"
+    if problem:
+        raise ValueError(f"{data} cannot be changed in place: {problem}. Write to another folder with --output_dir.")
+    return files
+
+
+def write_parquet(dataset: datasets.Dataset, folder: Path, split: str, replaced: list[Path]) -> None:
     """One file with the images inside, in place of all older files of the split; readers never see half a file."""
-    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{split}-00000-of-00001.parquet"
+    if replaced:  # where a card or a sub-folder says which split it is
+        target = replaced[0].with_name(re.sub(r"-\d{5}-of-\d{5}(?=\.parquet$)", "-00000-of-00001", replaced[0].name))
+    target.parent.mkdir(parents=True, exist_ok=True)
     embedded = dataset.with_format("arrow").map(
         embed_table_storage, batched=True, batch_size=200, desc="Embedding images"
     )
-    target = folder / f"{split}-00000-of-00001.parquet"
-    unfinished = folder / f".{target.name}.tmp"
+    unfinished = target.with_name(f".{target.name}.tmp")
     embedded.with_format(None).to_parquet(unfinished)
-    for old in folder.glob(f"{split}-*.parquet"):
-        old.unlink()
-    unfinished.rename(target)
+    unfinished.replace(target)
+    for old in replaced:
+        if old != target:
+            old.unlink()
 
 
 def main(argv=None) -> dict:
@@ -107,17 +135,20 @@ def main(argv=None) -> dict:
     if argv and not argv[0].startswith("-"):
         argv.insert(0, "--data")
     (args,) = HfArgumentParser(Arguments, description=__doc__.split("\n")[0]).parse_args_into_dataclasses(argv)
+    splits = datasets.get_dataset_split_names(args.data, args.config_name)
+    folder = Path(args.output_dir or args.data)
+    writing = args.output_dir is not None or args.push_to_hub is None
+    replaced = files_to_replace(args.data, args.config_name, splits, folder) if writing else {}
     extractor = NounPhraseExtractor(args.parser, max_phrases=args.max_phrases, leaf_only=args.leaf_only)
     triplets, counts = datasets.DatasetDict(), {}
-    for split in datasets.get_dataset_split_names(args.data, args.config_name):
+    for split in splits:
         dataset = load_triplets(args.data, split, config_name=args.config_name, require_noun_phrases=False)
         dataset, counts[split] = add_noun_phrases(dataset, extractor, args.batch_size)
         for column in ("reference_image", "target_image"):
             dataset = dataset.cast_column(column, datasets.Image())
         triplets[split] = dataset
-    if args.output_dir is not None or args.push_to_hub is None:
-        for split, dataset in triplets.items():
-            write_parquet(dataset, Path(args.output_dir or args.data), split)
+    for split, files in replaced.items():
+        write_parquet(triplets[split], folder, split, files)
     if args.push_to_hub is not None:
         triplets.push_to_hub(args.push_to_hub, config_name=args.config_name or "default", private=True)
     print(json.dumps(counts, indent=1))

@@ -4,6 +4,7 @@ Paper: ConText-CIR (CVPR 2025), section 3.2. The paper leaves the widths, the nu
 of the cross-attention open; the defaults here follow the text encoder.
 """
 
+from difflib import get_close_matches
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
@@ -45,7 +46,8 @@ class ContextCIRConfig(PreTrainedConfig):
             Logarithm of the inverse temperature at the start (CLIP's value).
 
     Raises:
-        ValueError: for a field that does not exist, and for sizes that do not fit together.
+        ValueError: for a field that does not exist (in the configs of the encoders: one that is almost the name of an
+            existing one), and for sizes that do not fit together.
 
     Example:
 
@@ -81,6 +83,7 @@ class ContextCIRConfig(PreTrainedConfig):
             )
         for name, config_class in self.sub_configs.items():
             sub_config = getattr(self, name)
+            _refuse_misspelt_fields(name, sub_config, config_class)
             if not isinstance(sub_config, config_class):
                 setattr(self, name, config_class(**(sub_config or {})))
         if self.fusion_hidden_size is None:
@@ -115,6 +118,20 @@ class ContextCIRConfig(PreTrainedConfig):
         if text_config.eos_token_id == 2:
             return text_config.vocab_size - 2, text_config.vocab_size - 1
         return text_config.bos_token_id, text_config.eos_token_id
+
+
+def _refuse_misspelt_fields(name: str, sub_config: PreTrainedConfig | dict | None, config_class: type) -> None:
+    """
+    CLIP's configs take any field without a word, and must: files of transformers 4 hold dozens that are gone, such as
+    `torchscript`, `top_k` or `pruned_heads`. So only what almost is the name of one of the encoder's own is refused.
+    The nearest of the old ones, `sep_token_id`, is like `pad_token_id` to 0.83.
+    """
+    known = config_class.__annotations__
+    given = vars(sub_config) if isinstance(sub_config, PreTrainedConfig) else sub_config or {}
+    for field in given:
+        similar = get_close_matches(field, known, n=1, cutoff=0.85)
+        if similar and field not in known:
+            raise ValueError(f"`{name}` has no field {field!r}. Did you mean {similar[0]!r}?")
 
 
 __all__ = ["ContextCIRConfig"]

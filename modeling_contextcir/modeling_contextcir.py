@@ -10,7 +10,9 @@ updated: the keys and values of an image are computed once and serve the whole t
 empty text alike.
 """
 
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,7 @@ from transformers import CLIPModel, CLIPTextModel, CLIPVisionModel, PreTrainedMo
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import load_state_dict
 from transformers.utils import ModelOutput
 
 from .configuration_contextcir import ContextCIRConfig
@@ -218,12 +221,35 @@ class ContextCIRPreTrainedModel(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, output_loading_info=False, **kwargs):
         """As in transformers, but weights with missing, NaN or infinite tensors are refused with a `ValueError` that
-        names them, instead of being replaced by random numbers or loaded as they are."""
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
-        )
+        names them, instead of being replaced by random numbers or loaded as they are, and so is a damaged file."""
+        with _naming_damaged_files(pretrained_model_name_or_path):
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+            )
         _refuse_broken_weights(model, info["missing_keys"], pretrained_model_name_or_path)
         return (model, info) if output_loading_info else model
+
+
+@contextmanager
+def _naming_damaged_files(name_or_path):
+    """safetensors says what is wrong, but not with which file. Its error is known by name, since this file imports
+    torch, transformers and huggingface_hub alone."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":
+            raise
+        damaged = next(filter(_is_damaged, sorted(Path(name_or_path).glob("*.safetensors"))), None)
+        damaged = damaged or f"A file of the weights of {str(name_or_path)!r}"  # in the cache of the Hub
+        raise ValueError(f"{damaged} is incomplete or damaged ({error}). Write or download it again.") from error
+
+
+def _is_damaged(path):
+    try:
+        load_state_dict(path, map_location="meta")  # headers only
+    except Exception:
+        return True
+    return False
 
 
 def _refuse_broken_weights(model, missing_keys, name_or_path):
@@ -281,10 +307,11 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
             [`ContextCIRModel`]
 
         Raises:
-            ValueError: where a tensor of the CLIP model is missing or holds NaN.
+            ValueError: where a tensor of the CLIP model is missing or holds NaN, and where a file is damaged.
         """
         fields = {key: kwargs.pop(key) for key in ContextCIRConfig.__annotations__ if key in kwargs}
-        clip, info = CLIPModel.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
+        with _naming_damaged_files(name_or_path):
+            clip, info = CLIPModel.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
         _refuse_broken_weights(clip, info["missing_keys"], name_or_path)
         inherited = ("vision_config", "text_config", "projection_dim", "logit_scale_init_value")
         config = ContextCIRConfig(**{key: getattr(clip.config, key) for key in inherited} | fields)

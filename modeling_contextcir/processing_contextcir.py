@@ -5,12 +5,17 @@ context (which tokens of the whole text are its own). Spans are found by the off
 at all.
 """
 
+import operator
+import os
+
 import torch
 from transformers import BatchFeature, CLIPImageProcessorPil, ProcessorMixin
 from transformers.processing_utils import ProcessingKwargs
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
+
+SMALLEST_VOCABULARY = 256 + 2  # byte-level BPE: all bytes, begin and end
 
 
 class ContextCIRProcessorKwargs(ProcessingKwargs, total=False):
@@ -28,6 +33,10 @@ class ContextCIRProcessor(ProcessorMixin):
             Pixels; always the PIL version, so that they are the same with and without torchvision.
         tokenizer (`CLIPTokenizer`):
             Token ids; must be able to return character offsets.
+
+    Raises:
+        ValueError: for a tokenizer without even the bytes. Where the files of the vocabulary are missing, transformers
+            makes one of begin and end alone, which reads every text as the same unknown token.
     """
 
     def __init__(self, image_processor=None, tokenizer=None, **kwargs):
@@ -35,6 +44,11 @@ class ContextCIRProcessor(ProcessorMixin):
             # Where torchvision is installed, transformers picks this one; `from_pretrained(backend="pil")` would
             # prevent that, but also ends up in the config of the tokenizer.
             image_processor = CLIPImageProcessorPil.from_dict(image_processor.to_dict())
+        if tokenizer is not None and len(tokenizer) < SMALLEST_VOCABULARY:
+            raise ValueError(
+                f"The tokenizer of {tokenizer.name_or_path!r} has {len(tokenizer)} entries, expected at least"
+                f" {SMALLEST_VOCABULARY}. Put tokenizer.json (or vocab.json and merges.txt) of its model there."
+            )
         super().__init__(image_processor, tokenizer, **kwargs)
 
     @property
@@ -52,7 +66,7 @@ class ContextCIRProcessor(ProcessorMixin):
         r"""
         Args:
             images (`PIL.Image.Image` or list of them, *optional*):
-                RGB images.
+                RGB images. `contextcir.images.load_image` makes one of any file, array or Pillow image.
             text (`str` or `list[str]`, *optional*):
                 Modification texts. The empty text is allowed.
             noun_phrases (`list[list[dict]]`, *optional*):
@@ -73,8 +87,8 @@ class ContextCIRProcessor(ProcessorMixin):
               inside a token or were cut off with their text.
 
         Raises:
-            ValueError: for spans outside their text or with another text than their own, and lists of different
-                lengths; names the row.
+            ValueError: for noun phrases in another form, outside their text or with another text than their own, and
+                lists of different lengths, naming the row; and for paths and Pillow images of more than 8 bits.
         """
         if noun_phrases is not None and text is None:
             raise ValueError("`noun_phrases` are spans of `text`, which is missing.")
@@ -84,6 +98,7 @@ class ContextCIRProcessor(ProcessorMixin):
         merged = self._merge_kwargs(ContextCIRProcessorKwargs, return_tensors=return_tensors, **kwargs)
         data = {}
         if images is not None:
+            _refuse_unread_images(images)
             data.update(self.image_processor(images, **merged["images_kwargs"]))
         if text is not None:
             texts = [text] if isinstance(text, str) else list(text)
@@ -109,8 +124,10 @@ class ContextCIRProcessor(ProcessorMixin):
         for row, (text, spans) in enumerate(zip(texts, noun_phrases, strict=True)):
             offsets = encoding.encodings[row].offsets
             special = encoding.encodings[row].special_tokens_mask
+            if not isinstance(spans, (list, tuple)):
+                raise ValueError(f"Row {row}: got {spans!r}, expected the list of the noun phrases of one text.")
             for span in spans:
-                start, end = (span["start"], span["end"]) if isinstance(span, dict) else span
+                start, end = _start_and_end(span, row)
                 if not 0 <= start < end <= len(text):
                     raise ValueError(
                         f"Row {row}: noun phrase {span!r} lies outside its text of {len(text)} characters: {text!r}."
@@ -138,6 +155,29 @@ class ContextCIRProcessor(ProcessorMixin):
             "phrase_token_mask": torch.tensor(masks, dtype=torch.bool).reshape(len(masks), length),
             "num_dropped_phrases": torch.tensor(num_dropped),
         }
+
+
+def _refuse_unread_images(images) -> None:
+    """CLIP's image processor would read a path without its orientation or any limit, and cut values at 255."""
+    for place, image in enumerate(images if isinstance(images, (list, tuple)) else [images]):
+        mode = getattr(image, "mode", "")
+        if isinstance(image, (str, os.PathLike)) or mode == "F" or str(mode).startswith("I"):
+            what = f"a Pillow image of mode {mode!r}" if mode else f"the path {os.fspath(image)!r}"
+            raise ValueError(
+                f"Image {place} is {what}, expected 8-bit RGB. Read it with `contextcir.images.load_image`, or"
+                " convert it yourself."
+            )
+
+
+def _start_and_end(span, row: int) -> tuple[int, int]:
+    try:
+        start, end = (span["start"], span["end"]) if isinstance(span, dict) else span
+        return operator.index(start), operator.index(end)
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(
+            f"Row {row}: got the noun phrase {span!r}, expected {{'text', 'start', 'end'}} or (start, end) in whole"
+            " characters of the text, in one list for each text."
+        ) from None
 
 
 def find_span(offsets, special_tokens_mask, start: int, end: int) -> range | None:

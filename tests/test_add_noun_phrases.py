@@ -99,6 +99,69 @@ def test_an_image_folder_becomes_parquet_elsewhere(fake, tmp_path):
     assert read["noun_phrases"] == [{"text": "a", "start": 0, "end": 1}]
 
 
+def without_phrases(rows):
+    return dataset(rows).remove_columns("noun_phrases")
+
+
+LAYOUTS = {  # as people have them -> what is left
+    "data/train-00000-of-00002.parquet data/train-00001-of-00002.parquet": "data/train-00000-of-00001.parquet",
+    "train/0000.parquet": "train/0000.parquet",
+    "train.parquet": "train.parquet",
+    "data-00000.parquet": "data-00000.parquet",
+}
+
+
+@pytest.mark.parametrize("paths, left", LAYOUTS.items(), ids=LAYOUTS)
+@pytest.mark.parametrize("say_so", [False, True])
+def test_in_place_whatever_the_layout(fake, tmp_path, paths, left, say_so):
+    for number, path in enumerate(paths.split()):
+        (tmp_path / "data" / path).parent.mkdir(parents=True, exist_ok=True)
+        without_phrases(triplets(8)[4 * number : 4 * number + 4]).to_parquet(tmp_path / "data" / path)
+    folder = str(tmp_path / "data")
+    add_noun_phrases.main([folder, *(["--output_dir", folder] if say_so else [])])
+    files = [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
+    assert [path.relative_to(folder).as_posix() for path in files] == [left]
+    assert load_triplets(folder)["id"] == [f"t{row}" for row in range(4 * len(paths.split()))]
+    assert load_triplets(folder)[0]["noun_phrases"] == [{"text": "make", "start": 0, "end": 4}]
+
+
+CARD = """---
+dataset_info:
+  features:
+{}configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: data/train-*
+---
+"""
+COLUMN = "  - name: {}\n    dtype: {}\n"
+COLUMNS = [(name, "image" if name.endswith("_image") else "string") for name in TRIPLET_FEATURES]
+
+
+def test_a_card_that_would_forbid_the_column_is_found_beforehand(fake, tmp_path):
+    (tmp_path / "clone" / "data").mkdir(parents=True)
+    without_phrases(triplets(2)).to_parquet(tmp_path / "clone" / "data" / "train-00000-of-00001.parquet")
+    columns = "".join(COLUMN.format(*column) for column in COLUMNS if column[0] != "noun_phrases")
+    (tmp_path / "clone" / "README.md").write_text(CARD.format(columns))
+    with pytest.raises(ValueError, match="clone cannot be changed in place: .*README.md.*--output_dir"):
+        add_noun_phrases.main([str(tmp_path / "clone")])
+    assert not fake.asked
+    add_noun_phrases.main([str(tmp_path / "clone"), "--output_dir", str(tmp_path / "out")])
+    assert len(load_triplets(str(tmp_path / "out"))) == 2
+
+
+def test_an_image_folder_is_not_changed(fake, tmp_path):
+    (tmp_path / "images").mkdir()
+    for name in ("reference", "target"):
+        (tmp_path / "images" / f"{name}.png").write_bytes(triplet(0)[f"{name}_image"]["bytes"])
+    line = '{"reference_file_name": "reference.png", "target_file_name": "target.png", "modification_text": "a b c"}'
+    (tmp_path / "images" / "metadata.jsonl").write_text(line)
+    with pytest.raises(ValueError, match="images cannot be changed in place: .*no Parquet file.*--output_dir"):
+        add_noun_phrases.main([str(tmp_path / "images")])
+    assert len(list((tmp_path / "images").iterdir())) == 3
+
+
 def test_published_with_images_and_phrases(tmp_path):
     folder = write_parquet(tmp_path / "data", train=triplets(3))
     with LoopbackHub() as hub:

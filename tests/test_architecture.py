@@ -22,6 +22,7 @@ ALLOWED_SIDEWAYS = {  # an engine needs these arrows between files of its own le
     ("retrieval", "retrieval"),
     ("metrics", "metrics"),
     ("scenes", "scenes"),
+    ("visualization", "visualization"),
 }
 HOMES = {  # library -> the only files that may import it
     "spacy": {"contextcir/noun_phrases.py", "datasets_scripts/train_parser.py"},
@@ -109,6 +110,37 @@ def test_a_heavy_library_lives_in_one_file(library):
         where = path.relative_to(ROOT).as_posix()
         if any(name.split(".")[0] == library for name in imported(path)):
             assert where in HOMES[library] or where.startswith("tests/"), where
+
+
+def opened_with_pillow(path: Path) -> list[str]:
+    """Uses of `open` of `PIL.Image`, whatever it is called in a file."""
+    tree = ast.parse(path.read_text())
+    names = {"PIL.Image"}
+    for statement in ast.walk(tree):
+        if isinstance(statement, ast.Import):
+            names |= {alias.asname for alias in statement.names if alias.name == "PIL.Image" and alias.asname}
+        elif isinstance(statement, ast.ImportFrom) and statement.module == "PIL":
+            names |= {alias.asname or alias.name for alias in statement.names if alias.name == "Image"}
+        elif isinstance(statement, ast.ImportFrom) and statement.module == "PIL.Image":
+            names |= {alias.name for alias in statement.names if alias.name == "open"}
+    nodes = [node for node in ast.walk(tree) if isinstance(node, (ast.Attribute, ast.Name))]
+    return [use for use in map(ast.unparse, nodes) if use in {f"{name}.open" for name in names} | names & {"open"}]
+
+
+def test_one_file_opens_images(tmp_path):
+    lines = [
+        "from PIL import Image as I; I.open(x)",
+        "import PIL.Image; PIL.Image.open(x)",
+        "from PIL.Image import open",
+    ]
+    for line in [*lines, "from PIL import Image; map(Image.open, x)"]:
+        (tmp_path / "a.py").write_text(line + "\nopen(x)" * line.endswith("open"))
+        assert len(opened_with_pillow(tmp_path / "a.py")) == 1, line
+    for path in SOURCES:
+        where = path.relative_to(ROOT)
+        if where.parts[0] != "tests" and where.as_posix() != "contextcir/images.py":
+            assert not opened_with_pillow(path), f"{where}: read images with contextcir.images.load_image"
+    assert opened_with_pillow(ROOT / "contextcir" / "images.py")
 
 
 def test_importing_the_package_imports_nothing():

@@ -56,6 +56,57 @@ def test_unknown_fields_are_refused(tmp_path):
         ContextCIRConfig.from_pretrained(tmp_path)
 
 
+# Every field that transformers 4 wrote into the text_config of a CLIP.
+OLD_TEXT_CONFIG = """{
+    "_name_or_path": "", "add_cross_attention": false, "architectures": null, "attention_dropout": 0.0,
+    "bad_words_ids": null, "begin_suppress_tokens": null, "bos_token_id": 0, "chunk_size_feed_forward": 0,
+    "cross_attention_hidden_size": null, "decoder_start_token_id": null, "diversity_penalty": 0.0, "do_sample": false,
+    "dropout": 0.0, "early_stopping": false, "encoder_no_repeat_ngram_size": 0, "eos_token_id": 2,
+    "exponential_decay_length_penalty": null, "finetuning_task": null, "forced_bos_token_id": null,
+    "forced_eos_token_id": null, "gradient_checkpointing": false, "hidden_act": "quick_gelu", "hidden_size": 512,
+    "id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "initializer_factor": 1.0, "initializer_range": 0.02,
+    "intermediate_size": 2048, "is_decoder": false, "is_encoder_decoder": false,
+    "label2id": {"LABEL_0": 0, "LABEL_1": 1}, "layer_norm_eps": 1e-05, "length_penalty": 1.0, "max_length": 20,
+    "max_position_embeddings": 77, "min_length": 0, "model_type": "clip_text_model", "no_repeat_ngram_size": 0,
+    "num_attention_heads": 8, "num_beam_groups": 1, "num_beams": 1, "num_hidden_layers": 12,
+    "num_return_sequences": 1, "output_attentions": false, "output_hidden_states": false, "output_scores": false,
+    "pad_token_id": 1, "prefix": null, "problem_type": null, "projection_dim": 512, "pruned_heads": {},
+    "remove_invalid_values": false, "repetition_penalty": 1.0, "return_dict": true, "return_dict_in_generate": false,
+    "sep_token_id": null, "suppress_tokens": null, "task_specific_params": null, "temperature": 1.0,
+    "tf_legacy_loss": false, "tie_encoder_decoder": false, "tie_word_embeddings": true, "tokenizer_class": null,
+    "top_k": 50, "top_p": 1.0, "torch_dtype": null, "torchscript": false, "transformers_version": "4.16.0.dev0",
+    "typical_p": 1.0, "use_bfloat16": false, "use_cache": true, "vocab_size": 49408}"""
+
+
+def test_old_fields_of_the_encoders_are_fine():
+    old = json.loads(OLD_TEXT_CONFIG)
+    vision = {name: value for name, value in old.items() if name not in CLIPTextConfig.__annotations__}
+    config = ContextCIRConfig(
+        text_config=old, vision_config=vision | {"image_size": 96, "model_type": "clip_vision_model"}
+    )
+    assert config.empty_text_ids == (49406, 49407) and config.vision_config.image_size == 96
+    ContextCIRConfig(text_config=config.text_config, vision_config=config.vision_config)
+
+
+@pytest.mark.parametrize("as_object", [False, True])
+@pytest.mark.parametrize(
+    "encoder, field, meant",
+    [
+        ("text_config", "hiden_size", "hidden_size"),
+        ("text_config", "num_hiden_layers", "num_hidden_layers"),
+        ("text_config", "layer_norm_epsilon", "layer_norm_eps"),
+        ("vision_config", "patchsize", "patch_size"),
+        ("vision_config", "img_size", "image_size"),
+    ],
+)
+def test_misspelt_fields_of_the_encoders_are_refused(encoder, field, meant, as_object):
+    given = {field: 16}
+    if as_object:  # which has taken it without a word
+        given = ContextCIRConfig.sub_configs[encoder](**given)
+    with pytest.raises(ValueError, match=f"`{encoder}` has no field '{field}'. Did you mean '{meant}'"):
+        ContextCIRConfig(**{encoder: given})
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -8,7 +8,7 @@ from pathlib import Path
 import datasets
 import pytest
 from safetensors.torch import load_file
-from tiny_triplets import triplet, write_benchmark, write_parquet
+from tiny_triplets import png, triplet, write_benchmark, write_parquet
 from torch.testing import assert_close
 
 import train
@@ -20,7 +20,16 @@ REPOSITORY = Path(__file__).parents[1]
 def runs(tmp_path, clip_folder, monkeypatch):
     """Batches of 4 on two processes and of 8 on one; targets repeat across processes, and one image is broken."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    rows = [triplet(row, target_id=f"g{row % 5}", reference_id=f"r{row % 7}") for row in range(25)]
+    rows = [
+        triplet(
+            row,
+            target_id=f"g{row % 5}",
+            target_image={"bytes": png(100 + row % 5), "path": None},
+            reference_id=f"r{row % 7}",
+            reference_image={"bytes": png(200 + row % 7), "path": None},
+        )
+        for row in range(25)
+    ]
     rows[11]["target_image"] = {"bytes": b"", "path": None}
     options = {
         "clip_name_or_path": clip_folder,

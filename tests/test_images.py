@@ -27,14 +27,21 @@ def pixels(image):
     return np.asarray(image)
 
 
-def png_header(width, height):
-    """A PNG that claims a size and holds no pixels: whatever decodes it fails."""
+def raw_png(width, height, depth, colours, row=b"", transparent=None):
+    """A PNG chunk by chunk, for what Pillow does not write; `colours` is 0 for grey, 2 for RGB."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colours, 0, 0, 0))
+    if transparent is not None:
+        header += chunk(b"tRNS", struct.pack(f">{len(transparent)}H", *transparent))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(row and b"\0" + row)) + chunk(b"IEND", b"")
+
+
+def png_header(width, height):
+    """A PNG that claims a size and holds no pixels: whatever decodes it fails."""
+    return raw_png(width, height, 8, 2)
 
 
 @pytest.fixture
@@ -166,6 +173,19 @@ def test_the_limit_is_an_argument_and_holds_for_pixels_in_memory(photo):
         load_image(np.broadcast_to(np.uint8(0), (10_000, 10_000, 3)))
 
 
+@pytest.mark.parametrize("size", [(1, 101), (101, 1), (1, 100_000), (10_001, 100)])
+def test_too_thin_is_refused_on_the_header(size):
+    with pytest.raises(ImageError, match=f"key 'strip': is too thin .{size[0]} x {size[1]} pixels; at most 1:100"):
+        load_image(png_header(*size), name="key 'strip'")
+
+
+def test_thin_but_not_too_thin():
+    for source in (np.zeros((100, 1, 3), np.uint8), Image.new("RGB", (200, 2))):
+        assert load_image(source).size in {(1, 100), (200, 2)}
+    with pytest.raises(ImageError, match="too thin"):
+        load_image(np.zeros((101, 1, 3), np.uint8))
+
+
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
 def test_one_pixel(format):
     image = load_image(encode(Image.new("RGB", (1, 1), "white"), format))
@@ -201,6 +221,23 @@ def test_16_bit_grey_with_a_transparent_value_is_white_there():
     values = np.array([[0, 1000, 65_535]], dtype=np.uint16)
     content = encode(Image.fromarray(values), transparency=1000)
     assert pixels(load_image(content))[0, :, 0].tolist() == [0, 255, 255]
+
+
+@pytest.mark.parametrize(
+    "image, expected",
+    [
+        (Image.frombytes("L", (2, 1), b"\0\x37"), [255, 200]),
+        (Image.frombytes("I;16", (2, 1), b"\0\0\xff\xff"), [255, 0]),
+        (Image.fromarray(np.array([[0.0, 0.2]], np.float32)), [255, 204]),
+    ],
+    ids=["8 bits", "16 bits", "floats"],
+)
+def test_a_tiff_whose_zero_is_white(image, expected):
+    black_is_zero = struct.pack("<HHIHH", 262, 3, 1, 1, 0)
+    content = encode(image, "TIFF")
+    assert content.count(black_is_zero) == 1
+    content = content.replace(black_is_zero, struct.pack("<HHIHH", 262, 3, 1, 0, 0))
+    assert pixels(load_image(content))[0, :, 0].tolist() == expected
 
 
 def test_32_bit_integers_hold_16_bits_or_are_refused():
@@ -239,6 +276,9 @@ def test_transparency_is_composited_on_white():
         == 255
     )
 
+    premultiplied = Image.frombytes("La", (2, 1), bytes([10, 51, 100, 255]))  # 50 of which a fifth is seen, and 100
+    assert pixels(load_image(premultiplied))[0, :, 0].tolist() == [214, 100]
+
     palette = Image.new("P", (2, 1), 0)
     palette.putpalette([0, 0, 255, 255, 0, 0])
     palette.putpixel((1, 0), 1)
@@ -246,6 +286,17 @@ def test_transparency_is_composited_on_white():
         assert pixels(load_image(encode(palette, transparency=transparency)))[0].tolist() == [[255] * 3, [255, 0, 0]]
     rgb = encode(Image.fromarray(COLOURS), transparency=(0, 255, 0))
     assert pixels(load_image(rgb))[0].tolist() == [[255, 0, 0], [255, 255, 255], [0, 0, 255]]
+
+
+def test_a_transparent_colour_that_pillow_misreads_is_refused():
+    row = struct.pack(">6H", 1000, 2000, 3000, 1001, 2001, 3001)  # after Pillow's 8 bits the two are the same
+    assert pixels(load_image(raw_png(2, 1, 16, 2, row))).tolist() == [[[3, 7, 11]] * 2]
+    grey = bytes([0b00011011])  # 0, 1, 2, 3 of two bits
+    assert pixels(load_image(raw_png(4, 1, 2, 0, grey)))[0, :, 0].tolist() == [0, 85, 170, 255]
+    assert pixels(load_image(raw_png(4, 1, 2, 0, grey, transparent=[0])))[0, :, 0].tolist() == [255, 85, 170, 255]
+    for content in (raw_png(2, 1, 16, 2, row, [1000, 2000, 3000]), raw_png(4, 1, 2, 0, grey, [1])):
+        with pytest.raises(ImageError, match="key 'a': has pixels of depth .* with a transparent colour"):
+            load_image(content, name="key 'a'")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -289,6 +340,8 @@ def test_the_first_frame_of_an_animation():
         (np.full((2, 3, 1), 9, np.uint8), 9),
         (np.full((2, 3, 3), 9, np.int64), 9),
         (np.full((2, 3, 3), 514, np.uint16), 2),
+        (np.full((2, 3, 3), 514, ">u2"), 2),
+        (np.full((2, 3, 3), 0.2, ">f4"), 51),
         (np.full((2, 3, 3), 0.2, np.float64), 51),
         (np.full((2, 3, 3), 1.0002, np.float32), 255),
         (np.full((2, 3), True), 255),

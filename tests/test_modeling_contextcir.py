@@ -435,6 +435,22 @@ def test_missing_and_broken_tensors_are_refused(build, clip_folder, tmp_path, fr
             load(tmp_path)
 
 
+@pytest.mark.parametrize("from_clip", [False, True])
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_damaged_file_is_named(build, clip_folder, tmp_path, from_clip, shards):
+    load = ContextCIRModel.from_clip_pretrained if from_clip else ContextCIRModel.from_pretrained
+    model = CLIPModel.from_pretrained(clip_folder) if from_clip else build()
+    size = 4 * sum(parameter.numel() for parameter in model.parameters())
+    model.save_pretrained(tmp_path, max_shard_size=size // (2 if shards > 1 else 1) + 1000)
+    files = sorted(tmp_path.glob("*.safetensors"))
+    assert (len(files) > 1) == (shards > 1)
+    content = files[-1].read_bytes()
+    for damaged in (content[: len(content) // 2], b""):
+        files[-1].write_bytes(damaged)
+        with pytest.raises(ValueError, match=f"{files[-1]} is incomplete or damaged .*Write or download it again"):
+            load(tmp_path)
+
+
 def test_legacy_clip_config(clip_folder, clip_config, batch, tmp_path):
     """Old CLIP configs hold token ids 0 and 2; begin and end are the last two of the vocabulary."""
     CLIPModel.from_pretrained(clip_folder).save_pretrained(tmp_path)

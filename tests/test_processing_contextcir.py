@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +168,36 @@ def test_spans_outside_the_text_are_refused(processor, span):
         processor(text=["a", "the cat"], noun_phrases=[[], [span]])
 
 
+@pytest.mark.parametrize(
+    "span",
+    [
+        0,
+        None,
+        "to",
+        (0, 3, 5),
+        (0.0, 3.0),
+        {"text": "the cat"},
+        {"start": 0, "end": None},
+        {"text": "the", "start": 0.0, "end": 3.0},
+    ],
+    ids=str,
+)
+def test_spans_of_another_form_are_refused(processor, span):
+    with pytest.raises(ValueError, match=r"Row 1: got the noun phrase .*, expected \{'text', 'start', 'end'\} or"):
+        processor(text=["a", "the cat"], noun_phrases=[[], [span]])
+
+
+@pytest.mark.parametrize("spans", [None, 3, {"text": "the cat", "start": 0, "end": 7}], ids=str)
+def test_noun_phrases_that_are_no_lists_are_refused(processor, spans):
+    with pytest.raises(ValueError, match="Row 0: got .*, expected the list of the noun phrases of one text"):
+        processor(text="the cat", noun_phrases=[spans])
+
+
+def test_spans_that_are_not_nested_are_refused(processor):
+    with pytest.raises(ValueError, match="Row 0: got the noun phrase 0, .* in one list for each text"):
+        processor(text="the cat", noun_phrases=[(0, 3)])
+
+
 def test_span_that_is_not_its_text_is_refused(processor):
     with pytest.raises(ValueError, match=r"Row 0: .*'the cat'.* reads 'the red'"):
         processor(text=["the red cat"], noun_phrases=[[{"text": "the cat", "start": 0, "end": 7}]])
@@ -179,6 +210,33 @@ def test_other_wrong_calls(processor):
         processor()
     with pytest.raises(ValueError, match="`noun_phrases` are spans of `text`"):
         processor(noun_phrases=[[]])
+
+
+@pytest.mark.parametrize("mode", ["I", "I;16", "I;16B", "F"])
+def test_images_of_more_than_8_bits_are_refused(processor, images, mode):
+    with pytest.raises(
+        ValueError, match=f"Image 1 is a Pillow image of mode '{mode}', .*contextcir.images.load_image"
+    ):
+        processor(images=[images[0], Image.new(mode, (40, 30))])
+
+
+def test_paths_are_refused(processor, images, tmp_path):
+    path = tmp_path / "a.png"
+    images[0].save(path)
+    for given in (path, str(path), [images[0], str(path)]):
+        with pytest.raises(
+            ValueError, match="Image [01] is the path '.*a.png', expected .*contextcir.images.load_image"
+        ):
+            processor(images=given)
+
+
+def test_a_tokenizer_without_its_vocabulary_is_refused(clip_folder, tmp_path):
+    shutil.copytree(clip_folder, tmp_path / "clip")
+    (tmp_path / "clip" / "tokenizer.json").unlink()
+    with pytest.raises(
+        ValueError, match="tokenizer of '.*clip' has 2 entries, expected at least 258. Put tokenizer.json"
+    ):
+        ContextCIRProcessor.from_pretrained(tmp_path / "clip")
 
 
 def test_save_load_save(processor, images, tmp_path):

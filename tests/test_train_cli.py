@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,12 @@ import datasets
 import pytest
 import torch
 import yaml
+from conftest import build_clip_tokenizer
 from loopback_hub import LoopbackHub
 from tiny_triplets import triplets, write_benchmark, write_parquet
 
 import train
+from contextcir.images import ImageError
 from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
 
 REPOSITORY = Path(__file__).parents[1]
@@ -121,6 +124,60 @@ def test_unknown_flags_bad_values_and_bad_files_are_refused(options, tmp_path, c
 @pytest.mark.parametrize("config", sorted(path.name for path in (REPOSITORY / "configs").glob("*.yaml")))
 def test_every_config_parses(config):
     train.parse_arguments([str(REPOSITORY / "configs" / config), "--use_cpu"])
+
+
+@pytest.mark.parametrize("place", ["learning_rate: [1e-3", "seed: 1\nmax_steps: 3\nseed: 2", "a: {b: 1, b: 2}", "\0"])
+def test_yaml_that_is_damaged_or_says_a_thing_twice_is_named(tmp_path, place):
+    (tmp_path / "config.yaml").write_text(place)
+    with pytest.raises(
+        ValueError, match="(?s)config.yaml: expected YAML, .*each option once.*line|special characters"
+    ):
+        train.parse_arguments([str(tmp_path / "config.yaml")])
+
+
+def test_yaml_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "config.yaml").write_bytes(b"\xff\xfe\x80")
+    with pytest.raises(ValueError, match="config.yaml: expected YAML"):
+        train.parse_arguments([str(tmp_path / "config.yaml")])
+
+
+def test_a_tokenizer_of_another_model_is_refused(options, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(options["clip_name_or_path"], other)
+    merges = [("r", "e"), ("re", "d</w>"), ("t", "h"), ("th", "e</w>"), ("a", "b")]  # one more than the model has
+    build_clip_tokenizer(merges).save_pretrained(other)
+    with pytest.raises(ValueError, match="other: the tokenizer has 519 entries, the text encoder knows 518 tokens"):
+        train.main(flags(options | {"clip_name_or_path": str(other)}))
+
+
+def test_a_bad_image_in_the_last_evaluation_does_not_lose_the_model(options):
+    rows = triplets(3)
+    rows[1]["target_image"] = {"bytes": b"", "path": None}
+    write_parquet(Path(options["data"]), validation=rows)
+    with pytest.raises(ImageError, match="triplet 't1', target_image: is empty"):
+        train.main(flags(options | {"eval_split": "validation"}))
+    folder = Path(options["output_dir"])
+    model = ContextCIRModel.from_pretrained(folder)
+    start = ContextCIRModel.from_clip_pretrained(options["clip_name_or_path"])
+    assert not torch.equal(model.text_model.final_layer_norm.weight, start.text_model.final_layer_norm.weight)
+    ContextCIRProcessor.from_pretrained(folder)
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    assert [entry["step"] for entry in history if "loss" in entry] == [1, 2]
+
+
+def test_the_output_folder_is_claimed_until_everything_is_written(options, monkeypatch):
+    refused, evaluate = [], train.CIRTrainer.evaluate
+
+    def starts_another_run(trainer):
+        with pytest.raises(ValueError, match="Another run is training into"):
+            train.main(flags(options | {"seed": 7}))
+        refused.append(True)
+        return evaluate(trainer)
+
+    monkeypatch.setattr(train.CIRTrainer, "evaluate", starts_another_run)
+    train.main(flags(options | {"eval_split": "validation", "seed": 3}))
+    assert refused
+    assert json.loads((Path(options["output_dir"]) / "training.json").read_text())["arguments"]["seed"] == 3
 
 
 def test_going_on_from_an_earlier_model(options, tmp_path):

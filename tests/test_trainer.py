@@ -8,9 +8,11 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_triplets import dataset, png, triplet, triplets
 
 from contextcir.images import ImageError
+from contextcir.losses import contrastive_loss
 from contextcir.trainer import CIRTrainer, cosine_with_restarts
 from contextcir.training_args import CIRTrainingArguments
 from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
@@ -303,12 +305,88 @@ def test_two_runs_at_once_in_one_folder_are_refused(build):
     build().train()  # released
 
 
+def test_a_claimed_output_folder_stays_claimed_after_training(build):
+    trainer = build()
+    with trainer.claim_output_dir():
+        trainer.train()
+        with pytest.raises(ValueError, match="Another run is training into"):
+            build().train()
+    build().train()
+
+
 def test_resuming_from_what_cannot_be_resumed_says_why(build, tmp_path):
     with pytest.raises(ValueError, match="Nothing to resume: no whole checkpoint in"):
         build().train(resume_from_checkpoint=True)
     (tmp_path / "half").mkdir()
     with pytest.raises(ValueError, match="Cannot resume from .*half: trainer_state.json is missing"):
         build().train(resume_from_checkpoint=str(tmp_path / "half"))
+
+
+def with_nan(weights):
+    weights["projection.weight"][3, 4] = float("nan")
+
+
+def without_a_tensor(weights):
+    del weights["projection.weight"]
+
+
+@pytest.mark.parametrize(
+    "damage, problem",
+    [
+        (with_nan, "model.safetensors holds NaN or infinite values in projection.weight"),
+        (without_a_tensor, "model.safetensors lacks the tensors projection.weight"),
+    ],
+)
+def test_broken_weights_are_not_resumed_from(build, damage, problem):
+    options = {"max_steps": 3, "save_strategy": "steps", "save_steps": 1}
+    whole = build(output="whole", **options)
+    whole.train()
+    build(output="run", **options).train()
+    last = Path(whole.args.output_dir).parent / "run" / "checkpoint-2"
+    shutil.rmtree(last.parent / "checkpoint-3")
+    weights_of_2 = load_file(last / "model.safetensors")
+    damage(weights_of_2)
+    save_file(weights_of_2, last / "model.safetensors", metadata={"format": "pt"})
+
+    with pytest.raises(ValueError, match=f"Cannot resume from .*checkpoint-2: {problem}. resume_from_checkpoint=True"):
+        build(output="run", **options).train(resume_from_checkpoint=str(last))
+    resumed = build(output="run", **options)
+    resumed.train(resume_from_checkpoint=True)  # from the first step
+    assert [entry["step"] for entry in logged(resumed)] == [1, 2, 3]
+    assert not changed(weights(whole), weights(resumed))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_ends_training_before_it_is_saved(build, monkeypatch, value):
+    calls = []
+
+    def breaks_down(*args, **kwargs):
+        calls.append(1)
+        return contrastive_loss(*args, **kwargs) * (value if len(calls) == 4 else 1.0)
+
+    monkeypatch.setattr("contextcir.trainer.contrastive_loss", breaks_down)
+    trainer = build(max_steps=9, logging_steps=6, save_strategy="steps", save_steps=2)
+    with pytest.raises(FloatingPointError, match="The loss is (nan|inf) in the steps up to 4.*Lower learning_rate"):
+        trainer.train()
+    assert [path.name for path in Path(trainer.args.output_dir).glob("checkpoint-*")] == ["checkpoint-2"]
+    resumed = build(max_steps=4)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 4
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_loss_that_is_no_number_is_found_without_checkpoints_and_in_the_last_step(build, monkeypatch, step):
+    calls = []
+
+    def breaks_down(*args, **kwargs):
+        calls.append(1)
+        return contrastive_loss(*args, **kwargs) * (float("nan") if len(calls) == step else 1.0)
+
+    monkeypatch.setattr("contextcir.trainer.contrastive_loss", breaks_down)
+    trainer = build(max_steps=3, logging_steps=100)
+    with pytest.raises(FloatingPointError, match="up to 3, expected a finite number"):
+        trainer.train()
+    assert math.isnan(logged(trainer)[-1]["loss"])
 
 
 BAD_ROWS = triplets(8)
@@ -334,9 +412,27 @@ def test_bad_images_can_be_skipped_and_are_listed(build):
     assert trainer.record()["bad_images"] == {"train": 2, "eval": 1}
 
 
+def bad_rows_of(trainer):
+    listed = json.loads((Path(trainer.args.output_dir) / "bad_images.json").read_text())
+    return {split: [image["row"] for image in bad] for split, bad in listed.items()}
+
+
 def test_less_than_one_batch_is_refused(build):
-    with pytest.raises(ValueError, match="8 training triplets do not fill one batch of 16"):
+    with pytest.raises(ValueError, match="8 training triplets do not fill one batch of 16 over all processes. Lower"):
         build(per_device_train_batch_size=16).train()
+    trainer = build(BAD_ROWS, on_bad_image="skip", per_device_train_batch_size=8)
+    with pytest.raises(
+        ValueError, match=r"6 training .* \(2 with unreadable images are left out, see bad_images.json\)"
+    ):
+        trainer.train()
+    assert bad_rows_of(trainer) == {"train": [1, 5]}
+
+
+def test_an_evaluation_of_nothing_is_refused(build):
+    trainer = build(on_bad_image="skip", eval_rows=[BAD_ROWS[1], BAD_ROWS[5]])
+    with pytest.raises(ValueError, match="All 2 evaluation triplets have unreadable images, see bad_images.json"):
+        trainer.train()
+    assert bad_rows_of(trainer) == {"train": [], "eval": [0, 1]}
 
 
 def test_the_card_says_what_the_record_says(build):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import pickle
 import re
 from pathlib import Path
@@ -89,9 +90,92 @@ def test_missing_columns_are_named_and_so_are_those_that_exist(tmp_path):
         load_triplets(str(tmp_path / "data"))
 
 
+STRING, NUMBER = datasets.Value("string"), datasets.Value("int64")
+SPAN = TRIPLET_FEATURES["noun_phrases"].feature
+
+
+@pytest.mark.parametrize(
+    "column, kind, value",
+    [
+        ("id", NUMBER, 3),
+        ("target_id", NUMBER, 3),
+        ("modification_text", NUMBER, 3),
+        ("modification_text", datasets.List(STRING), ["a dog"]),
+        ("reference_image", NUMBER, 3),
+        ("reference_image", datasets.List(NUMBER), [3]),
+        ("noun_phrases", datasets.List(STRING), ["a dog"]),
+        ("noun_phrases", datasets.List(datasets.List(NUMBER)), [[0, 5]]),
+        ("noun_phrases", datasets.List({"text": STRING}), [{"text": "a dog"}]),
+        ("noun_phrases", datasets.List(SPAN | {"end": datasets.Value("float64")}), [{**dict.fromkeys(SPAN, 0)}]),
+        ("noun_phrases", {name: datasets.List(kind) for name, kind in SPAN.items()}, {name: [] for name in SPAN}),
+    ],
+    ids=str,
+)
+def test_columns_of_another_type_are_named(tmp_path, column, kind, value):
+    features = datasets.Features(TRIPLET_FEATURES | {column: kind})
+    (tmp_path / "data").mkdir()
+    rows = datasets.Dataset.from_list([row | {column: value} for row in triplets(3)], features=features)
+    rows.to_parquet(tmp_path / "data" / "train.parquet")
+    message = f"data (split 'train'): column {column} has type {kind}, expected {TRIPLET_FEATURES[column]}."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_triplets(str(tmp_path / "data"))
+
+
+def test_wider_types_and_columns_without_a_value_are_fine(tmp_path):
+    kinds = {"id": datasets.Value("large_string"), "noun_phrases": datasets.LargeList(SPAN | {"end": NUMBER})}
+    kinds |= {"reference_image": {"bytes": datasets.Value("large_binary"), "path": STRING}}
+    for number, changed in enumerate((kinds, {"noun_phrases": datasets.Value("null")}, {"target_image": STRING})):
+        rows = triplets(2)
+        for row in rows:
+            row |= {"noun_phrases": None} if number == 1 else {"target_image": "a.png"} if number == 2 else {}
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        written = datasets.Dataset.from_list(rows, features=datasets.Features(TRIPLET_FEATURES | changed))
+        written.to_parquet(folder / "train.parquet")
+        assert load_triplets(str(folder))["id"] == ["t0", "t1"]
+
+
+def cut(content):
+    return content[: len(content) // 2]
+
+
+def with_a_hole(content):
+    return content[:50] + bytes(3000) + content[3050:]
+
+
+@pytest.mark.parametrize("damage", [cut, with_a_hole, lambda content: b""], ids=["cut", "hole", "empty"])
+def test_a_damaged_parquet_file_is_named(tmp_path, damage):
+    folder = write_parquet(tmp_path / "data", train=triplets(5), validation=triplets(2))
+    path = tmp_path / "data" / "train-00000-of-00001.parquet"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match="(?s)train-00000-of-00001.parquet is damaged .*Write or download it again"):
+        load_triplets(folder)
+
+
+def test_a_damaged_line_of_metadata_is_named(tmp_path):
+    folder = write_image_folder(tmp_path / "images", noun_phrases=[])
+    path = tmp_path / "images" / "metadata.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match="metadata.jsonl, line 2 is damaged"):
+        load_triplets(folder)
+
+
+def test_an_image_folder_that_does_not_name_an_image(tmp_path):
+    folder = write_image_folder(tmp_path / "images", noun_phrases=[])
+    path = tmp_path / "images" / "metadata.jsonl"
+    path.write_text(path.read_text().replace('"target_file_name": "one.png"', '"target_file_name": null'))
+    with pytest.raises(ValueError, match="row 1: target_file_name is empty. Name an image or remove the row"):
+        load_triplets(folder)
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
+        ({"noun_phrases": [None]}, "row 2 (id 't2'): noun_phrases holds None, expected text, start and end of each"),
+        (
+            {"noun_phrases": [{"text": "it", "start": None, "end": 9}]},
+            "row 2 (id 't2'): noun_phrases holds {'text': 'it', 'start': None, 'end': 9}, expected text, start",
+        ),
         ({"id": "t0"}, "row 2 (id 't0'): the id stands in row 0 as well"),
         ({"modification_text": ""}, "row 2 (id 't2'): modification_text is empty"),
         ({"modification_text": " \n"}, "row 2 (id 't2'): modification_text is empty"),
@@ -147,6 +231,47 @@ def test_bad_images_abort_with_their_row_and_are_found_beforehand(content, proce
     assert "triplet 't2'" in bad["error"]
 
 
+@pytest.mark.parametrize("as_images", [False, True])
+def test_files_that_change_are_looked_at_again(tmp_path, as_images):
+    """Also a broken one of the same size and time: copying keeps both."""
+    folder = tmp_path / "images"
+    write_image_folder(folder, noun_phrases=[])
+    if not as_images:  # a Parquet file of paths
+        rows = [
+            row | {"reference_image": f"{folder}/one.png", "target_image": f"{folder}/two.png"} for row in triplets(2)
+        ]
+        kinds = TRIPLET_FEATURES | dict.fromkeys(("reference_image", "target_image"), STRING)
+        (tmp_path / "paths").mkdir()
+        datasets.Dataset.from_list(rows, features=datasets.Features(kinds)).to_parquet(
+            tmp_path / "paths" / "a.parquet"
+        )
+
+    def bad():
+        loaded = load_triplets(str(folder if as_images else tmp_path / "paths"))
+        return len(find_bad_images(loaded))
+
+    path = folder / "two.png"
+    content, before = path.read_bytes(), path.stat()
+    assert bad() == 0
+    path.write_bytes(bytes(len(content)))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert bad() == 2
+    path.unlink()
+    assert bad() == 2
+    path.write_bytes(content)
+    assert bad() == 0
+
+
+def test_the_same_files_are_looked_at_once_and_by_each_version_of_the_code(tmp_path, monkeypatch):
+    folder = write_image_folder(tmp_path / "images", noun_phrases=[])
+    find_bad_images(load_triplets(folder))
+    monkeypatch.setattr("contextcir.triplets._load", lambda *_: pytest.fail("read again"))
+    assert find_bad_images(load_triplets(folder)) == []
+    monkeypatch.setattr("PIL.__version__", "0")
+    with pytest.raises(pytest.fail.Exception, match="read again"):
+        find_bad_images(load_triplets(folder))
+
+
 def test_a_missing_file_is_named(tmp_path, processor):
     folder = write_image_folder(tmp_path / "images", noun_phrases=[])
     (tmp_path / "images" / "two.png").unlink()
@@ -197,6 +322,17 @@ def test_two_images_with_one_id_are_refused(processor):
     rows = triplets(3)
     rows[2]["target_id"] = rows[0]["reference_id"]
     with pytest.raises(ValueError, match="'t0' and 't2' show different images under one id, 'r0'"):
+        TripletCollator(processor)(rows)
+
+
+def test_two_files_with_one_id_are_refused(tmp_path, processor):
+    for name in "abc":
+        (tmp_path / name).write_bytes(png(ord(name)))
+    files = [{"bytes": None, "path": str(tmp_path / name)} for name in "abc"]
+    rows = [triplet(row, reference_id="r", reference_image=files[0], target_image=files[1 + row]) for row in range(2)]
+    assert TripletCollator(processor)(rows)["pixel_values"].shape[0] == 3
+    rows[1]["reference_image"] = files[1]
+    with pytest.raises(ValueError, match="'t0' and 't1' show different images under one id, 'r'"):
         TripletCollator(processor)(rows)
 
 

@@ -1,0 +1,48 @@
+"""One output folder, one run: two would mix their checkpoints, their logs and their cards."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from accelerate.utils import broadcast_object_list
+from filelock import FileLock, Timeout
+
+
+@contextmanager
+def claim_folder(folder: str | os.PathLike, *, resuming: bool = False, is_main_process: bool = True) -> Iterator[None]:
+    """
+    A context in which a folder belongs to this run. All processes enter it, and the main one holds the lock.
+
+    Args:
+        folder (`str` or `os.PathLike`): Made where it does not exist.
+        resuming (`bool`, defaults to `False`): Whether results that are there already belong to this run.
+        is_main_process (`bool`, defaults to `True`): Whether this process is the first of all.
+
+    Raises:
+        ValueError: on all processes, where another run is in the folder or has left results.
+    """
+    lock = FileLock(os.path.join(folder, "_train.lock"), timeout=0)
+    try:
+        problem = [_problem(Path(folder), lock, resuming) if is_main_process else None]
+        (message,) = broadcast_object_list(problem)  # one process must not train on while another stops
+        if message:
+            raise ValueError(message)
+        yield
+    finally:
+        lock.release()
+
+
+def _problem(folder: Path, lock: FileLock, resuming: bool) -> str | None:
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire()
+    except Timeout:
+        return f"Another run is training into {folder}. Choose another output_dir."
+    results = [*folder.glob("checkpoint-*"), *folder.glob("*.safetensors"), *folder.glob("trainer_state.json")]
+    if results and not resuming:
+        return (
+            f"{folder} holds the results of another run ({results[0].name}). Choose another output_dir, remove the"
+            " folder, or set resume_from_checkpoint."
+        )
+    return None
