@@ -19,7 +19,7 @@ from pathlib import Path
 from accelerate import PartialState
 from transformers import HfArgumentParser
 
-from contextcir.benchmarks.base import load_benchmark
+from contextcir.benchmarks.published import load_benchmark
 from contextcir.noun_phrases import NounPhraseExtractor
 from contextcir.retrieval.dense import DenseRetriever
 from contextcir.visualization import (
