@@ -24,7 +24,13 @@ def average_precision_at_k(ranking: Sequence[str], targets: Iterable[str], k: in
 
     Raises:
         `ValueError`: There is no target, an id occurs twice in the ranking, or `k` is less than 1.
-    """
+
+    Example:
+
+    ```python
+    >>> average_precision_at_k(["a", "b", "c", "d"], {"a", "d"}, 4)
+    75.0
+    ```"""
     ranking, targets = ranking[:k], set(targets)
     if k < 1 or not targets:
         raise ValueError(f"Got {len(targets)} targets and k={k}, expected at least 1 of each.")
@@ -52,7 +58,13 @@ def map_at_k(rankings: Sequence[Sequence[str]], targets: Sequence[Iterable[str]]
 
     Raises:
         `ValueError`: There are no queries or the lengths differ, or as in [`average_precision_at_k`].
-    """
+
+    Example:
+
+    ```python
+    >>> map_at_k([["a", "b"], ["b", "a"]], [{"a"}, {"a"}], 2)
+    75.0
+    ```"""
     if not len(rankings) or len(rankings) != len(targets):
         raise ValueError(
             f"Got {len(rankings)} rankings and {len(targets)} sets of targets, expected equally many, at least one."

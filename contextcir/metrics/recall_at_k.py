@@ -10,9 +10,63 @@ import sys
 from collections.abc import Iterable, Sequence
 
 
+def hit_at_k(ranking: Sequence[str], targets: Iterable[str], k: int) -> float:
+    """
+    Whether a query is found: 100 where any of its targets is among the first `k`, else 0.
+
+    Args:
+        ranking (`Sequence[str]`): Ranked ids, best first.
+        targets (`Iterable[str]`): The relevant ids.
+        k (`int`): How far down to look.
+
+    Returns:
+        `float`: 0 or 100.
+
+    Raises:
+        `ValueError`: `k` is less than 1.
+
+    Example:
+
+    ```python
+    >>> hit_at_k(["b", "a", "c"], {"a", "d"}, 1), hit_at_k(["b", "a", "c"], {"a", "d"}, 2)
+    (0.0, 100.0)
+    ```"""
+    if k < 1:
+        raise ValueError(f"Got k={k}, expected at least 1.")
+    return 0.0 if set(targets).isdisjoint(ranking[:k]) else 100.0
+
+
+def share_at_k(ranking: Sequence[str], targets: Iterable[str], k: int) -> float:
+    """
+    The share of a query's targets that is among the first `k`, in percent: recall as information retrieval has it, and
+    as Pic2Word counts domain conversion (Saito et al., CVPR 2023).
+
+    Args:
+        ranking (`Sequence[str]`): Ranked ids, best first, each at most once.
+        targets (`Iterable[str]`): The relevant ids.
+        k (`int`): How far down to look.
+
+    Returns:
+        `float`: In [0, 100].
+
+    Raises:
+        `ValueError`: There is no target, an id occurs twice among the first `k`, or `k` is less than 1.
+
+    Example:
+
+    ```python
+    >>> share_at_k(["b", "a", "c"], {"a", "d"}, 2)
+    50.0
+    ```"""
+    top, targets = set(ranking[:k]), set(targets)
+    if k < 1 or not targets or len(top) < len(ranking[:k]):
+        raise ValueError(f"Got {len(targets)} targets, k={k} and {len(ranking[:k]) - len(top)} repeated ids.")
+    return 100 * len(top & targets) / len(targets)
+
+
 def recall_at_k(rankings: Sequence[Sequence[str]], targets: Sequence[Iterable[str]], k: int) -> float:
     """
-    Share of queries with at least one target among their first `k`, in percent.
+    Mean of [`hit_at_k`] over the queries: the share of queries with a target among their first `k`, in percent.
 
     Args:
         rankings (`Sequence[Sequence[str]]`): Ranked ids of each query, best first.
@@ -24,14 +78,18 @@ def recall_at_k(rankings: Sequence[Sequence[str]], targets: Sequence[Iterable[st
 
     Raises:
         `ValueError`: There are no queries, the lengths differ, or `k` is less than 1.
-    """
-    if k < 1 or not len(rankings) or len(rankings) != len(targets):
+
+    Example:
+
+    ```python
+    >>> recall_at_k([["b", "a"], ["c", "b"]], [{"a"}, {"c"}], 1)
+    50.0
+    ```"""
+    if not len(rankings) or len(rankings) != len(targets):
         raise ValueError(
-            f"Got {len(rankings)} rankings, {len(targets)} sets of targets and k={k}, expected equally many, at least"
-            " one, and k of at least 1."
+            f"Got {len(rankings)} rankings and {len(targets)} sets of targets, expected equally many, at least one."
         )
-    found = sum(not set(relevant).isdisjoint(ranking[:k]) for ranking, relevant in zip(rankings, targets, strict=True))
-    return 100 * found / len(rankings)
+    return sum(hit_at_k(*pair, k) for pair in zip(rankings, targets, strict=True)) / len(rankings)
 
 
 if (
