@@ -127,8 +127,9 @@ def test_a_gallery_can_be_encoded_once():
     embeds = retriever.encode_gallery(gallery)
     assert embeds.shape == (NUM_IMAGES, 16) and embeds.dtype == torch.float32
     expected = retriever.search(queries, gallery, 5)
+    assert torch.equal(retriever.gallery_embeds[gallery], embeds)
     retriever.encode_images = None  # not to be called again
-    assert retriever.search(queries, gallery, 5, gallery_embeds=embeds) == expected
+    assert retriever.search(queries, gallery, 5) == expected
 
 
 def test_a_model_in_training_is_measured_without_dropout_and_handed_back_in_training():

@@ -5,7 +5,7 @@ ids and not tensors, and a query's few *candidates* (the subset that CIRR's seco
 retriever too, since nobody else can order those that are not among the first k.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,10 +23,13 @@ class Query:
         id (`str`): Unique among the queries.
         modification_text (`str`): What the target looks like, seen from the reference image.
         reference_image: Anything that [`~contextcir.images.load_image`] reads. Where it is `None`, the gallery's image
-            called `reference_id` is meant.
+            called `reference_id` is meant; where that is `None` too, there is no reference image: the text says all.
         reference_id (`str`, *optional*): Id of the reference image, in the gallery where it is part of it.
-        candidate_ids (`tuple[str, ...]`, *optional*): A small part of the gallery to rank by itself. The reference may
-            be among them and is left out.
+        paraphrases (`tuple[str, ...]`): Other wordings of the text, as some protocols of FashionIQ have them. A query
+            is one point: a retriever that embeds takes the normalised sum of what all wordings give.
+        turns (`tuple[str, ...]`): In a conversation, what was said so far, the text being all of it.
+        candidate_ids (`tuple[str, ...]`, *optional*): A small part of the gallery to rank by itself, of equal scores
+            the one that is named earlier. The reference may be among them and is left out.
         tags (`tuple[str, ...]`, *optional*): Kinds of query, to report by.
     """
 
@@ -34,8 +37,15 @@ class Query:
     modification_text: str
     reference_image: Any = None
     reference_id: str | None = None
+    paraphrases: tuple[str, ...] = ()
+    turns: tuple[str, ...] = ()
     candidate_ids: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+
+    @property
+    def has_reference(self) -> bool:
+        """`bool`: Whether there is a reference image."""
+        return self.reference_image is not None or self.reference_id is not None
 
     @property
     def ranked_candidate_ids(self) -> list[str]:
@@ -105,19 +115,28 @@ class Ranking:
         scores (`list[list[float]]`, *optional*): As many scores, falling.
         candidate_ids (`list[list[str]]`, *optional*): The query's `ranked_candidate_ids`, best first; empty where it
             has none.
+        wanted_ranks (`dict[str, int]`, *optional*): For each query of which it was asked, how many images of the
+            gallery stand above the one that was wanted.
     """
 
     query_ids: list[str]
     gallery_ids: list[list[str]]
     scores: list[list[float]] | None = None
     candidate_ids: list[list[str]] | None = None
+    wanted_ranks: dict[str, int] | None = None
 
 
 class Retriever(Protocol):
     """Anything that ranks a gallery for queries."""
 
     def search(
-        self, queries: Sequence[Query], gallery: Gallery, k: int, *, exclude_reference: bool = False
+        self,
+        queries: Sequence[Query],
+        gallery: Gallery,
+        k: int,
+        *,
+        exclude_reference: bool = False,
+        wanted: Mapping[str, str] | None = None,
     ) -> Ranking:
         """
         Rank the gallery for each query.
@@ -127,6 +146,8 @@ class Retriever(Protocol):
             gallery (`Gallery`): The images to rank.
             k (`int`): How many to return for each query (fewer where the gallery holds fewer).
             exclude_reference (`bool`, *optional*, defaults to `False`): Leave each query's `reference_id` out.
+            wanted (`Mapping[str, str]`, *optional*): Query id -> gallery id whose rank is wanted, however low. To be
+                looked up in the finished ranking, and for nothing else.
 
         Returns:
             `Ranking`: One entry for each query.

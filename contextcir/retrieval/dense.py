@@ -8,7 +8,7 @@ Runs on any number of processes: each encodes a share of the images, and all end
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -18,7 +18,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from contextcir.retrieval.base import Gallery, Query, Ranking
-from contextcir.retrieval.index import search
+from contextcir.retrieval.index import ranks, search, similarity
 
 
 class DenseRetriever:
@@ -28,12 +28,16 @@ class DenseRetriever:
     Args:
         encode_images (`Callable[[list[Image.Image]], torch.Tensor]`):
             RGB images -> L2-normalised `(batch_size, dim)`.
-        encode_queries (`Callable[[list[Image.Image], list[str]], torch.Tensor]`):
-            Reference images and modification texts -> L2-normalised `(batch_size, dim)`.
+        encode_queries (`Callable[[list[Image.Image | None], list[str]], torch.Tensor]`):
+            Reference images (`None` where a query has none) and texts -> L2-normalised `(batch_size, dim)`.
         batch_size (`int`, *optional*, defaults to 64):
             Images, or queries, encoded at a time by each process.
         num_threads (`int`, *optional*, defaults to 2):
             Threads that read the next images while these are encoded.
+
+    Attributes:
+        gallery_embeds (`dict[Gallery, torch.Tensor]`): What was encoded so far. Each gallery is encoded once;
+            retrievers that embed images alike may share the dict.
     """
 
     def __init__(
@@ -48,11 +52,13 @@ class DenseRetriever:
         self.encode_queries = encode_queries
         self.batch_size = batch_size
         self.num_threads = num_threads
+        self.gallery_embeds: dict[Gallery, torch.Tensor] = {}
 
     @classmethod
     def from_model(cls, model, processor, *, autocast: torch.dtype | None = None, **options) -> "DenseRetriever":
         """
-        Retrieve with a composed image retrieval model.
+        Retrieve with a composed image retrieval model. Where a query has no reference image, the model is shown a
+        blank one, in the mean colour of what it was trained on.
 
         Args:
             model (`torch.nn.Module`): With `get_query_features` and `get_image_features`, on the device to run on.
@@ -71,6 +77,7 @@ class DenseRetriever:
                 )
 
         def encode_queries(images, texts):
+            images = [_blank(processor) if image is None else image for image in images]
             with _inference(model, autocast) as device:
                 inputs = processor(images=images, text=texts, return_tensors="pt")
                 names = ("pixel_values", "input_ids", "attention_mask")
@@ -92,6 +99,16 @@ class DenseRetriever:
     def image_text_sum(cls, clip_model, processor, **options) -> "DenseRetriever":
         """Baseline: the sum of both CLIP embeddings. Arguments as for [`DenseRetriever.slerp`]."""
         return cls._of_clip(clip_model, processor, lambda image, text: _normalize(image + text), **options)
+
+    @classmethod
+    def image_text_product(cls, clip_model, processor, **options) -> "DenseRetriever":
+        """Baseline: the product of an image's similarity to the reference image and to the text, as in FreeDom
+        (Efthymiadis et al., WACV 2025). A conjunction: what fits one of them only scores low."""
+
+        def both(image, text):
+            return torch.stack([image, text], dim=1)  # (batch_size, 2, dim)
+
+        return cls._of_clip(clip_model, processor, both, **options)
 
     @classmethod
     def slerp(cls, clip_model, processor, *, text_weight: float = 0.8, **options) -> "DenseRetriever":
@@ -131,6 +148,8 @@ class DenseRetriever:
                 return _normalize(clip_model.get_text_features(**inputs).pooler_output)
 
         def encode_queries(images, texts):
+            if needs_image and None in images:
+                raise ValueError("This baseline looks at the reference image, and there are queries without one.")
             return compose(encode_images(images) if needs_image else None, encode_texts(texts) if needs_text else None)
 
         return cls(encode_images, encode_queries, **options)
@@ -169,11 +188,20 @@ class DenseRetriever:
         by_id = {query.id: query for query in queries}
 
         def load(id_):
-            return gallery.reference_image(by_id[id_]), by_id[id_].modification_text
+            query = by_id[id_]
+            return gallery.reference_image(query) if query.has_reference else None, query
 
         def encode(pairs):
-            images, texts = zip(*pairs, strict=True)
-            return self.encode_queries(list(images), list(texts))
+            images, texts, counts = [], [], []
+            for image, query in pairs:
+                wordings = (query.modification_text, *query.paraphrases)
+                images += [image] * len(wordings)
+                texts += wordings
+                counts.append(len(wordings))
+            embeds = self.encode_queries(images, texts)
+            if len(texts) == len(pairs):
+                return embeds
+            return _normalize(torch.stack([some.sum(dim=0) for some in embeds.split(counts)]))
 
         return self._encode([query.id for query in queries], load, encode, "queries")
 
@@ -184,7 +212,7 @@ class DenseRetriever:
         k: int,
         *,
         exclude_reference: bool = False,
-        gallery_embeds: torch.Tensor | None = None,
+        wanted: Mapping[str, str] | None = None,
     ) -> Ranking:
         """
         Rank the gallery, and each query's candidates, for each query.
@@ -194,36 +222,20 @@ class DenseRetriever:
             gallery (`Gallery`): The images to rank.
             k (`int`): How many to return for each query (fewer where the gallery holds fewer).
             exclude_reference (`bool`, *optional*, defaults to `False`): Leave each query's `reference_id` out.
-            gallery_embeds (`torch.Tensor` of shape `(gallery_size, dim)`, *optional*):
-                What [`DenseRetriever.encode_gallery`] gave, to encode a gallery once for several searches.
+            wanted (`Mapping[str, str]`, *optional*): Query id -> gallery id whose rank is wanted, however low.
 
         Returns:
-            `Ranking`: With scores. Equal scores go to the image that stands earlier in the gallery.
+            `Ranking`: With scores. Of equal scores, the image that stands earlier in the gallery is first, and the
+            candidate that stands earlier among the candidates.
 
         Raises:
             `ImageError`: An image cannot be read.
             `ValueError`: An embedding is not finite, or a candidate is not in the gallery.
         """
-        if gallery_embeds is None:
-            gallery_embeds = self.encode_gallery(gallery)
-        query_embeds = self.encode(queries, gallery)
-        exclude = None
-        if exclude_reference:
-            exclude = torch.tensor([gallery.positions.get(query.reference_id, -1) for query in queries])
-        scores, indices = search(query_embeds, gallery_embeds, k, exclude=exclude)
-        lengths = (indices >= 0).sum(dim=1).tolist()
-        return Ranking(
-            query_ids=[query.id for query in queries],
-            gallery_ids=[
-                [gallery.ids[index] for index in row[:length]]
-                for row, length in zip(indices.tolist(), lengths, strict=True)
-            ],
-            scores=[row[:length] for row, length in zip(scores.tolist(), lengths, strict=True)],
-            candidate_ids=[
-                _rank_candidates(query, embed, gallery, gallery_embeds)
-                for query, embed in zip(queries, query_embeds, strict=True)
-            ],
-        )
+        if gallery not in self.gallery_embeds:
+            self.gallery_embeds[gallery] = self.encode_gallery(gallery)
+        embeds = self.encode(queries, gallery), self.gallery_embeds[gallery]
+        return rank(queries, gallery, *embeds, k, exclude_reference, wanted=wanted)
 
     def _encode(self, ids: Sequence[str], load: Callable, encode: Callable, what: str) -> torch.Tensor:
         """Load and encode each id, a share on each process: `(len(ids), dim)`."""
@@ -254,6 +266,75 @@ class DenseRetriever:
                 yield batch, [future.result() for future in current]
 
 
+def rank(
+    queries: Sequence[Query],
+    gallery: Gallery,
+    query_embeds: torch.Tensor,
+    gallery_embeds: torch.Tensor,
+    k: int,
+    exclude_reference: bool = False,
+    *,
+    wanted: Mapping[str, str] | None = None,
+) -> Ranking:
+    """
+    Rank by the similarity of embeddings that are there already.
+
+    Args:
+        queries (`Sequence[Query]`): As for [`DenseRetriever.search`], like all that is not said here.
+        gallery (`Gallery`): The images.
+        query_embeds (`torch.Tensor` of shape `(num_queries, dim)`, or `(num_queries, parts, dim)`):
+            In the order of `queries`; see [`~contextcir.retrieval.index.similarity`].
+        gallery_embeds (`torch.Tensor` of shape `(gallery_size, dim)`): In the order of the gallery.
+        k (`int`): How many to return.
+        exclude_reference (`bool`): Whether references are left out.
+        wanted (`Mapping[str, str]`, *optional*): Whose ranks are wanted.
+
+    Returns:
+        `Ranking`
+    """
+    exclude = None
+    if exclude_reference:
+        exclude = torch.tensor([gallery.positions.get(query.reference_id, -1) for query in queries])
+    scores, indices = search(query_embeds, gallery_embeds, k, exclude=exclude)
+    lengths = (indices >= 0).sum(dim=1).tolist()
+    wanted_ranks = None
+    if wanted is not None:
+        rows = [row for row, query in enumerate(queries) if query.id in wanted]
+        positions = torch.tensor([gallery.positions[wanted[queries[row].id]] for row in rows])
+        found = ranks(
+            query_embeds[rows], gallery_embeds, positions, exclude=None if exclude is None else exclude[rows]
+        )
+        wanted_ranks = {queries[row].id: above for row, above in zip(rows, found.tolist(), strict=True)}
+    return Ranking(
+        query_ids=[query.id for query in queries],
+        gallery_ids=[
+            [gallery.ids[index] for index in row[:length]]
+            for row, length in zip(indices.tolist(), lengths, strict=True)
+        ],
+        scores=[row[:length] for row, length in zip(scores.tolist(), lengths, strict=True)],
+        candidate_ids=_rank_candidates(queries, query_embeds, gallery, gallery_embeds),
+        wanted_ranks=wanted_ranks,
+    )
+
+
+def _rank_candidates(queries, query_embeds, gallery: Gallery, gallery_embeds) -> list[list[str]]:
+    """Each query's candidates without the reference, best first, equal scores in the order of the candidates."""
+    candidates = [query.ranked_candidate_ids for query in queries]
+    for query, own in zip(queries, candidates, strict=True):
+        if unknown := [id_ for id_ in own if id_ not in gallery.positions]:
+            raise ValueError(f"Query {query.id!r} has the candidate {unknown[0]!r}, which is not in the gallery.")
+    ranked: list[list[str]] = [[]] * len(queries)
+    for length in sorted({len(own) for own in candidates if own}):  # as a rule, all are equally long
+        for rows in torch.tensor([row for row, own in enumerate(candidates) if len(own) == length]).split(4096):
+            places = torch.tensor([[gallery.positions[id_] for id_ in candidates[row]] for row in rows.tolist()])
+            embeds = gallery_embeds[places.to(gallery_embeds.device)]  # (queries, length, dim)
+            scores = similarity(query_embeds[rows.to(query_embeds.device)], embeds)
+            orders = scores.argsort(dim=1, descending=True, stable=True).tolist()
+            for row, order in zip(rows.tolist(), orders, strict=True):
+                ranked[row] = [candidates[row][place] for place in order]
+    return ranked
+
+
 def slerp(start: torch.Tensor, end: torch.Tensor, weight: float) -> torch.Tensor:
     """
     Walk the great circle from one direction to another.
@@ -269,6 +350,12 @@ def slerp(start: torch.Tensor, end: torch.Tensor, weight: float) -> torch.Tensor
     angle = (start * end).sum(dim=-1, keepdim=True).clamp(-1, 1).acos()  # (batch_size, 1)
     way = (torch.sin((1 - weight) * angle) * start + torch.sin(weight * angle) * end) / torch.sin(angle)
     return torch.where(torch.sin(angle) > 1e-3, way, start)  # below, the quotient is rounding
+
+
+def _blank(processor) -> Image.Image:
+    """What stands for no image: the mean colour of CLIP's training images, which is zero to the model."""
+    colour = tuple(round(255 * level) for level in processor.image_processor.image_mean)
+    return Image.new("RGB", (64, 64), colour)
 
 
 def _normalize(embeds: torch.Tensor) -> torch.Tensor:
@@ -289,15 +376,5 @@ def _inference(model, autocast: torch.dtype | None) -> Iterator[torch.device]:
 
 def _check_finite(embeds: torch.Tensor, ids: Sequence[str], what: str) -> None:
     if not torch.isfinite(embeds).all():
-        row = (~torch.isfinite(embeds).all(dim=1)).nonzero()[0].item()
+        row = (~torch.isfinite(embeds.flatten(1)).all(dim=1)).nonzero()[0].item()
         raise ValueError(f"{what}: the embedding of {ids[row]!r} holds NaN or infinity. Check weights and precision.")
-
-
-def _rank_candidates(query: Query, embed: torch.Tensor, gallery: Gallery, gallery_embeds: torch.Tensor) -> list[str]:
-    """Candidates without the reference, best first, equal scores in the order of the gallery."""
-    candidates = query.ranked_candidate_ids
-    if unknown := [id_ for id_ in candidates if id_ not in gallery.positions]:
-        raise ValueError(f"Query {query.id!r} has the candidate {unknown[0]!r}, which is not in the gallery.")
-    places = sorted(gallery.positions[id_] for id_ in candidates)
-    order = (gallery_embeds[places] @ embed).argsort(descending=True, stable=True).tolist()
-    return [gallery.ids[places[i]] for i in order]

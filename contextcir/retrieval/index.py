@@ -23,7 +23,8 @@ def search(
     Find the `k` gallery rows with the highest dot product for each query, in float32, exactly.
 
     Args:
-        query_embeds (`torch.Tensor` of shape `(num_queries, dim)`): The queries; their device does the work.
+        query_embeds (`torch.Tensor` of shape `(num_queries, dim)`, or `(num_queries, parts, dim)`):
+            The queries, or parts of them whose scores are multiplied ([`similarity`]); their device does the work.
         gallery_embeds (`torch.Tensor` or `np.ndarray` of shape `(gallery_size, dim)`):
             The gallery, on any device, of any float type, or a `np.memmap`.
         k (`int`): How many to return.
@@ -67,9 +68,84 @@ def search(
     return scores, indices.masked_fill(scores == -torch.inf, -1)
 
 
+@torch.no_grad()
+def ranks(
+    query_embeds: torch.Tensor,
+    gallery_embeds: torch.Tensor | np.ndarray,
+    wanted: torch.Tensor,
+    *,
+    exclude: torch.Tensor | None = None,
+    block_size: int = 16_384,
+) -> torch.Tensor:
+    """
+    Find where one gallery row stands in each query's ranking, without ranking the others.
+
+    Args:
+        query_embeds (`torch.Tensor`): As for [`search`].
+        gallery_embeds (`torch.Tensor` or `np.ndarray`): As for [`search`].
+        wanted (`torch.Tensor` of shape `(num_queries,)`): Index of the row.
+        exclude (`torch.Tensor` of shape `(num_queries,)`, *optional*): As for [`search`].
+        block_size (`int`, *optional*, defaults to 16,384): Gallery rows scored at a time.
+
+    Returns:
+        `torch.Tensor` of shape `(num_queries,)`: How many rows stand above it (int64), by the rule of [`search`].
+
+    Raises:
+        `ValueError`: as [`search`], or `wanted` is out of range or excluded.
+    """
+    _check(query_embeds, gallery_embeds, 1, exclude, block_size)
+    if wanted.shape != query_embeds.shape[:1] or not ((0 <= wanted) & (wanted < len(gallery_embeds))).all():
+        raise ValueError(f"Got wanted rows outside 0 to {len(gallery_embeds) - 1}, or not one for each query.")
+    if exclude is not None and (exclude == wanted).any():
+        raise ValueError(f"Query {(exclude == wanted).nonzero()[0].item()}: the row that is wanted is excluded.")
+    device, query_embeds = query_embeds.device, query_embeds.float()
+    _check_finite(query_embeds, "query_embeds", 0)
+    wanted = wanted.to(device)
+    exclude = torch.full_like(wanted, -1) if exclude is None else exclude.to(device)
+    above = torch.zeros_like(wanted)
+    # Twice over the gallery, in the same blocks: products of other shapes may differ in the last bit.
+    found = torch.empty(len(wanted), device=device)
+    for counting in (False, True):
+        for start in range(0, len(gallery_embeds), block_size):
+            block = _as_tensor(gallery_embeds[start : start + block_size]).to(device, torch.float32)
+            _check_finite(block, "gallery_embeds", start)
+            for rows in torch.arange(len(wanted), device=device).split(QUERY_BLOCK_SIZE):
+                scores = similarity(query_embeds[rows], block)  # (queries, block)
+                place = wanted[rows] - start
+                if not counting:
+                    inside = ((place >= 0) & (place < len(block))).nonzero().squeeze(1)
+                    found[rows[inside]] = scores[inside, place[inside]]
+                    continue
+                left_out = exclude[rows] - start
+                inside = ((left_out >= 0) & (left_out < len(block))).nonzero().squeeze(1)
+                scores[inside, left_out[inside]] = -torch.inf
+                best = found[rows, None]
+                earlier = torch.arange(len(block), device=device) < place[:, None]
+                above[rows] += ((scores > best) | ((scores == best) & earlier)).sum(dim=1)
+    return above
+
+
+def similarity(queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
+    """
+    Scores of queries and gallery rows.
+
+    Args:
+        queries (`torch.Tensor` of shape `(num_queries, dim)`, or `(num_queries, parts, dim)`):
+            With parts, the score is the product of the dot products, negative ones counted as 0: two wrongs make no
+            right.
+        gallery (`torch.Tensor` of shape `(..., size, dim)`): `(size, dim)` for all, or `(num_queries, size, dim)`.
+
+    Returns:
+        `torch.Tensor` of shape `(num_queries, size)`
+    """
+    if queries.ndim == 2:
+        return queries @ gallery.T if gallery.ndim == 2 else (gallery @ queries[:, :, None])[:, :, 0]
+    return torch.stack([similarity(part, gallery).relu() for part in queries.unbind(1)]).prod(dim=0)
+
+
 def _search_block(queries: torch.Tensor, block: torch.Tensor, k: int, exclude: torch.Tensor):
     """The top `min(k, block)` of one block, by falling score and rising index: two `(queries, k)` tensors."""
-    scores = queries @ block.T  # (queries, block)
+    scores = similarity(queries, block)  # (queries, block)
     inside = ((exclude >= 0) & (exclude < len(block))).nonzero().squeeze(1)
     scores[inside, exclude[inside]] = -torch.inf
     k = min(k, len(block))
@@ -91,7 +167,8 @@ def _as_tensor(rows: torch.Tensor | np.ndarray) -> torch.Tensor:
 
 
 def _check(query_embeds, gallery_embeds, k: int, exclude, block_size: int) -> None:
-    if query_embeds.ndim != 2 or gallery_embeds.ndim != 2 or query_embeds.shape[1] != gallery_embeds.shape[1]:
+    fitting = query_embeds.ndim in (2, 3) and gallery_embeds.ndim == 2
+    if not fitting or query_embeds.shape[-1] != gallery_embeds.shape[1]:
         raise ValueError(
             f"Got queries of shape {tuple(query_embeds.shape)} and a gallery of shape {tuple(gallery_embeds.shape)},"
             " expected (num_queries, dim) and (gallery_size, dim)."
@@ -109,7 +186,7 @@ def _check(query_embeds, gallery_embeds, k: int, exclude, block_size: int) -> No
 
 def _check_finite(embeds: torch.Tensor, name: str, start: int) -> None:
     if not torch.isfinite(embeds.sum()):  # one cheap pass; a sum may overflow, so look again
-        rows = (~torch.isfinite(embeds).all(dim=1)).nonzero().squeeze(1)
+        rows = (~torch.isfinite(embeds.flatten(1)).all(dim=1)).nonzero().squeeze(1)
         if len(rows):
             raise ValueError(
                 f"{name}[{start + rows[0].item()}] holds NaN or infinity ({len(rows)} such rows in this block)."
