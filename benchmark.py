@@ -1,16 +1,27 @@
-"""Measure a retriever on a benchmark: a table to read, and JSON that says how it came about.
+"""Measure composed image retrieval: any model on any benchmark, with the protocol's id beside every number.
 
     python benchmark.py --retriever runs/demo --benchmark scenes --data-root data/scenes --split test --baselines \\
         --output runs/demo/metrics.json
     python benchmark.py --retriever runs/mine --benchmark cirr --data-root CIRR --split test1 --submission submissions
+    python benchmark.py --retriever runs/mine --benchmark fashioniq --data-root fashionIQ --protocol union --text plain
+    python benchmark.py --retriever runs/mine --benchmark all --data-root benchmarks --output results
     python benchmark.py --clip openai/clip-vit-base-patch32 --baselines --benchmark custom --data-root user/photos
     torchrun --nproc_per_node 2 benchmark.py --retriever user/my-model --benchmark grocery --data-root data/grocery
 
-`--submission` writes the files that the benchmark's own server takes, checked beforehand; where the targets of a split
-are not public (cirr test1), that is all there is.
+    python benchmark.py doctor --data-root benchmarks         # what is there, what is missing, where to get it
+    python benchmark.py compare before.json after.json        # paired differences with intervals
+    python benchmark.py audit --retriever runs/demo --benchmark scenes --data-root data/scenes --output runs/demo/audit
 
-`--baselines` measures beside it what CLIP finds by the reference image only, by the text only, and by their sum and
-spherical interpolation. The CLIP is the one that the model was trained from, as its `training.json` says, or `--clip`.
+`--data-root` is the benchmark's folder, or a folder that holds one folder for each benchmark under its name;
+`--benchmark all` measures those that are found there. Beside `--output` METRICS.json, METRICS.queries.jsonl keeps the
+scores and best ids of every query, which `compare` pairs.
+
+`--submission` writes the files that the benchmark's own server takes, checked beforehand; where the targets of a split
+are not public (cirr test1, circo test), that is all there is.
+
+`--baselines` measures beside it what CLIP finds by the reference image only, by the text only, and by their sum,
+spherical interpolation and product. The CLIP is the one that the model was trained from, as its `training.json` says,
+or `--clip`. What a random ranking scores stands below, in closed form.
 """
 
 import importlib.metadata
@@ -20,6 +31,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -29,20 +41,53 @@ from accelerate import PartialState
 from transformers import AutoModel, AutoProcessor, CLIPModel, HfArgumentParser
 from transformers.utils import cached_file
 
-from contextcir.benchmarks import cirr, grocery, scenes
-from contextcir.benchmarks.base import Benchmark, load_benchmark
+from contextcir.benchmarks import (
+    captions,
+    circo,
+    cirr,
+    fashioniq,
+    folder,
+    genecis,
+    grocery,
+    imagenet_r,
+    lasco,
+    published,
+    scenes,
+    visdial,
+)
+from contextcir.benchmarks.audit import audit
+from contextcir.benchmarks.audit_page import audit_page
+from contextcir.benchmarks.base import Benchmark
+from contextcir.benchmarks.compare import compare, format_comparison, side_file
+from contextcir.benchmarks.doctor import examine, find_root, format_findings
+from contextcir.benchmarks.results import format_table, query_lines, summarise
 from contextcir.retrieval.base import Ranking
 from contextcir.retrieval.dense import DenseRetriever
 from modeling_contextcir import ContextCIRProcessor
 
-BENCHMARKS = {"cirr": cirr.load, "scenes": scenes.load, "grocery": grocery.load, "custom": load_benchmark}
-SUBMISSIONS = {"cirr": cirr.submission}
+BENCHMARKS = {
+    "cirr": cirr,
+    "circo": circo,
+    "fashioniq": fashioniq,
+    "genecis": genecis,
+    "imagenet_r": imagenet_r,
+    "visdial": visdial,
+    "flickr30k": captions.FLICKR30K,
+    "coco": captions.COCO,
+    "lasco": lasco,
+    "grocery": grocery,
+    "scenes": scenes,
+    "folder": folder,
+    "custom": published,
+}
 BASELINES = {
     "CLIP, image only": DenseRetriever.image_only,
     "CLIP, text only": DenseRetriever.text_only,
     "CLIP, image + text": DenseRetriever.image_text_sum,
     "CLIP, slerp": DenseRetriever.slerp,
+    "CLIP, image x text": DenseRetriever.image_text_product,
 }
+WITHOUT_REFERENCE = ("CLIP, text only",)
 AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -50,62 +95,83 @@ AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 class BenchmarkArguments:
     """What to measure, on what, and where to write it."""
 
-    benchmark: str = field(metadata={"help": f"One of {', '.join(BENCHMARKS)} (any data in the published form)."})
-    data_root: str = field(metadata={"help": "Folder or Hub name of the benchmark's data."})
-    split: str = field(default="test", metadata={"help": "Split of the benchmark."})
+    benchmark: str = field(metadata={"help": f"One of {', '.join(BENCHMARKS)}, or all that are found on disk."})
+    data_root: str = field(metadata={"help": "The benchmark's folder or Hub name, or a folder with one for each."})
+    split: str | None = field(default=None, metadata={"help": "Split; by default the benchmark's first."})
+    protocol: str | None = field(default=None, metadata={"help": "Protocol; by default the benchmark's first."})
+    text: str | None = field(default=None, metadata={"help": "How query texts are made, where there is a choice."})
     retriever: str | None = field(default=None, metadata={"help": "Model to measure: a run's folder or a Hub name."})
-    baselines: bool = field(default=False, metadata={"help": "Whether to measure CLIP's four baselines as well."})
+    baselines: bool = field(default=False, metadata={"help": "Whether to measure CLIP's baselines as well."})
     clip: str | None = field(default=None, metadata={"help": "CLIP of the baselines; by default the model's own."})
-    output: str | None = field(default=None, metadata={"help": "JSON file to write."})
+    output: str | None = field(default=None, metadata={"help": "JSON file to write (a folder with --benchmark all)."})
     submission: str | None = field(default=None, metadata={"help": "Folder for the files of the benchmark's server."})
     batch_size: int = field(default=64, metadata={"help": "Images or queries at a time, for each process."})
     autocast: Literal["no", "bf16", "fp16"] = field(default="no", metadata={"help": "Precision to encode in."})
 
     def __post_init__(self):
-        if self.benchmark not in BENCHMARKS:
-            raise ValueError(f"There is no benchmark {self.benchmark!r}. Choose one of {', '.join(BENCHMARKS)}.")
+        if self.benchmark != "all" and self.benchmark not in BENCHMARKS:
+            raise ValueError(f"There is no benchmark {self.benchmark!r}. Choose one of {', '.join(BENCHMARKS)}, all.")
         if self.retriever is None and not (self.baselines and self.clip):
             raise ValueError("There is nothing to measure: give --retriever, or --baselines and --clip.")
-        if self.submission and (self.benchmark not in SUBMISSIONS or not self.retriever):
-            raise ValueError(f"A submission needs --retriever and a benchmark of {', '.join(SUBMISSIONS)}.")
+        if self.benchmark == "all":
+            for name in ("split", "protocol", "text", "submission"):
+                if getattr(self, name):
+                    raise ValueError(f"--{name} is for one benchmark, not for all.")
+            return
+        module = BENCHMARKS[self.benchmark]
+        if self.submission and not (hasattr(module, "submission") and self.retriever):
+            able = [name for name, module in BENCHMARKS.items() if hasattr(module, "submission")]
+            raise ValueError(f"A submission needs --retriever and a benchmark of {', '.join(able)}.")
+        if self.text and not hasattr(module, "TEXTS"):
+            raise ValueError(f"{self.benchmark} has one way to make query texts: leave out --text.")
 
 
-def main(argv: list[str] | None = None) -> dict[str, Any]:
-    """Measures, prints the table, writes and returns the JSON."""
+def main(argv: list[str] | None = None) -> Any:
+    """Measures, prints the table, writes and returns the JSON; or what `doctor` and `compare` find."""
     argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in COMMANDS:
+        return COMMANDS[argv[0]](argv[1:])
     (args,) = HfArgumentParser(BenchmarkArguments, allow_abbrev=False).parse_args_into_dataclasses(argv)
+    if args.benchmark != "all":
+        return run(args, args.benchmark, args.output, argv)
+    names = [name for name in BENCHMARKS if Path(args.data_root, name).is_dir()]
+    if not names:
+        raise ValueError(f"{args.data_root} holds no folder called {', '.join(BENCHMARKS)}.")
+    outputs = [args.output and str(Path(args.output, f"{name}.json")) for name in names]
+    return {name: run(args, name, output, argv) for name, output in zip(names, outputs, strict=True)}
+
+
+def run(args: BenchmarkArguments, name: str, output: str | None, argv: Sequence[str]) -> dict[str, Any]:
+    """Everything asked for on one benchmark."""
     state = PartialState(cpu=not torch.accelerator.is_available())
     clip = (args.clip or find_clip(args.retriever)) if args.baselines else None
-    benchmark = BENCHMARKS[args.benchmark](args.data_root, args.split)
-    options = {"batch_size": args.batch_size, "autocast": AUTOCAST[args.autocast]}
+    module = BENCHMARKS[name]
+    parts = load_parts(module, args, name)
+    scored = all(part.is_scored for part in parts)
+    if not (scored or args.submission):
+        raise ValueError(f"The targets of {parts[0].protocol_id} are not public: give --submission.")
 
-    if not (benchmark.is_scored or args.submission):
-        raise ValueError(f"The targets of {benchmark.protocol_id} are not public: give --submission.")
+    results, lines = [], []
+    for label, retriever in retrievers(args, clip, parts, state.device):
+        start = time.perf_counter()
+        rankings = rank_parts(retriever, parts)
+        seconds = time.perf_counter() - start
+        if label == args.retriever and args.submission and state.is_main_process:
+            write_submission(module.submission(parts, rankings), Path(args.submission))
+        if scored:
+            scores = [part.scores(ranking) for part, ranking in zip(parts, rankings, strict=True)]
+            results.append({**summarise(label, parts, scores), "seconds": round(seconds, 3)})
+            lines += query_lines(label, parts, rankings, scores)
 
-    results = []
-    if args.retriever:
-        retriever = DenseRetriever.from_model(*load_model(args.retriever, state.device), **options)
-        result, ranking = measure(args.retriever, retriever, benchmark)
-        results.append(result)
-        if args.submission and state.is_main_process:
-            write_submission(args, benchmark, ranking)
-    if clip and benchmark.is_scored:
-        clip_model = CLIPModel.from_pretrained(clip, dtype=torch.float32).to(state.device)
-        processor = ContextCIRProcessor.from_pretrained(clip)
-        gallery_embeds = None
-        for name, make in BASELINES.items():
-            retriever = make(clip_model, processor, **options)
-            if gallery_embeds is None:  # the same for all four
-                gallery_embeds = retriever.encode_gallery(benchmark.gallery)
-            results.append(measure(name, retriever, benchmark, gallery_embeds=gallery_embeds)[0])
-
+    chances = [part.chance() for part in parts if scored]
     record = {
-        "benchmark": benchmark.name,
-        "protocol_id": benchmark.protocol_id,
-        "num_queries": len(benchmark.queries),
-        "gallery_size": len(benchmark.gallery),
+        "benchmark": name,
+        "protocol_id": parts[0].protocol_id,
+        "num_queries": sum(len(part.queries) for part in parts),
+        "gallery_size": sum({id(part.gallery): len(part.gallery) for part in parts}.values()),
         "clip": clip,
         "results": results,
+        "chance": {key: sum(some[key] for some in chances) / len(parts) for key in (chances[0] if scored else ())},
         "arguments": asdict(args),
         "command": shlex.join(["benchmark.py", *argv]),
         "commit": git_commit(),
@@ -114,39 +180,182 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "versions": versions(),
     }
     if state.is_main_process:
-        if benchmark.is_scored:
+        if scored:
             print(format_table(record))
-        if args.output:
-            Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-            Path(args.output).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-            print(f"Written: {args.output}")
+        if output:
+            write(record, lines, Path(output))
     return record
 
 
-def measure(name: str, retriever: DenseRetriever, benchmark: Benchmark, **options) -> tuple[dict[str, Any], Ranking]:
-    """One retriever on the benchmark: metrics in percent, over all queries and for each tag (none where targets are
-    not public), and the time it took; and its ranking."""
-    start = time.perf_counter()
-    ranking = retriever.search(
-        benchmark.queries, benchmark.gallery, benchmark.k, exclude_reference=benchmark.exclude_reference, **options
-    )
-    result = {
-        "retriever": name,
-        "metrics": benchmark.evaluate(ranking) if benchmark.is_scored else {},
-        "by_tag": benchmark.evaluate_by_tag(ranking) if benchmark.is_scored else {},
-        "seconds": round(time.perf_counter() - start, 3),
-    }
-    return result, ranking
+def load_parts(module, args, name: str | None = None) -> list[Benchmark]:
+    """The benchmark that arguments ask for."""
+    choices = {key: getattr(args, key) for key in ("protocol", "text") if getattr(args, key)}
+    root = find_root(args.data_root, name or args.benchmark)
+    return module.load(str(root), args.split or module.SPLITS[0], **choices)
 
 
-def write_submission(args: BenchmarkArguments, benchmark: Benchmark, ranking: Ranking) -> None:
-    """Writes what the benchmark's server takes; nothing where it would be refused."""
-    files = SUBMISSIONS[args.benchmark](benchmark, ranking)
-    folder = Path(args.submission)
+def retrievers(
+    args: BenchmarkArguments, clip: str | None, parts: Sequence[Benchmark], device: torch.device
+) -> Iterator[tuple[str, DenseRetriever]]:
+    """The model and the baselines that can answer the queries."""
+    options = {"batch_size": args.batch_size, "autocast": AUTOCAST[args.autocast]}
+    if args.retriever:
+        yield args.retriever, DenseRetriever.from_model(*load_model(args.retriever, device), **options)
+    if clip and all(part.is_scored for part in parts):
+        clip_model = CLIPModel.from_pretrained(clip, dtype=torch.float32).to(device)
+        processor = ContextCIRProcessor.from_pretrained(clip)
+        with_references = all(query.has_reference for part in parts for query in part.queries)
+        gallery_embeds = {}  # the same for all baselines
+        for name, make in BASELINES.items():
+            if with_references or name in WITHOUT_REFERENCE:
+                retriever = make(clip_model, processor, **options)
+                retriever.gallery_embeds = gallery_embeds
+                yield name, retriever
+
+
+def rank_parts(retriever: DenseRetriever, parts: Sequence[Benchmark]) -> list[Ranking]:
+    """The rankings of all parts; a gallery that several share is encoded once."""
+    return [
+        retriever.search(
+            part.queries, part.gallery, part.k, exclude_reference=part.exclude_reference, wanted=part.wanted
+        )
+        for part in parts
+    ]
+
+
+def write(record: dict[str, Any], lines: Sequence[dict[str, Any]], path: Path) -> None:
+    """The record, and the scores of every query beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    side = side_file(path)
+    side.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    print(f"Written: {path} and {side.name}")
+
+
+def write_submission(files: dict[str, Any], folder: Path) -> None:
+    """Writes what the benchmark's server takes."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content), encoding="utf-8")
         print(f"Written: {folder / name}")
+
+
+@dataclass
+class DoctorArguments:
+    """Where to look."""
+
+    data_root: str = field(metadata={"help": "Folder that holds one folder for each benchmark, under its name."})
+
+
+def doctor(argv: list[str]) -> list:
+    """Says for every benchmark what is there."""
+    (args,) = HfArgumentParser(DoctorArguments, prog="benchmark.py doctor").parse_args_into_dataclasses(argv)
+    named = {name: module for name, module in BENCHMARKS.items() if name != "custom"}
+    findings = examine(named, args.data_root)
+    print(format_findings(findings, named))
+    return findings
+
+
+@dataclass
+class CompareArguments:
+    """Two result files, and which retriever of each."""
+
+    before: str = field(metadata={"help": "JSON file of benchmark.py."})
+    after: str = field(metadata={"help": "Another one, on the same protocol."})
+    retriever_before: str | None = field(default=None, metadata={"help": "By default the first of the file."})
+    retriever_after: str | None = field(default=None, metadata={"help": "By default the first of the file."})
+
+
+def compare_files(argv: list[str]) -> dict[str, Any]:
+    """Prints the paired differences of two result files."""
+    if len(argv) >= 2 and not any(word.startswith("-") for word in argv[:2]):
+        argv = ["--before", argv[0], "--after", argv[1], *argv[2:]]
+    (args,) = HfArgumentParser(CompareArguments, prog="benchmark.py compare").parse_args_into_dataclasses(argv)
+    comparison = compare(args.before, args.after, args.retriever_before, args.retriever_after)
+    print(format_comparison(comparison))
+    return comparison
+
+
+@dataclass
+class AuditArguments:
+    """What to audit, on what."""
+
+    retriever: str = field(metadata={"help": "Model to audit: a run's folder or a Hub name."})
+    benchmark: str = field(metadata={"help": f"One of {', '.join(BENCHMARKS)}."})
+    data_root: str = field(metadata={"help": "The benchmark's folder or Hub name, or a folder with one for each."})
+    output: str = field(metadata={"help": "Folder for audit.json, the plots and index.html."})
+    split: str | None = field(default=None, metadata={"help": "Split; by default the benchmark's first."})
+    protocol: str | None = field(default=None, metadata={"help": "Protocol; by default the benchmark's first."})
+    text: str | None = field(default=None, metadata={"help": "How query texts are made, where there is a choice."})
+    clip: str | None = field(default=None, metadata={"help": "CLIP of the probes; by default the model's own."})
+    max_queries: int = field(default=500, metadata={"help": "Queries of each part, evenly spaced."})
+    batch_size: int = field(default=64, metadata={"help": "Images or queries at a time."})
+
+    def __post_init__(self):
+        if self.benchmark not in BENCHMARKS:
+            raise ValueError(f"There is no benchmark {self.benchmark!r}. Choose one of {', '.join(BENCHMARKS)}.")
+
+
+def audit_retriever(argv: list[str]) -> dict[str, Any]:
+    """Audits a model: JSON, plots and a page to browse failures."""
+    from contextcir.noun_phrases import NounPhraseExtractor  # spaCy and matplotlib are optional, and slow to import
+    from contextcir.visualization import audit_figures, save_png
+
+    (args,) = HfArgumentParser(AuditArguments, prog="benchmark.py audit").parse_args_into_dataclasses(argv)
+    device, module = PartialState(cpu=not torch.accelerator.is_available()).device, BENCHMARKS[args.benchmark]
+    parts = load_parts(module, args)
+    clip = args.clip or find_clip(args.retriever)
+    clip_model = CLIPModel.from_pretrained(clip, dtype=torch.float32).to(device)
+    processor = ContextCIRProcessor.from_pretrained(clip)
+    image_only, text_only = (
+        make(clip_model, processor, batch_size=args.batch_size)
+        for make in (DenseRetriever.image_only, DenseRetriever.text_only)
+    )
+    text_only.gallery_embeds = image_only.gallery_embeds
+    texts = list({query.modification_text for part in parts for query in part.queries})
+    found = NounPhraseExtractor().extract(texts)
+    spans = [[(phrase["start"], phrase["end"]) for phrase in phrases] for phrases in found]
+
+    halves = {
+        (part.gallery, query.id): pair
+        for part in parts
+        for query, *pair in zip(
+            part.queries, *(probe.encode(part.queries, part.gallery) for probe in (image_only, text_only)), strict=True
+        )
+    }
+
+    def similarity(query, gallery):
+        return tuple((image_only.gallery_embeds[gallery] @ half).cpu().numpy() for half in halves[gallery, query.id])
+
+    result = audit(
+        parts,
+        DenseRetriever.from_model(*load_model(args.retriever, device), batch_size=args.batch_size),
+        image_only,
+        text_only,
+        similarity,
+        dict(zip(texts, spans, strict=True)),
+        max_queries=args.max_queries,
+    )
+    record = {
+        "retriever": args.retriever,
+        "clip": clip,
+        **result.findings,
+        "command": shlex.join(["benchmark.py", "audit", *argv]),
+        "commit": git_commit(),
+        "versions": versions(),
+    }
+    folder = Path(args.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "audit.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    for name, figure in audit_figures(result.findings).items():
+        save_png(figure, folder / f"{name}.png")
+    (folder / "index.html").write_text(audit_page(result, parts, args.retriever), encoding="utf-8")
+    print(json.dumps(result.findings, indent=2))
+    print(f"Written: {folder}/audit.json, plots, and index.html to browse the failures")
+    return record
+
+
+COMMANDS = {"doctor": doctor, "compare": compare_files, "audit": audit_retriever}
 
 
 def load_model(name: str, device: torch.device):
@@ -173,29 +382,6 @@ def find_clip(name: str) -> str:
     if len(seen) == 1:
         raise ValueError(f"{name} has no training.json that says which CLIP it was trained from. Give --clip.")
     return seen[-1]
-
-
-def format_table(record: dict[str, Any]) -> str:
-    """The metrics of every retriever in lines of equal width: a column for each k, under the metric's name."""
-    groups: dict[str, list[str]] = {}
-    for key in record["results"][0]["metrics"]:
-        groups.setdefault(key.partition("@")[0], []).append(key)
-    width = max(len(result["retriever"]) for result in record["results"])
-
-    def line(label, cells):
-        return label.ljust(width) + "".join("  " + cell for cell in cells)
-
-    def columns(texts):
-        return "".join(text.rjust(7) for text in texts)
-
-    names = [f"     {group}".ljust(7 * len(keys)) for group, keys in groups.items()]
-    places = [columns("@" + key.partition("@")[2] for key in keys) for keys in groups.values()]
-    lines = [line("", names).rstrip(), line("", places)]
-    for result in record["results"]:
-        cells = [columns(f"{result['metrics'][key]:.2f}" for key in keys) for keys in groups.values()]
-        lines.append(line(result["retriever"], cells))
-    title = f"{record['num_queries']:,} queries, {record['gallery_size']:,} images, in percent"
-    return "\n".join([f"{record['protocol_id']}: {title}", "", *lines, ""])
 
 
 def git_commit() -> str | None:

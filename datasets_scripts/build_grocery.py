@@ -22,8 +22,8 @@ from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
-from contextcir.benchmarks.base import FEATURES
 from contextcir.benchmarks.grocery import CITATION
+from contextcir.benchmarks.published import FEATURES
 from contextcir.images import load_image
 from contextcir.triplets import TRIPLET_FEATURES
 

@@ -20,7 +20,7 @@ from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
-from contextcir.benchmarks.base import FEATURES
+from contextcir.benchmarks.published import FEATURES
 from contextcir.scenes import VERSION, Scene, SceneQuery, distractors, fingerprint, render, sample_family, sample_query
 from contextcir.triplets import TRIPLET_FEATURES
 

@@ -1,6 +1,7 @@
 """`make bench` in its quick form: everything runs, and the variants that are compared do the same work."""
 
 import json
+import os
 
 import bench
 
@@ -14,5 +15,11 @@ def test_quick(tmp_path, capsys):
         assert row["equal"] and row["loss_difference"] <= 1e-5 and row["gradient_difference"] <= 1e-4
     (search,) = (row for row in result["rows"] if row["name"].startswith("search, top 50"))
     assert search["equal"]
-    assert len(result["rows"]) == 8 and all(row["ratio"] > 0 or "memory" in row["name"] for row in result["rows"])
-    assert len(capsys.readouterr().out.splitlines()) == 1 + len(result["rows"])
+    names = [row["name"] for row in result["rows"]]
+    for name in ("rank and score CIRR", "rank and score CIRCO", "rank and score FashionIQ"):
+        assert any(row.startswith(name) for row in names)
+    loaded = [name for name in names if name.startswith("load all annotation files")]
+    assert len(loaded) == ("CIR_DATA_ROOT" in os.environ)
+    assert len(names) == 12 + len(loaded)
+    assert all(row["ratio"] > 0 or "memory" in row["name"] or "MB" in row["name"] for row in result["rows"])
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 12 + 1

@@ -8,15 +8,16 @@ import sys
 import pytest
 import torch
 from datasets import Image, List, Value
-from test_benchmarks_base import IDS, png, write
+from test_benchmarks_base import IDS
+from test_published import png, write
 from transformers import CLIPModel
 
 import benchmark
-from contextcir.benchmarks.base import load_benchmark
+from contextcir.benchmarks.published import load_benchmark
 from contextcir.retrieval.dense import DenseRetriever
 from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
 
-NAMES = ["CLIP, image only", "CLIP, text only", "CLIP, image + text", "CLIP, slerp"]
+NAMES = ["CLIP, image only", "CLIP, text only", "CLIP, image + text", "CLIP, slerp", "CLIP, image x text"]
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,7 @@ def test_model_and_baselines(run, data, clip_folder, tmp_path, capsys):
         DenseRetriever.text_only(clip, processor),
         DenseRetriever.image_text_sum(clip, processor),
         DenseRetriever.slerp(clip, processor),
+        DenseRetriever.image_text_product(clip, processor),
     ]
     for result, retriever in zip(record["results"], by_hand, strict=True):
         ranking = retriever.search(loaded.queries, loaded.gallery, loaded.k, exclude_reference=True)
@@ -84,13 +86,24 @@ def test_model_and_baselines(run, data, clip_folder, tmp_path, capsys):
         assert result["by_tag"]["red"]["num_queries"] == 2
 
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "grocery/test/reference-excluded: 3 queries, 8 images, in percent"
+    title = "grocery/test/reference-excluded: 3 queries, 8 images, in percent with 95 % intervals"
+    assert lines[0] == title
     assert lines[2].split() == ["recall", "recall_subset", "map"]
     assert lines[3].split() == ["@1", "@5", "@10", "@50", "@1", "@2", "@3", "@5", "@10", "@25", "@50"]
-    for line, result in zip(lines[4:9], record["results"], strict=True):
+    for line, below, result in zip(lines[4:16:2], lines[5:16:2], record["results"], strict=True):
         name = result["retriever"]
-        assert line.startswith(name) and len(line) == len(lines[3])
+        assert line.startswith(name) and len(line) == len(below) == len(lines[3])
         assert line[len(name) :].split() == [f"{value:.2f}" for value in result["metrics"].values()]
+        assert below.split() == [f"{low:.1f}-{high:.1f}" for low, high in result["intervals"].values()]
+        assert all(low <= result["metrics"][key] <= high for key, (low, high) in result["intervals"].items())
+    assert lines[16].split() == ["chance", *(f"{value:.2f}" for value in loaded.chance().values())]
+
+    sides = [json.loads(line) for line in output.with_suffix(".queries.jsonl").read_text().splitlines()]
+    assert len(sides) == 3 * len(record["results"])
+    ranking = by_hand[0].search(loaded.queries, loaded.gallery, loaded.k, exclude_reference=True)
+    assert [side["id"] for side in sides[:3]] == ["q0", "q1", "q2"]
+    assert [side["top"] for side in sides[:3]] == [ids[:10] for ids in ranking.gallery_ids]
+    assert [side["scores"]["recall@1"] for side in sides[:3]] == loaded.scores(ranking)["recall@1"].tolist()
 
 
 def test_baselines_alone_and_data_of_ones_own(data, clip_folder):
@@ -98,7 +111,7 @@ def test_baselines_alone_and_data_of_ones_own(data, clip_folder):
         ["--clip", clip_folder, "--baselines", "--benchmark", "custom", "--data-root", str(data), "--split", "test"]
     )
     assert [result["retriever"] for result in record["results"]] == NAMES
-    assert record["benchmark"] == data.name
+    assert record["protocol_id"] == f"{data.name}/test/reference-excluded"
 
 
 def test_the_clip_at_the_root_of_a_model(run, clip_folder, tmp_path):
@@ -112,7 +125,7 @@ def test_errors_are_readable(run, data, clip_folder, tmp_path):
     cases = [
         (
             ["--benchmark", "cirrr", "--data-root", "x", "--retriever", "x"],
-            "no benchmark 'cirrr'. Choose one of cirr, scenes",
+            "no benchmark 'cirrr'. Choose one of cirr, circo",
         ),
         (arguments(data), "nothing to measure"),
         (arguments(data, "--baselines"), "nothing to measure"),

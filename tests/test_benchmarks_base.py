@@ -1,6 +1,6 @@
 """Protocols against hand counts and the values of other people's evaluation code; bad rankings and data are named."""
 
-import io
+import itertools
 import json
 import os
 from dataclasses import replace
@@ -9,12 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, Features, Image, List, Value
-from datasets.exceptions import DatasetNotFoundError
-from PIL import Image as PILImage
 
-from contextcir.benchmarks import base
-from contextcir.benchmarks.base import Benchmark, load_benchmark
+from contextcir.benchmarks.base import Benchmark, means_by_tag
 from contextcir.retrieval.base import Gallery, Query, Ranking
 from contextcir.retrieval.index import search
 
@@ -35,8 +31,7 @@ def tiny_benchmark(**changes):
         ],
         relevance={"q1": {"b"}, "q2": {"c", "h"}},
         exclude_reference=True,
-        recall_ks=(1, 2, 4),
-        map_ks=(2, 4),
+        metrics={"recall": (1, 2, 4), "recall_subset": (1, 2, 3), "map": (2, 4)},
     )
     return Benchmark(**(arguments | changes))
 
@@ -66,28 +61,71 @@ def test_scores_by_hand():
     )
 
 
-def test_what_is_not_there_is_not_reported():
-    queries = [replace(query, candidate_ids=()) for query in tiny_benchmark().queries]
-    benchmark = tiny_benchmark(queries=queries, relevance={"q1": {"b"}, "q2": {"c"}})
+def test_scores_of_each_query():
+    scores = tiny_benchmark().scores(tiny_ranking())
+    assert scores["recall@2"].tolist() == [100, 100] and scores["recall_subset@1"].tolist() == [100, 0]  # q1, q2
+    assert tiny_benchmark().unit_ids == ["q1", "q2"]
+
+
+def test_a_query_without_candidates_has_no_subset_score():
+    queries = [replace(query, candidate_ids=()) if query.id == "q2" else query for query in tiny_benchmark().queries]
+    benchmark = tiny_benchmark(queries=queries)
+    scores = benchmark.scores(tiny_ranking())
+    assert scores["recall_subset@1"][0] == 100 and np.isnan(scores["recall_subset@1"][1])
+    assert benchmark.evaluate(tiny_ranking())["recall_subset@1"] == 100
+    assert "recall_subset@1" not in means_by_tag(benchmark.queries[1:], {k: v[1:] for k, v in scores.items()})["short"]
+
+
+def test_only_what_the_protocol_names_is_reported():
+    benchmark = tiny_benchmark(metrics={"recall_share": (4,)})
     assert benchmark.k == 4
-    assert list(benchmark.evaluate(tiny_ranking(candidate_ids=None, scores=None))) == [
-        "recall@1",
-        "recall@2",
-        "recall@4",
-    ]
+    assert benchmark.evaluate(tiny_ranking()) == {"recall_share@4": 100}
+
+
+def test_recall_may_count_one_of_several_targets():
+    result = tiny_benchmark(main_targets={"q1": "b", "q2": "h"}).evaluate(tiny_ranking())
+    assert result["recall@2"] == 50 and result["recall@4"] == 100
+    assert result["map@4"] == tiny_benchmark().evaluate(tiny_ranking())["map@4"]
+
+
+def test_candidates_may_be_all_of_a_gallery():
+    benchmark = tiny_benchmark(candidates_only=True, metrics={"recall": (1, 2, 3)})
+    assert benchmark.k == 1
+    short = tiny_ranking(gallery_ids=[["d"], ["c"]], scores=[[1.0]] * 2)
+    assert benchmark.evaluate(short) == {"recall@1": 50, "recall@2": 50, "recall@3": 100}
 
 
 def test_scores_by_tag():
-    by_tag = tiny_benchmark().evaluate_by_tag(tiny_ranking())
-    assert by_tag["short"] == {"num_queries": 2, **tiny_benchmark().evaluate(tiny_ranking())}
+    benchmark = tiny_benchmark()
+    by_tag = means_by_tag(benchmark.queries, benchmark.scores(tiny_ranking()))
+    assert by_tag["short"] == {"num_queries": 2, **benchmark.evaluate(tiny_ranking())}
     assert by_tag["easy"]["num_queries"] == 1
     assert by_tag["easy"]["recall_subset@1"] == 100
     assert by_tag["easy"]["recall@1"] == 0
 
 
+@pytest.mark.parametrize("changes", [{}, {"exclude_reference": False}, {"main_targets": {"q1": "b", "q2": "h"}}])
+def test_chance_is_the_mean_of_all_rankings(changes):
+    """Against every order of the gallery, of the six ids that matter."""
+    ids = IDS[:5] + ["h"]
+    benchmark = tiny_benchmark(gallery=Gallery(ids, [None] * 6), **changes)
+    benchmark.metrics["recall_share"] = (2,)
+    totals, count = dict.fromkeys(benchmark.chance(), 0.0), 0
+    for order in itertools.permutations(ids):
+        rankings = [
+            [id_ for id_ in order if not (benchmark.exclude_reference and id_ == query.reference_id)]
+            for query in benchmark.queries
+        ]
+        candidates = [[id_ for id_ in order if id_ in query.ranked_candidate_ids] for query in benchmark.queries]
+        found = benchmark.evaluate(Ranking(["q1", "q2"], rankings, candidate_ids=candidates))
+        totals = {key: totals[key] + value for key, value in found.items()}
+        count += 1
+    assert benchmark.chance() == pytest.approx({key: value / count for key, value in totals.items()})
+
+
 def test_a_reference_outside_the_gallery_has_nothing_to_exclude():
     queries = [replace(query, reference_id="elsewhere", candidate_ids=()) for query in tiny_benchmark().queries]
-    tiny_benchmark(queries=queries).evaluate(tiny_ranking())
+    assert tiny_benchmark(queries=queries, metrics={"recall": (4,)}).evaluate(tiny_ranking()) == {"recall@4": 100}
 
 
 @pytest.mark.parametrize(
@@ -135,6 +173,8 @@ def query(**changes):
         ({"queries": [], "relevance": {}}, "no queries"),
         ({"queries": query(id="q1")}, "'q1' more than once"),
         ({"queries": query(modification_text=" ")}, "'q2' has an empty modification_text"),
+        ({"queries": query(modification_text=None)}, "'q2' has the modification_text None, expected a string"),
+        ({"queries": query(reference_image="x.png", reference_id=None)}, "'q2' has no reference_id"),
         ({"relevance": {"q1": {"b"}}}, "'q2' has no target"),
         ({"relevance": {"q1": {"b"}, "q2": {"z"}}}, "'q2' has the target 'z', which is not in the gallery"),
         ({"relevance": {"q1": {"b"}, "q2": {"b"}}}, "'q2' has its reference 'b' as a target"),
@@ -142,110 +182,12 @@ def query(**changes):
         ({"queries": query(candidate_ids=tuple("bcz"))}, "'q2' has the candidate 'z'"),
         ({"queries": query(candidate_ids=tuple("bdcd"))}, "'q2': the candidates hold the id 'd' more than once"),
         ({"queries": query(candidate_ids=tuple("bde"))}, "'q2' has no target among its candidates"),
+        ({"queries": query()}, "no query has candidate_ids to rank, which recall, recall_subset, map need"),
     ],
 )
 def test_data_that_contradict_themselves_are_refused(changes, problem):
     with pytest.raises(ValueError, match=problem):
         tiny_benchmark(**changes)
-
-
-# --- the published form ----------------------------------------------------------------------------------------------
-
-
-def png(value):
-    buffer = io.BytesIO()
-    PILImage.new("L", (2, 2), value).save(buffer, "PNG")
-    return {"bytes": buffer.getvalue(), "path": None}
-
-
-def write(root, config, rows, features, split="test"):
-    (root / config).mkdir(parents=True, exist_ok=True)
-    dataset = Dataset.from_list(rows, features=Features(features))
-    dataset.to_parquet(root / config / f"{split}-00000-of-00001.parquet")
-
-
-@pytest.fixture
-def folder(tmp_path):
-    string = Value("string")
-    root = tmp_path / "tiny"
-    write(
-        root, "gallery", [{"id": id_, "image": png(i)} for i, id_ in enumerate(IDS)], {"id": string, "image": Image()}
-    )
-    rows = [
-        {
-            "id": query.id,
-            "reference_image": png(100),
-            "reference_id": query.reference_id,
-            "modification_text": query.modification_text,
-            "candidate_ids": list(query.candidate_ids),
-            "tags": list(query.tags),
-        }
-        for query in tiny_benchmark().queries
-    ]
-    features = dict.fromkeys(("id", "reference_id", "modification_text"), string)
-    features |= {"reference_image": Image(), "candidate_ids": List(string), "tags": List(string)}
-    write(root, "queries", rows, features)
-    pairs = [{"query_id": q, "target_id": t} for q, ts in tiny_benchmark().relevance.items() for t in sorted(ts)]
-    write(root, "relevance", pairs, {"query_id": string, "target_id": string})
-    return root
-
-
-def test_load_benchmark(folder):
-    benchmark = load_benchmark(str(folder), "test")
-    assert (benchmark.name, benchmark.protocol_id) == ("tiny", "tiny/test/reference-excluded")
-    assert benchmark.gallery.ids == IDS
-    assert benchmark.gallery.image("c").getpixel((0, 0)) == (2, 2, 2)
-    assert benchmark.relevance == tiny_benchmark().relevance
-    assert benchmark.gallery.reference_image(benchmark.queries[0]).getpixel((0, 0)) == (100, 100, 100)
-    stored = [replace(query, reference_image=None) for query in benchmark.queries]
-    assert stored == tiny_benchmark().queries
-    short = replace(benchmark, recall_ks=(1, 2, 4), map_ks=(2, 4))
-    assert short.evaluate(tiny_ranking()) == tiny_benchmark().evaluate(tiny_ranking())
-
-
-def test_optional_columns_may_be_missing(folder):
-    rows = [{"id": "q", "modification_text": "x", "reference_id": "a"}]
-    write(folder, "queries", rows, dict.fromkeys(rows[0], Value("string")), "tiny")
-    write(
-        folder,
-        "relevance",
-        [{"query_id": "q", "target_id": "b"}],
-        dict.fromkeys(("query_id", "target_id"), Value("string")),
-        "tiny",
-    )
-    write(
-        folder,
-        "gallery",
-        [{"id": id_, "image": png(7)} for id_ in IDS],
-        {"id": Value("string"), "image": Image()},
-        "tiny",
-    )
-    (loaded,) = load_benchmark(str(folder), "tiny", exclude_reference=False).queries
-    assert loaded == Query("q", "x", reference_id="a")
-
-
-def test_missing_splits_columns_and_folders_are_named(folder, monkeypatch):
-    with pytest.raises(ValueError, match="gallery/val-.*parquet. Splits that it has: test"):
-        load_benchmark(str(folder), "val")
-    with pytest.raises(ValueError, match="Splits that it has: none. Build it first"):
-        load_benchmark(str(folder / "gallery"), "test")
-    write(
-        folder,
-        "relevance",
-        [{"query": "q1", "target_id": "b"}],
-        dict.fromkeys(("query", "target_id"), Value("string")),
-    )
-    with pytest.raises(
-        ValueError, match=r"relevance: the columns \['query_id'\] are missing; there are \['query', 'target_id'\]"
-    ):
-        load_benchmark(str(folder), "test")
-
-    def not_found(*args, **kwargs):
-        raise DatasetNotFoundError("no")
-
-    monkeypatch.setattr(base, "load_dataset", not_found)
-    with pytest.raises(ValueError, match="'data/missing' is neither a folder here nor a dataset"):
-        load_benchmark("data/missing", "test")
 
 
 # --- golden values ---------------------------------------------------------------------------------------------------
@@ -269,51 +211,9 @@ def test_cirr_val_with_the_reference_kept():
         queries=[Query(str(row["pairid"]), row["caption"], reference_id=row["reference"]) for row in annotations],
         relevance={str(row["pairid"]): {row["target_hard"]} for row in annotations},
         exclude_reference=False,
-        recall_ks=(1, 5, 10, 50),
     )
     scores, indices = search(queries_embeds, gallery_embeds, 50, block_size=500)
     names = [[ids[i] for i in row] for row in indices.tolist()]
     result = benchmark.evaluate(Ranking([query.id for query in benchmark.queries], names, scores.tolist()))
     wanted = {f"recall@{k}": v for k, v in expected["recall_percent_if_reference_is_NOT_removed"].items()}
     assert result == pytest.approx(wanted, abs=1e-9)
-
-
-@needs_real_data
-def test_circo_val():
-    root = Path(CIR_DATA_ROOT)
-    annotations = json.loads((root / "circo/annotations/val.json").read_text())
-    submission = json.loads((root / "circo/submission_examples/submission_val.json").read_text())
-    expected = json.loads((root / "golden/circo_val_expected.json").read_text())["expected"]
-    (expected,) = expected.values()
-    relevance = {str(row["id"]): {str(id_) for id_ in row["gt_img_ids"]} for row in annotations}
-    rankings = {id_: [str(image) for image in images] for id_, images in submission.items()}
-    ids = sorted(set().union(*relevance.values(), *rankings.values()))
-    benchmark = Benchmark(
-        name="circo",
-        protocol_id="circo/val",
-        gallery=Gallery(ids, [None] * len(ids)),
-        queries=[
-            Query(
-                str(row["id"]),
-                row["relative_caption"],
-                reference_id=str(row["reference_img_id"]),
-                tags=tuple(row["semantic_aspects"]),
-            )
-            for row in annotations
-        ],
-        relevance=relevance,
-        exclude_reference=False,
-        recall_ks=(5, 10, 25, 50),
-        map_ks=(1, 2, 5, 10, 20, 25, 50),
-    )
-    ranking = Ranking(list(rankings), list(rankings.values()))
-    result = benchmark.evaluate(ranking)
-    wanted = {f"map@{k}": 100 * v for k, v in (expected["mAP"] | expected["mAP_extra_ranks"]).items()}
-    assert {key: result[key] for key in wanted} == pytest.approx(wanted, abs=1e-9)
-    by_tag = {tag: scores["map@10"] for tag, scores in benchmark.evaluate_by_tag(ranking).items()}
-    assert by_tag == pytest.approx({tag: 100 * v for tag, v in expected["semantic_mAP@10"].items()}, abs=1e-9)
-
-    # CIRCO's recall knows one target only, the first of the annotation.
-    single = replace(benchmark, relevance={str(row["id"]): {str(row["target_img_id"])} for row in annotations})
-    wanted = {f"recall@{k}": 100 * v for k, v in expected["recall"].items()}
-    assert single.evaluate(ranking) == pytest.approx(wanted, abs=1e-9)

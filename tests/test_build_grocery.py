@@ -55,7 +55,7 @@ def label_of(id_):
 
 @pytest.mark.parametrize("split, original", [("validation", "val"), ("test", "test")])
 def test_the_benchmark(built, split, original):
-    benchmark = grocery.load(str(built), split)
+    (benchmark,) = grocery.load(str(built), split)
     assert benchmark.protocol_id == f"grocery/{split}/reference-excluded"
     assert len(benchmark.gallery) == len(benchmark.queries) == PHOTOS[original] * len(CLASSES)
     assert all(id_.startswith(f"{original}/") for id_ in benchmark.gallery.ids)

@@ -47,7 +47,7 @@ def test_triplets(built):
 
 
 def test_the_benchmark_loads_and_every_query_has_hard_candidates(built):
-    test = benchmark.load(str(built[0]), "test")
+    (test,) = benchmark.load(str(built[0]), "test")
     assert len(test.queries) == 12
     assert len(test.gallery) > 6 * 12
     for query in test.queries:

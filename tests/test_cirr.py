@@ -44,7 +44,7 @@ def mini(tmp_path, monkeypatch):
         (tmp_path / folder).mkdir()
         for number, name in enumerate(NAMES):
             (tmp_path / folder / f"{name}.png").write_bytes(png(number))
-    monkeypatch.setattr(cirr, "OFFICIAL", dict.fromkeys(("val", "test1"), (4, 60)))
+    monkeypatch.setattr(cirr, "OFFICIAL", dict.fromkeys(("val", "test1"), {"queries": 4, "images": 60}))
     return tmp_path
 
 
@@ -59,7 +59,7 @@ def ranked(benchmark) -> Ranking:
 
 
 def test_the_official_layout(mini):
-    loaded = cirr.load(str(mini))
+    (loaded,) = cirr.load(str(mini))
     assert loaded.protocol_id == "cirr/rc2/val/reference-excluded"
     assert [query.id for query in loaded.queries] == ["100", "101", "102", "103"]  # pairid, not the image set
     assert loaded.relevance["102"] == {NAMES[3]}  # target_hard alone
@@ -88,10 +88,43 @@ def test_what_is_missing_or_damaged_is_named(mini):
         cirr.load(str(mini))
 
 
+def test_a_row_without_a_key_is_named(mini):
+    path = mini / "captions" / "cap.rc2.val.json"
+    rows = json.loads(path.read_text())
+    del rows[2]["caption"]
+    path.write_text(json.dumps(rows))
+    with pytest.raises(
+        ValueError, match="cap.rc2.val.json, row 2: expected a list of objects with caption, img_set, pairid, ref"
+    ):
+        cirr.load(str(mini))
+
+
+def test_training_triplets(mini, monkeypatch):
+    for part, prefix in (("captions", "cap"), ("image_splits", "split")):
+        content = (mini / part / f"{prefix}.rc2.val.json").read_text()
+        (mini / part / f"{prefix}.rc2.train.json").write_text(content)
+    with pytest.raises(ValueError, match="4 queries and 60 images, the official release 28,225 queries and 16,939"):
+        next(cirr.training_triplets(str(mini)))
+    monkeypatch.setattr(cirr, "TRAINING", {"queries": 4, "images": 60})
+    rows = list(cirr.training_triplets(str(mini)))
+    assert [row["id"] for row in rows] == ["100", "101", "102", "103"]
+    assert rows[1] == {
+        "id": "101",
+        "modification_text": "make the dog red",
+        "reference_id": NAMES[1],
+        "target_id": NAMES[2],  # target_hard
+        "reference_image": mini / "dev" / f"{NAMES[1]}.png",
+        "target_image": mini / "dev" / f"{NAMES[2]}.png",
+    }
+    (mini / "dev" / f"{NAMES[9]}.png").unlink()
+    with pytest.raises(ValueError, match="1 of 60 images are missing"):
+        next(cirr.training_triplets(str(mini)))
+
+
 def test_a_truncated_split_is_refused(mini):
     path = mini / "captions" / "cap.rc2.val.json"
     path.write_text(json.dumps(json.loads(path.read_text())[:3]))
-    with pytest.raises(ValueError, match="has 3 queries and 60 images, the official release 4 and 60"):
+    with pytest.raises(ValueError, match="has 3 queries and 60 images, the official release 4 queries and 60 images"):
         cirr.load(str(mini))
 
 
@@ -100,17 +133,17 @@ def test_a_gallery_without_a_target_is_refused(mini, monkeypatch):
     locations = json.loads(path.read_text())
     del locations[NAMES[4]]  # target of one, reference of none
     path.write_text(json.dumps(locations))
-    monkeypatch.setattr(cirr, "OFFICIAL", {"val": (4, 59)})
+    monkeypatch.setattr(cirr, "OFFICIAL", {"val": {"queries": 4, "images": 59}})
     with pytest.raises(ValueError, match="query '100' has the .*'dev-4-0-img0', which is not in the gallery"):
         cirr.load(str(mini))
 
 
 def test_targets_of_test1_are_not_public(mini):
-    loaded = cirr.load(str(mini), "test1")
+    (loaded,) = cirr.load(str(mini), "test1")
     assert not loaded.is_scored
     with pytest.raises(ValueError, match="cirr/rc2/test1/reference-excluded: the targets are not public"):
         loaded.evaluate(ranked(loaded))
-    files = cirr.submission(loaded, ranked(loaded))
+    files = cirr.submission([loaded], [ranked(loaded)])
     assert sorted(files) == ["test1_recall.json", "test1_recall_subset.json"]
     for metric, length in (("recall", 50), ("recall_subset", 3)):
         content = files[f"test1_{metric}.json"]
@@ -140,18 +173,18 @@ def change(content, **changes):
     ],
 )
 def test_what_the_server_would_refuse_is_refused(mini, metric, changes, message):
-    loaded = cirr.load(str(mini), "test1")
-    content = cirr.submission(loaded, ranked(loaded))[f"test1_{metric}.json"]
+    (loaded,) = cirr.load(str(mini), "test1")
+    content = cirr.submission([loaded], [ranked(loaded)])[f"test1_{metric}.json"]
     cirr.check_submission(loaded, content)
     with pytest.raises(ValueError, match=message):
         cirr.check_submission(loaded, change(content, **changes))
 
 
 def test_a_file_over_5_mb_is_refused(mini, monkeypatch):
-    loaded = cirr.load(str(mini), "test1")
+    (loaded,) = cirr.load(str(mini), "test1")
     monkeypatch.setattr(cirr, "MAX_BYTES", 1000)
     with pytest.raises(ValueError, match="the server at most 1,000"):
-        cirr.submission(loaded, ranked(loaded))
+        cirr.submission([loaded], [ranked(loaded)])
 
 
 def test_from_the_command_line(mini, run, capsys):  # noqa: F811
@@ -161,9 +194,9 @@ def test_from_the_command_line(mini, run, capsys):  # noqa: F811
     with pytest.raises(ValueError, match="not public: give --submission"):
         door.main(arguments)
     record = door.main([*arguments, "--submission", str(mini / "out")])
-    assert record["results"][0]["metrics"] == {}
+    assert record["results"] == []  # nothing to score
     written = json.loads((mini / "out" / "test1_recall.json").read_text())
-    cirr.check_submission(cirr.load(str(mini), "test1"), written)
+    cirr.check_submission(*cirr.load(str(mini), "test1"), written)
     assert "test1_recall_subset.json" in capsys.readouterr().out
 
 
@@ -173,7 +206,7 @@ def test_from_the_command_line(mini, run, capsys):  # noqa: F811
 @needs_real_data
 def test_golden_values():
     root = Path(os.environ["CIR_DATA_ROOT"])
-    loaded = cirr.load(str(root / "cirr"), check_images=False)
+    (loaded,) = cirr.load(str(root / "cirr"), check_images=False)
     expected = json.loads((root / "golden/cirr_val_expected.json").read_text())["expected_exact"]
     query_embeds, gallery_embeds = (
         torch.nn.functional.normalize(torch.from_numpy(np.load(root / f"golden/cirr_val_{part}_features.npy")).float())
@@ -202,7 +235,7 @@ def test_golden_values():
 @pytest.mark.parametrize("metric", ["recall", "recall_subset"])
 def test_files_that_the_server_accepted_are_accepted(metric):
     root = Path(os.environ["CIR_DATA_ROOT"]) / "cirr"
-    loaded = cirr.load(str(root), "test1", check_images=False)
+    (loaded,) = cirr.load(str(root), "test1", check_images=False)
     content = json.loads((root / "demo_files" / f"test1_pred_ranks_{metric}.json").read_text())
     cirr.check_submission(loaded, content)
     assert len(loaded.queries) == 4148 and len(loaded.gallery) == 2315

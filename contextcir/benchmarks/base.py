@@ -5,35 +5,24 @@ reference where the protocol leaves it out gives plausible numbers that are wron
 query.
 """
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-from datasets import Dataset, Features, Image, List, Value, load_dataset
-from datasets.exceptions import DatasetNotFoundError
 
-from contextcir.metrics.map_at_k import map_at_k
-from contextcir.metrics.recall_at_k import recall_at_k
+from contextcir.metrics.chance import chance
+from contextcir.metrics.map_at_k import average_precision_at_k
+from contextcir.metrics.recall_at_k import hit_at_k, share_at_k
 from contextcir.retrieval.base import Gallery, Query, Ranking
 
-FEATURES = {  # the published form
-    "gallery": Features({"id": Value("string"), "image": Image()}),
-    "queries": Features(
-        {
-            "id": Value("string"),
-            "reference_image": Image(),
-            "reference_id": Value("string"),
-            "modification_text": Value("string"),
-            "candidate_ids": List(Value("string")),
-            "tags": List(Value("string")),
-        }
-    ),
-    "relevance": Features({"query_id": Value("string"), "target_id": Value("string")}),
+# Metric of one query: (ranked ids, targets, k) -> percent. What ends in _subset ranks the query's candidates.
+METRICS = {
+    "recall": hit_at_k,
+    "recall_share": share_at_k,
+    "recall_subset": hit_at_k,
+    "map": average_precision_at_k,
 }
-OPTIONAL_COLUMNS = {"reference_image", "candidate_ids", "tags"}
 
 
 @dataclass
@@ -49,9 +38,12 @@ class Benchmark:
         relevance (`dict[str, set[str]]`): The ids of each query's targets, by query id. Empty where targets are not
             public: such a benchmark checks rankings and cannot score them.
         exclude_reference (`bool`): Whether the reference image leaves the ranking.
-        recall_ks (`tuple[int, ...]`): Recall@k is reported at these.
-        subset_ks (`tuple[int, ...]`): Recall_subset@k, over each query's candidates without the reference.
-        map_ks (`tuple[int, ...]`): mAP@k, where any query has several targets.
+        metrics (`dict[str, tuple[int, ...]]`): What is reported at which k. `recall` (found, if any target is),
+            `recall_share` (the share of the targets that is found), `map`; and `recall_subset`, over each query's
+            candidates without the reference, for those queries that have some.
+        part (`str`): Where a benchmark has several galleries or tasks, which one this is.
+        main_targets (`dict[str, str]`, *optional*): The one target that recall counts, where mAP counts all.
+        candidates_only (`bool`): Whether each query's candidates are all its gallery, for every metric.
         empty_texts (`bool`): Whether a text may be empty, as one of CIRR's is, and is to be answered nevertheless.
 
     Raises:
@@ -62,11 +54,12 @@ class Benchmark:
     protocol_id: str
     gallery: Gallery
     queries: list[Query]
-    relevance: dict[str, set[str]]
+    relevance: Mapping[str, set[str] | frozenset[str]]
     exclude_reference: bool
-    recall_ks: tuple[int, ...] = (1, 5, 10, 50)
-    subset_ks: tuple[int, ...] = (1, 2, 3)
-    map_ks: tuple[int, ...] = (5, 10, 25, 50)
+    metrics: dict[str, tuple[int, ...]] = field(default_factory=lambda: {"recall": (1, 5, 10, 50)})
+    part: str = ""
+    main_targets: Mapping[str, str] | None = None
+    candidates_only: bool = False
     empty_texts: bool = False
 
     def __post_init__(self):
@@ -75,6 +68,9 @@ class Benchmark:
         refuse_repeated([query.id for query in self.queries], f"{self.name}: the queries")
         for query in self.queries:
             self._check_query(query)
+        ranks_candidates = self.candidates_only or any(name.endswith("_subset") for name in self.metrics)
+        if ranks_candidates and not any(query.candidate_ids for query in self.queries):
+            raise ValueError(f"{self.name}: no query has candidate_ids to rank, which {', '.join(self.metrics)} need.")
         if unknown := self.relevance.keys() - {query.id for query in self.queries}:
             raise ValueError(
                 f"{self.name}: relevance names the query {min(unknown)!r}, which is not among the queries."
@@ -88,41 +84,84 @@ class Benchmark:
     @property
     def k(self) -> int:
         """`int`: How many ids of the gallery a ranking needs to hold for each query."""
-        return max(self.recall_ks + (self.map_ks if self.has_several_targets else ()))
+        of_gallery = {} if self.candidates_only else self.metrics
+        return max([1, *(k for name, ks in of_gallery.items() if not name.endswith("_subset") for k in ks)])
 
     @property
-    def has_several_targets(self) -> bool:
-        """`bool`: Whether any query has more than one target."""
-        return any(len(targets) > 1 for targets in self.relevance.values())
+    def unit_ids(self) -> list[str]:
+        """`list[str]`: What each number of [`Benchmark.scores`] belongs to: a query."""
+        return [query.id for query in self.queries]
 
-    def evaluate(self, ranking: Ranking) -> dict[str, float]:
+    @property
+    def wanted(self) -> Mapping[str, str] | None:
+        """`Mapping[str, str]`, *optional*: The images whose rank a metric needs, however low, by query id."""
+        return None
+
+    def scores(self, ranking: Ranking) -> dict[str, np.ndarray]:
         """
-        Score a ranking by the benchmark's protocol.
+        Score a ranking by the benchmark's protocol, query by query.
 
         Args:
             ranking (`Ranking`): One entry for each query, in any order.
 
         Returns:
-            `dict[str, float]`: `recall@k`; `recall_subset@k` where queries have candidates; `map@k` where some have
-            several targets. All in percent.
+            `dict[str, np.ndarray]`: Under `metric@k`, one number in [0, 100] for each query in the order of
+            `queries`; NaN where a query has no candidates and the metric ranks them.
 
         Raises:
-            `ValueError`: The ranking misses a query, repeats or invents an id, is too short, holds the reference
-                although it is excluded, or holds a score that is not a number.
+            `ValueError`: The targets are not public. Or the ranking misses a query, repeats or invents an id, is too
+                short, holds the reference although it is excluded, or holds a score that is not a number.
         """
-        return self._score(self.queries, ranking, self.check(ranking))
-
-    def evaluate_by_tag(self, ranking: Ranking) -> dict[str, dict[str, float]]:
-        """Score the queries of each tag by themselves: as [`Benchmark.evaluate`], and `num_queries`, for each tag."""
+        if not self.is_scored:
+            raise ValueError(f"{self.protocol_id}: the targets are not public. Write a submission for its server.")
         places = self.check(ranking)
-        tagged = {
-            tag: [query for query in self.queries if tag in query.tags]
-            for tag in sorted({tag for query in self.queries for tag in query.tags})
-        }
         return {
-            tag: {"num_queries": len(queries), **self._score(queries, ranking, places)}
-            for tag, queries in tagged.items()
+            f"{name}@{k}": np.array([self._score(name, k, query, ranking, places[query.id]) for query in self.queries])
+            for name, ks in self.metrics.items()
+            for k in ks
         }
+
+    def _score(self, name: str, k: int, query: Query, ranking: Ranking, place: int) -> float:
+        ranked = ranking.gallery_ids[place]
+        if self.candidates_only or name.endswith("_subset"):
+            if not query.candidate_ids:
+                return float("nan")
+            ranked = ranking.candidate_ids[place]
+        return METRICS[name](ranked, self._targets(name, query), k)
+
+    def evaluate(self, ranking: Ranking) -> dict[str, float]:
+        """The mean over queries of [`Benchmark.scores`]: `metric@k` -> percent."""
+        return means(self.scores(ranking))
+
+    def chance(self) -> dict[str, float]:
+        """What a random ranking scores: `metric@k` -> percent, in closed form."""
+        found = {}
+        for name, ks in self.metrics.items():
+            subset = self.candidates_only or name.endswith("_subset")
+            sizes = Counter(
+                (
+                    len(query.ranked_candidate_ids) if subset else len(self.gallery) - self._excludes(query),
+                    len(self._targets(name, query).intersection(query.candidate_ids))
+                    if subset
+                    else len(self._targets(name, query)),
+                )
+                for query in self.queries
+                if query.candidate_ids or not subset
+            )
+            for k in ks:
+                values = {pair: chance(name.removesuffix("_subset"), k, *pair) for pair in sizes}
+                found[f"{name}@{k}"] = sum(values[pair] * n for pair, n in sizes.items()) / sizes.total()
+        return found
+
+    def _targets(self, name: str, query: Query) -> frozenset[str] | set[str]:
+        """What a metric counts as found."""
+        if name == "recall" and self.main_targets is not None:
+            return {self.main_targets[query.id]}
+        return self.relevance[query.id]
+
+    def _excludes(self, query: Query) -> bool:
+        """Whether the protocol takes an image of the gallery out of the query's ranking."""
+        return self.exclude_reference and query.reference_id in self.gallery.positions
 
     def check(self, ranking: Ranking) -> dict[str, int]:
         """
@@ -135,7 +174,7 @@ class Benchmark:
             `dict[str, int]`: Where the ranking holds each query.
 
         Raises:
-            `ValueError`: as [`Benchmark.evaluate`].
+            `ValueError`: as [`Benchmark.scores`].
         """
         refuse_repeated(ranking.query_ids, f"{self.name}: the ranking's queries")
         places = {id_: place for place, id_ in enumerate(ranking.query_ids)}
@@ -144,32 +183,24 @@ class Benchmark:
         if len(places) > len(self.queries):
             unknown = min(places.keys() - {query.id for query in self.queries})
             raise ValueError(f"{self.name}: the ranking holds {unknown!r}, which is not among the queries.")
-        for field in ("gallery_ids", "scores", "candidate_ids"):
-            rows = getattr(ranking, field)
+        for name in ("gallery_ids", "scores", "candidate_ids"):
+            rows = getattr(ranking, name)
             if rows is not None and len(rows) != len(places):
-                raise ValueError(f"{self.name}: the ranking has {len(rows)} {field} for {len(places)} queries.")
+                raise ValueError(f"{self.name}: the ranking has {len(rows)} {name} for {len(places)} queries.")
         for query in self.queries:
             self._check_ranked(query, ranking, places[query.id])
         return places
 
-    def _score(self, queries: Sequence[Query], ranking: Ranking, places: dict[str, int]) -> dict[str, float]:
-        if not self.is_scored:
-            raise ValueError(f"{self.protocol_id}: the targets are not public. Write a submission for its server.")
-        ranked = [ranking.gallery_ids[places[query.id]] for query in queries]
-        targets = [self.relevance[query.id] for query in queries]
-        scores = {f"recall@{k}": recall_at_k(ranked, targets, k) for k in self.recall_ks}
-        if with_candidates := [query for query in queries if query.candidate_ids]:
-            ranked_subsets = [ranking.candidate_ids[places[query.id]] for query in with_candidates]
-            subset_targets = [self.relevance[query.id] for query in with_candidates]
-            scores |= {f"recall_subset@{k}": recall_at_k(ranked_subsets, subset_targets, k) for k in self.subset_ks}
-        if self.has_several_targets:
-            scores |= {f"map@{k}": map_at_k(ranked, targets, k) for k in self.map_ks}
-        return scores
-
     def _check_query(self, query: Query) -> None:
         where = f"{self.name}: query {query.id!r}"
+        if not isinstance(query.modification_text, str):
+            raise ValueError(f"{where} has the modification_text {query.modification_text!r}, expected a string.")
         if not (self.empty_texts or query.modification_text.strip()):
             raise ValueError(f"{where} has an empty modification_text.")
+        if self.exclude_reference and query.reference_image is not None and query.reference_id is None:
+            raise ValueError(
+                f"{where} has no reference_id, so that its reference cannot be excluded, as the protocol has it."
+            )
         targets = self.relevance.get(query.id, set())
         if self.is_scored and not targets:
             raise ValueError(f"{where} has no target. Add it to the relevance, or leave the query out.")
@@ -189,7 +220,7 @@ class Benchmark:
         refuse_repeated(ids, where)
         if unknown := [id_ for id_ in ids if id_ not in self.gallery.positions]:
             raise ValueError(f"{where} holds {unknown[0]!r}, which is not in the gallery.")
-        excluded = self.exclude_reference and query.reference_id in self.gallery.positions
+        excluded = self._excludes(query)
         if excluded and query.reference_id in ids:
             raise ValueError(f"{where} holds its reference {query.reference_id!r}, which the protocol excludes.")
         needed = min(self.k, len(self.gallery) - excluded)
@@ -207,101 +238,19 @@ class Benchmark:
                 )
 
 
-def load_benchmark(
-    path: str, split: str, *, name: str | None = None, protocol_id: str | None = None, exclude_reference: bool = True
-) -> Benchmark:
-    """
-    Read a benchmark in the published form: the configurations `gallery`, `queries` and `relevance` of one dataset.
-
-    Args:
-        path (`str`): A folder with `gallery/<split>-*.parquet` and so on, or the name of a dataset on the Hub.
-        split (`str`): Such as `validation` or `test`.
-        name (`str`, *optional*): By default the last part of the path.
-        protocol_id (`str`, *optional*): By default made of name, split and whether the reference is excluded.
-        exclude_reference (`bool`, *optional*, defaults to `True`): Whether the reference leaves the ranking.
-
-    Returns:
-        `Benchmark`: With images as encoded bytes, read when asked for.
-
-    Raises:
-        `ValueError`: There is no such dataset, split or column (the message names those that exist), or the data
-            contradict themselves.
-    """
-    name = name or Path(path).name
-    gallery, queries, relevance = (_load_config(path, config, split) for config in FEATURES)
-    targets: dict[str, set[str]] = {}
-    for query_id, target_id in zip(relevance["query_id"], relevance["target_id"], strict=True):
-        targets.setdefault(query_id, set()).add(target_id)
-    return Benchmark(
-        name=name,
-        protocol_id=protocol_id or f"{name}/{split}/reference-{'excluded' if exclude_reference else 'kept'}",
-        gallery=Gallery(gallery["id"], gallery["image"]),
-        queries=[
-            Query(
-                id=row["id"],
-                modification_text=row["modification_text"],
-                reference_image=row.get("reference_image"),
-                reference_id=row["reference_id"],
-                candidate_ids=tuple(row.get("candidate_ids") or ()),
-                tags=tuple(row.get("tags") or ()),
-            )
-            for row in queries
-        ],
-        relevance=targets,
-        exclude_reference=exclude_reference,
-    )
+def means(scores: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The mean of each metric over the queries that it is defined for."""
+    return {name: float(np.nanmean(values)) for name, values in scores.items()}
 
 
-def _load_config(path: str, config: str, split: str) -> Dataset:
-    if Path(path).is_dir():
-        if not (files := sorted(map(str, Path(path, config).glob(f"{split}-*.parquet")))):
-            splits = sorted({file.name.split("-0")[0] for file in Path(path, config).glob("*.parquet")})
-            raise ValueError(
-                f"{path} has no {config}/{split}-*.parquet. Splits that it has: {', '.join(splits) or 'none'}."
-                + ("" if splits else " Build it first, or check the path.")
-            )
-        dataset = load_dataset("parquet", data_files={split: files}, split=split)
-    else:
-        try:
-            dataset = load_dataset(path, config, split=split)
-        except (DatasetNotFoundError, ConnectionError) as error:
-            raise ValueError(
-                f"{path!r} is neither a folder here nor a dataset that can be read from the Hub."
-            ) from error
-    if missing := sorted(FEATURES[config].keys() - OPTIONAL_COLUMNS - set(dataset.column_names)):
-        raise ValueError(f"{path}, {config}: the columns {missing} are missing; there are {dataset.column_names}.")
-    for column in {"image", "reference_image"} & set(dataset.column_names):
-        dataset = dataset.cast_column(column, Image(decode=False))
-    return dataset
-
-
-def read_json(path: Path) -> Any:
-    """
-    Read an annotation file.
-
-    Raises:
-        `ValueError`: The file is missing, or is not JSON (the message names the place).
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing. Download the annotations, or check the path.") from None
-    except ValueError as error:  # malformed, or not text
-        raise ValueError(f"{path} is not JSON: {error}. Download it again.") from error
-
-
-def images_on_disk(paths: Sequence[Path], what: str) -> list[str]:
-    """
-    The paths of images, each of which is there.
-
-    Raises:
-        `ValueError`: Some are not: how many, and the first of them.
-    """
-    there = {path for folder in {path.parent for path in paths} if folder.is_dir() for path in folder.iterdir()}
-    if missing := [path for path in paths if path not in there]:
-        first = ", ".join(map(str, missing[:3]))
-        raise ValueError(f"{what}: {len(missing):,} of {len(paths):,} images are missing, such as {first}.")
-    return list(map(str, paths))
+def means_by_tag(queries: Sequence[Query], scores: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    """`num_queries` and the means over the queries of each tag; without metrics that are defined for none of them."""
+    found = {}
+    for tag in sorted({tag for query in queries for tag in query.tags}):
+        tagged = np.array([tag in query.tags for query in queries])
+        some = {name: values[tagged] for name, values in scores.items() if not np.isnan(values[tagged]).all()}
+        found[tag] = {"num_queries": int(tagged.sum()), **means(some)}
+    return found
 
 
 def refuse_repeated(ids: Sequence[str], what: str) -> None:

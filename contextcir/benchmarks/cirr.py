@@ -11,9 +11,12 @@ images where the latter says (`dev/`, `test1/`).
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from contextcir.benchmarks.base import Benchmark, images_on_disk, read_json, refuse_repeated
+from contextcir.benchmarks.base import Benchmark, refuse_repeated
+from contextcir.benchmarks.files import check_choice, check_counts, images_on_disk, read_json, read_rows
 from contextcir.retrieval.base import Gallery, Query, Ranking
 
 CITATION = """\
@@ -23,40 +26,43 @@ CITATION = """\
   booktitle={IEEE/CVF International Conference on Computer Vision (ICCV)},
   year={2021}
 }"""
-OFFICIAL = {"val": (4181, 2297), "test1": (4148, 2315)}  # queries, images
+SOURCE = "annotations: github.com/Cuberick-Orion/CIRR (cirr_dataset, rc2); images: lil.nlp.cornell.edu/nlvr"
+LICENCE = "annotations MIT; images as in NLVR2, from the web and for research"
+SPLITS = ("val", "test1")
+SIDES = {"reference": "reference", "target": "target_hard"}
+PROTOCOLS = ("reference-excluded",)
+OFFICIAL = {"val": {"queries": 4181, "images": 2297}, "test1": {"queries": 4148, "images": 2315}}
+TRAINING = {"queries": 28_225, "images": 16_939}
 SUBMITTED = {"recall": 50, "recall_subset": 3}  # names for each query
 MAX_BYTES = 5_000_000
 
 
-def load(path: str, split: str = "val", *, check_images: bool = True) -> Benchmark:
+def load(path: str, split: str = "val", *, protocol: str = PROTOCOLS[0], check_images: bool = True) -> list[Benchmark]:
     """
     Read a split from the official layout.
 
     Args:
         path (`str`): Folder with `captions`, `image_splits` and the images.
         split (`str`): `val` or `test1`, which has no public targets.
+        protocol (`str`): There is one.
         check_images (`bool`): Whether every image must be there. Protocols can be tested without.
 
     Returns:
-        `Benchmark`
+        `list[Benchmark]`: One.
 
     Raises:
         `ValueError`: for an unknown split, malformed JSON, counts that are not the official ones, missing images.
     """
-    if split not in OFFICIAL:
-        raise ValueError(f"cirr has the splits {', '.join(OFFICIAL)}, got {split!r}.")
+    check_choice("cirr", "splits", split, SPLITS)
+    check_choice("cirr", "protocols", protocol, PROTOCOLS)
     root = Path(path)
-    annotations = read_json(root / "captions" / f"cap.rc2.{split}.json")
-    locations = read_json(root / "image_splits" / f"split.rc2.{split}.json")
-    if (found := (len(annotations), len(locations))) != OFFICIAL[split]:
-        raise ValueError(
-            f"cirr {split} in {path} has {found[0]:,} queries and {found[1]:,} images, the official release"
-            f" {OFFICIAL[split][0]:,} and {OFFICIAL[split][1]:,}. Numbers on anything else do not compare."
-        )
+    annotations, locations = _read(root, split)
+    found = {"queries": len(annotations), "images": len(locations)}
+    check_counts(f"cirr {split} in {path}", found, OFFICIAL[split])
     paths = [root / location for location in locations.values()]
-    return Benchmark(
+    benchmark = Benchmark(
         name="cirr",
-        protocol_id=f"cirr/rc2/{split}/reference-excluded",
+        protocol_id=f"cirr/rc2/{split}/{protocol}",
         gallery=Gallery(list(locations), images_on_disk(paths, f"cirr {split}") if check_images else paths),
         queries=[
             Query(
@@ -69,18 +75,59 @@ def load(path: str, split: str = "val", *, check_images: bool = True) -> Benchma
         ],
         relevance={str(row["pairid"]): {row["target_hard"]} for row in annotations if "target_hard" in row},
         exclude_reference=True,
-        recall_ks=(1, 2, 5, 10, 50),
+        metrics={"recall": (1, 2, 5, 10, 50), "recall_subset": (1, 2, 3)},
         empty_texts=True,
     )
+    return [benchmark]
 
 
-def submission(benchmark: Benchmark, ranking: Ranking) -> dict[str, dict]:
+def training_triplets(path: str) -> Iterator[dict[str, Any]]:
+    """
+    Read the training split from the official layout.
+
+    Args:
+        path (`str`): Folder with `captions`, `image_splits` and the images.
+
+    Yields:
+        `dict`: `id` (the pairid), `modification_text`, `reference_id`, `target_id`, and the paths `reference_image`
+        and `target_image`.
+
+    Raises:
+        `ValueError`: as [`load`].
+    """
+    root = Path(path)
+    annotations, locations = _read(root, "train")
+    found = {"queries": len(annotations), "images": len(locations)}
+    check_counts(f"cirr train in {path}", found, TRAINING)
+    images_on_disk([root / location for location in locations.values()], "cirr train")
+    for row in annotations:
+        yield {
+            "id": str(row["pairid"]),
+            "modification_text": row["caption"],
+            **{f"{side}_id": row[key] for side, key in SIDES.items()},
+            **{f"{side}_image": root / locations[row[key]] for side, key in SIDES.items()},
+        }
+
+
+def _read(root: Path, split: str) -> tuple[list[dict], dict[str, str]]:
+    """Annotations, and name -> location of the images."""
+    annotations = read_rows(root / "captions" / f"cap.rc2.{split}.json", ("pairid", "reference", "caption", "img_set"))
+    path = root / "image_splits" / f"split.rc2.{split}.json"
+    locations = read_json(path)
+    if not isinstance(locations, dict):
+        raise ValueError(
+            f"{path} holds a {type(locations).__name__}, expected names and locations. Download it again."
+        )
+    return annotations, locations
+
+
+def submission(parts: list[Benchmark], rankings: list[Ranking]) -> dict[str, dict]:
     """
     What the evaluation server takes.
 
     Args:
-        benchmark (`Benchmark`): From [`load`].
-        ranking (`Ranking`): Of its queries.
+        parts (`list[Benchmark]`): From [`load`].
+        rankings (`list[Ranking]`): One for each part.
 
     Returns:
         `dict[str, dict]`: Name of each of the two files -> its JSON.
@@ -88,6 +135,7 @@ def submission(benchmark: Benchmark, ranking: Ranking) -> dict[str, dict]:
     Raises:
         `ValueError`: as [`check_submission`].
     """
+    (benchmark,), (ranking,) = parts, rankings
     benchmark.check(ranking)
     ranked = {"recall": ranking.gallery_ids, "recall_subset": ranking.candidate_ids}
     files = {}

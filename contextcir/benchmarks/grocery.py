@@ -6,7 +6,9 @@ target and groceries that are easily taken for it. The reference leaves the rank
 of the original, in which the classes are the same. Built by `datasets_scripts/build_grocery.py`.
 """
 
-from contextcir.benchmarks.base import Benchmark, load_benchmark
+from contextcir.benchmarks.base import Benchmark
+from contextcir.benchmarks.files import check_choice
+from contextcir.benchmarks.published import load_benchmark
 
 CITATION = """\
 @inproceedings{klasson2019hierarchical,
@@ -17,6 +19,15 @@ CITATION = """\
 }"""
 
 
-def load(path: str, split: str = "test") -> Benchmark:
-    """Read grocery from its folder or the Hub; arguments as for [`~contextcir.benchmarks.base.load_benchmark`]."""
-    return load_benchmark(path, split, name="grocery", exclude_reference=True)
+SOURCE = "photographs: github.com/marcusklasson/GroceryStoreDataset; then datasets_scripts/build_grocery.py"
+SPLITS = ("test", "validation")
+PROTOCOLS = ("reference-excluded",)
+
+
+def load(
+    path: str, split: str = "test", *, protocol: str = PROTOCOLS[0], check_images: bool = True
+) -> list[Benchmark]:
+    """Read grocery from its folder or from the Hub, in one part; its images are inside the files. Errors as in
+    [`~contextcir.benchmarks.published.load_benchmark`]."""
+    check_choice("grocery", "protocols", protocol, PROTOCOLS)
+    return [load_benchmark(path, split, name="grocery", exclude_reference=True)]

@@ -7,9 +7,19 @@ recall_subset@1 is 20 by chance. The reference leaves the ranking, as in CIRR. B
 `datasets_scripts/build_scenes.py`.
 """
 
-from contextcir.benchmarks.base import Benchmark, load_benchmark
+from contextcir.benchmarks.base import Benchmark
+from contextcir.benchmarks.files import check_choice
+from contextcir.benchmarks.published import load_benchmark
+
+SOURCE = "nothing to download: datasets_scripts/build_scenes.py draws it"
+SPLITS = ("test", "validation")
+PROTOCOLS = ("reference-excluded",)
 
 
-def load(path: str, split: str = "test") -> Benchmark:
-    """Read scenes from its folder or from the Hub; arguments as for [`~contextcir.benchmarks.base.load_benchmark`]."""
-    return load_benchmark(path, split, name="scenes", exclude_reference=True)
+def load(
+    path: str, split: str = "test", *, protocol: str = PROTOCOLS[0], check_images: bool = True
+) -> list[Benchmark]:
+    """Read scenes from its folder or from the Hub, in one part; its images are inside the files. Errors as in
+    [`~contextcir.benchmarks.published.load_benchmark`]."""
+    check_choice("scenes", "protocols", protocol, PROTOCOLS)
+    return [load_benchmark(path, split, name="scenes", exclude_reference=True)]

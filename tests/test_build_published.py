@@ -1,0 +1,74 @@
+"""From the layout of the authors to a Hugging Face dataset and back: nothing is lost on the way."""
+
+import json
+
+import pytest
+from datasets import load_dataset
+from test_cirr import NAMES, mini  # noqa: F401 (a fixture)
+
+from contextcir.benchmarks import cirr
+from contextcir.benchmarks.published import load_benchmark, write_shards
+from contextcir.triplets import load_triplets
+from datasets_scripts import build_published
+
+
+@pytest.fixture
+def built(mini, tmp_path, monkeypatch, capsys):  # noqa: F811
+    for part, prefix in (("captions", "cap"), ("image_splits", "split")):
+        content = (mini / part / f"{prefix}.rc2.val.json").read_text()
+        (mini / part / f"{prefix}.rc2.train.json").write_text(content)
+    monkeypatch.setattr(cirr, "TRAINING", {"queries": 4, "images": 60})
+    output = tmp_path / "published"
+    counts = build_published.main(["--benchmark", "cirr", "--data_root", str(mini), "--output", str(output)])
+    return mini, output, counts
+
+
+def test_what_is_published_is_what_was_there(built):
+    root, output, counts = built
+    assert counts == {
+        **{f"gallery {split}": 60 for split in ("val", "test1")},
+        **{f"queries {split}": 4 for split in ("val", "test1")},
+        **{"relevance val": 4, "relevance test1": 0, "triplets train": 4},
+    }
+    (before,), after = cirr.load(str(root)), load_benchmark(str(output), "val")
+    assert after.gallery.ids == before.gallery.ids
+    assert after.queries == before.queries and after.relevance == before.relevance
+    assert after.gallery.image(NAMES[3]).tobytes() == before.gallery.image(NAMES[3]).tobytes()
+    assert not load_benchmark(str(output), "test1").is_scored
+
+
+def test_triplets_can_be_trained_on(built):
+    root, output, _ = built
+    triplets = load_triplets(str(output / "triplets"), "train", require_noun_phrases=False)
+    assert triplets["id"] == ["100", "101", "102", "103"]
+    assert triplets[2]["target_image"]["bytes"] == (root / "dev" / f"{NAMES[3]}.png").read_bytes()
+
+
+def test_the_card_names_source_licence_and_counts(built):
+    _, output, _ = built
+    card = (output / "README.md").read_text()
+    for part in (cirr.SOURCE, cirr.LICENCE, "liu2021cirr", "triplets train: 4", "gallery val: 60"):
+        assert part in card, part
+    loaded = load_dataset(str(output), "queries", split="test1")  # the card's configurations are those of the files
+    assert len(loaded) == 4
+
+
+def test_rows_are_written_in_shards(tmp_path, monkeypatch):
+    monkeypatch.setattr("contextcir.benchmarks.published.ROWS_PER_SHARD", 2)
+    features = build_published.FEATURES["relevance"]
+    rows = [{"query_id": f"q{number}", "target_id": "a"} for number in range(5)]
+    (tmp_path / "val-00009.parquet").write_text("of an earlier build")
+    assert write_shards(rows, features, tmp_path, "val") == 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"val-0000{shard}.parquet" for shard in range(3)]
+    read = load_dataset("parquet", data_files=sorted(map(str, tmp_path.iterdir())), split="train")
+    assert read["query_id"] == [f"q{number}" for number in range(5)]
+
+
+def test_other_counts_and_splits_are_refused(mini, tmp_path):  # noqa: F811
+    path = mini / "captions" / "cap.rc2.val.json"
+    path.write_text(json.dumps(json.loads(path.read_text())[:3]))
+    arguments = ["--benchmark", "cirr", "--data_root", str(mini), "--output", str(tmp_path / "out")]
+    with pytest.raises(ValueError, match="has 3 queries"):
+        build_published.main([*arguments, "--splits", "val"])
+    with pytest.raises(ValueError, match="cirr has the splits val, test1, train, got 'test'"):
+        build_published.main([*arguments, "--splits", "test"])
