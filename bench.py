@@ -13,7 +13,9 @@ it must reach the same loss (to 1e-5) and gradients (to 1e-4 of their norm).
 import argparse
 import json
 import multiprocessing
+import os
 import platform
+import random
 import statistics
 import subprocess
 import time
@@ -23,7 +25,11 @@ from pathlib import Path
 import torch
 from transformers import CLIPTextConfig, CLIPVisionConfig
 
+from contextcir.benchmarks import cirr, fashioniq, genecis, imagenet_r, visdial
+from contextcir.benchmarks.base import Benchmark
 from contextcir.losses import concept_consistency_loss, contrastive_loss
+from contextcir.retrieval.base import Gallery, Query
+from contextcir.retrieval.dense import rank
 from contextcir.retrieval.index import search
 from modeling_contextcir import ContextCIRConfig, ContextCIRModel
 
@@ -242,8 +248,28 @@ def blocked_topk(queries, gallery, k: int, block_size: int = 16_384):
     return scores, indices.gather(1, places)
 
 
+def peak_of_memory(device: str) -> float:
+    """Of this process so far, in MB."""
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated() / 2**20
+    # Not `ru_maxrss`, which a child inherits from its parent.
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def in_a_process(function, *args):
+    """What a function puts into the queue that is its last argument, run in a process of its own, so that the peak of
+    memory is its own."""
+    context = multiprocessing.get_context("spawn")
+    results = context.SimpleQueue()
+    process = context.Process(target=function, args=(*args, results))
+    process.start()
+    found = results.get()
+    process.join()
+    return found
+
+
 def measure_search(gallery_size: int, repeats: int, device: str, threads: int, results) -> None:
-    """Runs in a process of its own, so that the peak of memory is that of the search."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     gallery = torch.empty(gallery_size, 512)
@@ -253,31 +279,82 @@ def measure_search(gallery_size: int, repeats: int, device: str, threads: int, r
     gallery = gallery.to(device)
     queries = torch.nn.functional.normalize(torch.randn(800, 512), dim=1).to(device)
 
-    def peak() -> float:  # MB
-        if device != "cpu":
-            return torch.cuda.max_memory_allocated() / 2**20
-        # Not `ru_maxrss`, which a child inherits from its parent.
-        status = Path("/proc/self/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) / 1024
-
-    before = peak()
+    before = peak_of_memory(device)
     scores, _ = search(queries, gallery, 50)
-    megabytes = peak() - before
+    megabytes = peak_of_memory(device) - before
     same = torch.allclose(scores, blocked_topk(queries, gallery, 50)[0])
     variants = (partial(search, queries, gallery, 50), partial(blocked_topk, queries, gallery, 50))
     results.put((compare(*variants, repeats, device), megabytes, same))
 
 
 def bench_search(gallery_size: int, repeats: int, device: str, threads: int, report: Report) -> None:
-    context = multiprocessing.get_context("spawn")
-    results = context.SimpleQueue()
-    process = context.Process(target=measure_search, args=(gallery_size, repeats, device, threads, results))
-    process.start()
-    seconds, megabytes, same = results.get()
-    process.join()
+    seconds, megabytes, same = in_a_process(measure_search, gallery_size, repeats, device, threads)
     name = f"search, top 50 of 800 queries in {gallery_size:,} / matmul + topk"
     report.add(name, seconds[0] / seconds[1], "<= 1.5", seconds, equal=same)
     report.add("search, peak of memory above the gallery in MB", megabytes, "<= 400")
+
+
+def random_benchmark(num_queries: int, gallery_size: int, candidates: int = 0) -> Benchmark:
+    """A benchmark of these sizes, with one target for each query, the reference excluded."""
+    generator = random.Random(num_queries)
+    ids = [f"image-{number:06d}" for number in range(gallery_size)]
+    queries, relevance = [], {}
+    for number in range(num_queries):
+        reference, target, *others = generator.sample(ids, max(2, candidates))
+        members = (reference, target, *others) if candidates else ()
+        queries.append(Query(f"{number}", "a text", reference_id=reference, candidate_ids=members))
+        relevance[f"{number}"] = {target}
+    metrics = {"recall": (1, 2, 5, 10, 50), **({"recall_subset": (1, 2, 3)} if candidates else {})}
+    gallery = Gallery(ids, [None] * gallery_size)
+    return Benchmark("random", "random", gallery, queries, relevance, exclude_reference=True, metrics=metrics)
+
+
+def measure_ranking(sizes, repeats: int, results) -> None:
+    """CPU seconds, on one thread, from embeddings of size 64 to scores of several parts, and MB."""
+    torch.set_num_threads(1)
+    parts = [random_benchmark(*size) for size in sizes]
+    embeds = [[torch.nn.functional.normalize(torch.randn(count, 64), dim=1) for count in size[:2]] for size in sizes]
+
+    def rank_and_score():
+        for part, pair in zip(parts, embeds, strict=True):
+            part.scores(rank(part.queries, part.gallery, *pair, part.k, exclude_reference=True))
+
+    before, seconds = peak_of_memory("cpu"), []
+    for _ in range(repeats + 1):
+        begin = time.process_time()
+        rank_and_score()
+        seconds.append(time.process_time() - begin)
+    results.put((statistics.median(seconds[1:]), peak_of_memory("cpu") - before))
+
+
+def bench_ranking(quick: bool, repeats: int, report: Report) -> None:
+    """The sizes of real benchmarks; what is measured is a number of seconds, not a ratio."""
+    scale = 100 if quick else 1
+    for name, sizes, goal in (
+        ("CIRR test1, top 50 and subset", [(4148, 2315, 6)], "<= 0.3"),
+        ("CIRCO test, top 50", [(800, 123_403)], "<= 3"),
+        ("FashionIQ val, three categories", [(2017, 3817), (2038, 6346), (1961, 5373)], "<= 1"),
+    ):
+        sizes = [(queries // scale, images // scale, *more) for queries, images, *more in sizes]
+        seconds, megabytes = in_a_process(measure_ranking, sizes, repeats)
+        report.add(f"rank and score {name}: seconds", seconds, goal)
+        if "subset" in name:
+            report.add(f"rank and score {name}: MB", megabytes, "<= 100")
+
+
+def bench_loading(report: Report) -> None:
+    """Annotation files of all benchmarks under CIR_DATA_ROOT: seconds to load and validate."""
+    root, begin = os.environ.get("CIR_DATA_ROOT"), time.process_time()
+    if not root:
+        print("annotation files: CIR_DATA_ROOT is not set")
+        return
+    for split in cirr.SPLITS:
+        cirr.load(f"{root}/cirr", split, check_images=False)
+    fashioniq.load(f"{root}/fashioniq", check_images=False)
+    genecis.load(f"{root}/genecis", "change_object", check_images=False)
+    imagenet_r.load(f"{root}/pic2word_imgnet/data", check_images=False)
+    visdial.load(f"{root}/plugir", check_images=False)
+    report.add("load all annotation files: seconds", time.process_time() - begin, "<= 5")
 
 
 def main(argv=None) -> dict:
@@ -296,6 +373,9 @@ def main(argv=None) -> dict:
     model.zero_grad()
     bench_encoding(model.eval(), 4 if args.quick else 32, repeats, device, report)
     bench_search(5_000 if args.quick else 123_403, repeats, device, args.threads, report)
+    if device == "cpu":
+        bench_ranking(args.quick, repeats, report)
+        bench_loading(report)
     settings = {"quick": args.quick, "device": device, "threads": args.threads, "repeats": repeats}
     machine = platform.machine() if device == "cpu" else torch.cuda.get_device_name()
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
