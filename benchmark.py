@@ -42,7 +42,6 @@ from transformers import AutoModel, AutoProcessor, CLIPModel, HfArgumentParser
 from transformers.utils import cached_file
 
 from contextcir.benchmarks import (
-    captions,
     circo,
     cirr,
     fashioniq,
@@ -50,6 +49,7 @@ from contextcir.benchmarks import (
     genecis,
     grocery,
     imagenet_r,
+    karpathy,
     lasco,
     published,
     scenes,
@@ -72,8 +72,8 @@ BENCHMARKS = {
     "genecis": genecis,
     "imagenet_r": imagenet_r,
     "visdial": visdial,
-    "flickr30k": captions.FLICKR30K,
-    "coco": captions.COCO,
+    "flickr30k": karpathy.FLICKR30K,
+    "coco": karpathy.COCO,
     "lasco": lasco,
     "grocery": grocery,
     "scenes": scenes,

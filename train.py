@@ -20,6 +20,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +32,7 @@ from contextcir.benchmarks.published import load_benchmark
 from contextcir.retrieval.dense import DenseRetriever
 from contextcir.trainer import CIRTrainer
 from contextcir.training_args import CIRTrainingArguments
-from contextcir.triplets import load_triplets
+from contextcir.triplets import load_triplets, mix_triplets
 from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
 
 CARD_TEMPLATE = Path(__file__).parent / "model_cards" / "contextcir_template.md"
@@ -101,14 +102,20 @@ class ModelArguments:
 class DataArguments:
     """Triplets to train on and, for evaluation, triplets (losses) and a benchmark (retrieval metrics)."""
 
-    data: str | None = field(
-        default=None, metadata={"help": "Triplets: Hub name, folder of Parquet files, or image folder with metadata."}
+    data: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Triplets: Hub name, folder of Parquet files, or image folder with metadata; several are mixed."
+        },
     )
-    data_config: str | None = field(default=None, metadata={"help": "Configuration of the data set on the Hub."})
+    data_weights: list[float] | None = field(
+        default=None, metadata={"help": "How often each of several data sets is seen in an epoch; by default once."}
+    )
+    data_config: str | None = field(default=None, metadata={"help": "Configuration of the data sets on the Hub."})
     data_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the data on the Hub."})
     train_split: str = field(default="train", metadata={"help": "Split to train on, such as 'train[:1000]'."})
     eval_split: str | None = field(
-        default=None, metadata={"help": "Split of the triplets whose losses are evaluated."}
+        default=None, metadata={"help": "Split of the (first) triplets whose losses are evaluated."}
     )
     benchmark: str | None = field(
         default=None, metadata={"help": "Benchmark (folder or Hub name) whose metrics are evaluated."}
@@ -119,8 +126,10 @@ class DataArguments:
     )
 
     def __post_init__(self):
-        if self.data is None:
+        if not self.data:
             raise ValueError("data is missing: a Hub name or a folder of triplets.")
+        if self.data_weights and len(self.data_weights) != len(self.data):
+            raise ValueError(f"There are {len(self.data_weights)} data_weights for {len(self.data)} data sets.")
         if self.benchmark_max_queries is not None and self.benchmark_max_queries < 1:
             raise ValueError(f"benchmark_max_queries must be at least 1, got {self.benchmark_max_queries}.")
 
@@ -240,7 +249,7 @@ def describe_run(argv: list[str], model_args: ModelArguments, data_args: DataArg
     return {
         "command": shlex.join(["train.py", *argv]),
         "commit": commit,
-        "data": {"name": data_args.data, **{k: v for k, v in dataclasses.asdict(data_args).items() if k != "data"}},
+        "data": {"names": data_args.data, **{k: v for k, v in dataclasses.asdict(data_args).items() if k != "data"}},
         "model": {
             "base_model": model_args.clip_name_or_path or model_args.model_name_or_path,
             "config": {name: getattr(model.config, name) for name in CONFIG_FIELDS},
@@ -258,20 +267,16 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     run_info = describe_run(argv, model_args, data_args, model)
     merge_lora = add_lora(model, model_args) if model_args.lora_rank else None
 
-    splits = [data_args.train_split, data_args.eval_split]
+    load = partial(
+        load_triplets,
+        config_name=data_args.data_config,
+        revision=data_args.data_revision,
+        require_noun_phrases=args.cc_weight > 0,
+    )
     with args.main_process_first(desc="reading the triplets"):  # the others read the cache
-        train_dataset, eval_dataset = (
-            load_triplets(
-                data_args.data,
-                split,
-                config_name=data_args.data_config,
-                revision=data_args.data_revision,
-                require_noun_phrases=args.cc_weight > 0,
-            )
-            if split
-            else None
-            for split in splits
-        )
+        loaded = [load(name, data_args.train_split) for name in data_args.data]
+        train_dataset = mix_triplets(loaded, data_args.data_weights or [1.0] * len(loaded), seed=args.seed)
+        eval_dataset = load(data_args.data[0], data_args.eval_split) if data_args.eval_split else None
         evaluator = build_evaluator(data_args, args, processor)
 
     trainer = CIRTrainer(

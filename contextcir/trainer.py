@@ -435,7 +435,7 @@ class CIRTrainer(Trainer):
             tags=["composed-image-retrieval", "contextcir"],
             # The Hub refuses names that are not its own.
             base_model=_hub_name(record["model"].get("base_model")),
-            datasets=[name] if (name := _hub_name(record.get("data", {}).get("name"))) else None,
+            datasets=[name for name in map(_hub_name, record.get("data", {}).get("names", [])) if name] or None,
         )
         card = ModelCard.from_template(
             data,

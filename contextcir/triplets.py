@@ -11,7 +11,7 @@ import math
 import os
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -101,6 +101,35 @@ def load_triplets(
     dataset = _without_decoding(dataset.select_columns(list(TRIPLET_FEATURES)))
     _check_rows(dataset, where)
     return dataset
+
+
+def mix_triplets(parts: Sequence[datasets.Dataset], weights: Sequence[float], *, seed: int = 0) -> datasets.Dataset:
+    """
+    Put data sets together, each seen as often in an epoch as its weight says, as the paper's aggregated data.
+
+    Args:
+        parts (`Sequence[datasets.Dataset]`): As from [`load_triplets`].
+        weights (`Sequence[float]`): 1 takes all rows of a part once, 2 twice, 0.5 half of them (drawn with the seed,
+            in their order).
+        seed (`int`, defaults to 0): Of the draw.
+
+    Returns:
+        `datasets.Dataset`: The parts one after the other. Ids of images are those of the parts: the same id means
+        the same image, and a batch in which it does not is refused.
+
+    Raises:
+        ValueError: for weights that are not positive, or that leave nothing of a part.
+    """
+    chosen = []
+    for number, (part, weight) in enumerate(zip(parts, weights, strict=True)):
+        count = round(weight * len(part)) if weight > 0 else 0
+        if not count:
+            raise ValueError(f"The weight {weight} leaves nothing of data set {number} with its {len(part)} triplets.")
+        whole, rest = divmod(count, len(part))
+        rows = list(range(len(part))) * whole
+        rows += sorted(random.Random(f"{seed}/{number}").sample(range(len(part)), rest))
+        chosen.append(part if rows == list(range(len(part))) else part.select(rows))
+    return chosen[0] if len(chosen) == 1 else datasets.concatenate_datasets(chosen)
 
 
 def _damaged_files(folder: Path) -> Iterator[str]:

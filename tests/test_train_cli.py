@@ -13,7 +13,7 @@ import torch
 import yaml
 from conftest import build_clip_tokenizer
 from loopback_hub import LoopbackHub
-from tiny_triplets import triplets, write_benchmark, write_parquet
+from tiny_triplets import triplet, triplets, write_benchmark, write_parquet
 
 import train
 from contextcir.images import ImageError
@@ -78,11 +78,22 @@ def test_a_run_leaves_a_model_a_record_and_a_card(options, tmp_path):
     assert "base_model:" not in card.split("---")[1]  # a local path is no Hub name
 
 
+def test_several_data_sets_are_one(options, tmp_path):
+    more = write_parquet(tmp_path / "more", train=[triplet(row, id=f"more{row}") for row in range(4)])
+    options |= {"data": [options["data"], more], "data_weights": [1.0, 0.5], "max_steps": 1}
+    train.main([write_yaml(tmp_path / "config.yaml", options)])
+    record = json.loads((Path(options["output_dir"]) / "training.json").read_text())
+    assert record["train_triplets"] == 9 + 2
+    assert record["data"]["names"] == options["data"] and record["data"]["data_weights"] == [1.0, 0.5]
+    card = (Path(options["output_dir"]) / "README.md").read_text()
+    assert f"- data: `{options['data'][0]}` (weight 1.0), `{more}` (weight 0.5), split `train`, 11 triplets" in card
+
+
 def test_flags_override_the_file(options, tmp_path):
     config = write_yaml(tmp_path / "config.yaml", options)
     model_args, data_args, args = train.parse_arguments([config, "--max_steps", "5", "--no_mask_repeated_targets"])
     assert (args.max_steps, args.learning_rate, args.mask_repeated_targets) == (5, 1e-3, False)
-    assert model_args.clip_name_or_path == options["clip_name_or_path"] and data_args.data == options["data"]
+    assert model_args.clip_name_or_path == options["clip_name_or_path"] and data_args.data == [options["data"]]
 
 
 def test_lists_dicts_booleans_and_nothing_in_a_file(options, tmp_path):
@@ -98,6 +109,7 @@ def test_lists_dicts_booleans_and_nothing_in_a_file(options, tmp_path):
     [
         ({"lerning_rate": 1}, "config.yaml: there is no option 'lerning_rate'. Did you mean learning_rate"),
         ({"data": None}, "data is missing"),
+        ({"data_weights": [1, 2]}, "2 data_weights for 1 data sets"),
         ({"clip_name_or_path": None}, "either clip_name_or_path or model_name_or_path"),
         ({"model_name_or_path": "a"}, "either clip_name_or_path or model_name_or_path"),
         ({"model_name_or_path": "a", "clip_name_or_path": None, "projection_dim": 3}, "projection_dim: given by the"),

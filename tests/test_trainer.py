@@ -438,7 +438,7 @@ def test_an_evaluation_of_nothing_is_refused(build):
 def test_the_card_says_what_the_record_says(build):
     trainer = build(evaluator=lambda model: {"recall@1": 12.5})
     trainer.card_template = REPOSITORY / "model_cards" / "contextcir_template.md"
-    data = {"name": "user/triplets", "train_split": "train", "benchmark": "user/bench", "benchmark_split": "test"}
+    data = {"names": ["user/triplets"], "train_split": "train", "benchmark": "user/bench", "benchmark_split": "test"}
     trainer.run_info = {"command": "train.py --x", "commit": "abc", "data": data, "model": {"base_model": "user/clip"}}
     trainer.train()
     trainer.evaluate()

@@ -21,6 +21,7 @@ from contextcir.triplets import (
     find_bad_images,
     image_key,
     load_triplets,
+    mix_triplets,
 )
 from modeling_contextcir import ContextCIRProcessor
 
@@ -197,6 +198,20 @@ def test_bad_rows_are_named(tmp_path, changes, message):
     rows[2] |= changes
     with pytest.raises(ValueError, match=re.escape(message)):
         load_triplets(write_parquet(tmp_path / "data", train=rows))
+
+
+def test_data_sets_are_mixed_by_weight():
+    parts = [dataset([triplet(row, id=f"{name}{row}") for row in range(8)]) for name in "abc"]
+    mixed = mix_triplets(parts, [1, 2.5, 0.5], seed=3)
+    ids = mixed["id"]
+    assert ids[:8] == [f"a{row}" for row in range(8)] and ids[8:24] == [f"b{row}" for row in range(8)] * 2
+    for part, drawn in ((ids[24:28], "b"), (ids[28:], "c")):
+        assert len(part) == len(set(part)) == 4 and part == sorted(part) and {id_[0] for id_ in part} == {drawn}
+    assert mix_triplets(parts, [1, 2.5, 0.5], seed=3)["id"] == ids != mix_triplets(parts, [1, 2.5, 0.5], seed=4)["id"]
+    assert mix_triplets(parts[:1], [1]) is parts[0]
+    for weight in (0, -1, 0.01):
+        with pytest.raises(ValueError, match="leaves nothing of data set 1 with its 8 triplets"):
+            mix_triplets(parts, [1, weight, 1])
 
 
 def test_the_card_of_a_data_set(tmp_path):

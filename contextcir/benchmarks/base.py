@@ -44,6 +44,7 @@ class Benchmark:
         part (`str`): Where a benchmark has several galleries or tasks, which one this is.
         main_targets (`dict[str, str]`, *optional*): The one target that recall counts, where mAP counts all.
         candidates_only (`bool`): Whether each query's candidates are all its gallery, for every metric.
+        unanswerable (`bool`): Whether a query may have no target, and then scores 0.
         empty_texts (`bool`): Whether a text may be empty, as one of CIRR's is, and is to be answered nevertheless.
 
     Raises:
@@ -60,6 +61,7 @@ class Benchmark:
     part: str = ""
     main_targets: Mapping[str, str] | None = None
     candidates_only: bool = False
+    unanswerable: bool = False
     empty_texts: bool = False
 
     def __post_init__(self):
@@ -127,7 +129,8 @@ class Benchmark:
             if not query.candidate_ids:
                 return float("nan")
             ranked = ranking.candidate_ids[place]
-        return METRICS[name](ranked, self._targets(name, query), k)
+        targets = self._targets(name, query)
+        return METRICS[name](ranked, targets, k) if targets else 0.0
 
     def evaluate(self, ranking: Ranking) -> dict[str, float]:
         """The mean over queries of [`Benchmark.scores`]: `metric@k` -> percent."""
@@ -138,20 +141,22 @@ class Benchmark:
         found = {}
         for name, ks in self.metrics.items():
             subset = self.candidates_only or name.endswith("_subset")
-            sizes = Counter(
-                (
-                    len(query.ranked_candidate_ids) if subset else len(self.gallery) - self._excludes(query),
-                    len(self._targets(name, query).intersection(query.candidate_ids))
-                    if subset
-                    else len(self._targets(name, query)),
-                )
-                for query in self.queries
-                if query.candidate_ids or not subset
-            )
+            asked = [query for query in self.queries if query.candidate_ids or not subset]
+            sizes = Counter(self._size(name, query, subset) for query in asked)  # of the few that there are
             for k in ks:
-                values = {pair: chance(name.removesuffix("_subset"), k, *pair) for pair in sizes}
-                found[f"{name}@{k}"] = sum(values[pair] * n for pair, n in sizes.items()) / sizes.total()
+                expected = {
+                    (size, targets): chance(name.removesuffix("_subset"), k, size, targets) if targets else 0.0
+                    for size, targets in sizes
+                }
+                found[f"{name}@{k}"] = sum(expected[size] * count for size, count in sizes.items()) / len(asked)
         return found
+
+    def _size(self, name: str, query: Query, subset: bool) -> tuple[int, int]:
+        """How many images a metric ranks for a query, and how many of them are its targets."""
+        targets = self._targets(name, query)
+        if subset:
+            return len(query.ranked_candidate_ids), len(targets & set(query.candidate_ids))
+        return len(self.gallery) - self._excludes(query), len(targets)
 
     def _targets(self, name: str, query: Query) -> frozenset[str] | set[str]:
         """What a metric counts as found."""
@@ -202,7 +207,7 @@ class Benchmark:
                 f"{where} has no reference_id, so that its reference cannot be excluded, as the protocol has it."
             )
         targets = self.relevance.get(query.id, set())
-        if self.is_scored and not targets:
+        if self.is_scored and not (targets or self.unanswerable):
             raise ValueError(f"{where} has no target. Add it to the relevance, or leave the query out.")
         for kind, ids in (("target", targets), ("candidate", query.candidate_ids)):
             if missing := [id_ for id_ in ids if id_ not in self.gallery.positions]:

@@ -21,12 +21,11 @@ where they say: `imgnet/imagenet-r/<class>/` and, of ImageNet's validation set, 
 """
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 from contextcir.benchmarks.base import Benchmark
 from contextcir.benchmarks.files import check_choice, check_counts, images_on_disk
-from contextcir.retrieval.base import Gallery, Query, Ranking
+from contextcir.retrieval.base import Gallery, Query
 
 CITATION = """\
 @inproceedings{saito2023pic2word,
@@ -58,25 +57,6 @@ PARTS = ("cartoon", "origami", "toy", "sculpture")
 DOMAINS = {**{number: part for number, part in enumerate(PARTS)}, 6: "real"}  # number in the labels -> domain
 CLASSES = 1000  # of ImageNet
 OFFICIAL = {"queries": 10_000, "real": 10_000, "cartoon": 3726, "origami": 550, "toy": 1511, "sculpture": 1196}
-
-
-class DomainConversion(Benchmark):
-    """A benchmark in which a query may have no target, and then scores 0; all else is as in
-    [`~contextcir.benchmarks.base.Benchmark`]."""
-
-    def chance(self) -> dict[str, float]:
-        """What a random ranking scores: `metric@k` -> percent, in closed form."""
-        queries = [query for query in self.queries if self.relevance[query.id]]
-        relevance = {query.id: self.relevance[query.id] for query in queries}
-        of_these = Benchmark.chance(replace(self, queries=queries, relevance=relevance))
-        return {key: value * len(queries) / len(self.queries) for key, value in of_these.items()}
-
-    def _check_query(self, query: Query) -> None:
-        if self.relevance[query.id]:
-            super()._check_query(query)
-
-    def _score(self, name: str, k: int, query: Query, ranking: Ranking, place: int) -> float:
-        return super()._score(name, k, query, ranking, place) if self.relevance[query.id] else 0.0
 
 
 def load(
@@ -115,7 +95,7 @@ def load(
     for id_, label in labels.items():
         targets.setdefault(label, set()).add(id_)
     return [
-        DomainConversion(
+        Benchmark(
             name="imagenet_r",
             part=part,
             protocol_id=f"imagenet_r/{split}/{text}/{protocol}",
@@ -124,6 +104,7 @@ def load(
             relevance={id_: targets.get(class_ + CLASSES * number, set()) for id_, class_ in asked.items()},
             exclude_reference=False,
             metrics={METRICS[protocol]: (10, 50)},
+            unanswerable=True,
         )
         for number, part in enumerate(PARTS)
     ]

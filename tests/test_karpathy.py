@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tiny_triplets import png
 
-from contextcir.benchmarks import captions
-from contextcir.benchmarks.captions import COCO, FLICKR30K
+from contextcir.benchmarks import karpathy
+from contextcir.benchmarks.karpathy import COCO, FLICKR30K
 from contextcir.retrieval.base import Ranking
 
 needs_real_data = pytest.mark.skipif("CIR_DATA_ROOT" not in os.environ, reason="CIR_DATA_ROOT is not set: no list")
@@ -37,7 +37,7 @@ def mini(request, tmp_path, monkeypatch):
     folder.mkdir()
     for number, name in enumerate("bde"):
         (folder / f"{name}.jpg").write_bytes(png(number))
-    monkeypatch.setitem(captions.OFFICIAL, benchmark.name, {"queries": 7, "images": 3})
+    monkeypatch.setitem(karpathy.OFFICIAL, benchmark.name, {"queries": 7, "images": 3})
     return benchmark, tmp_path
 
 
