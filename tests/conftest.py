@@ -1,5 +1,6 @@
 """The tiny world: a CLIP of odd sizes, a real-format CLIP tokenizer with a small vocabulary, and a few images."""
 
+import json
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the network; tests/test_hub.py talks to a loopback Hub
@@ -10,6 +11,8 @@ import pytest
 import torch
 from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
+
+from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
 
 torch.set_num_threads(1)
 
@@ -63,6 +66,17 @@ def clip_folder(tmp_path_factory, clip_config, tokenizer) -> str:
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     image_processor = CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIZE}, crop_size=size)
     CLIPProcessor(image_processor, tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory, clip_folder):
+    """A trained run's folder, as far as benchmark.py looks at it."""
+    folder = tmp_path_factory.mktemp("run")
+    torch.manual_seed(0)
+    ContextCIRModel.from_clip_pretrained(clip_folder).save_pretrained(folder)
+    ContextCIRProcessor.from_pretrained(clip_folder).save_pretrained(folder)
+    (folder / "training.json").write_text(json.dumps({"model": {"base_model": clip_folder}}))
     return folder
 
 

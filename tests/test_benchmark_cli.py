@@ -44,17 +44,6 @@ def data(tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, clip_folder):
-    """A trained run's folder, as far as benchmark.py looks at it."""
-    folder = tmp_path_factory.mktemp("run")
-    torch.manual_seed(0)
-    ContextCIRModel.from_clip_pretrained(clip_folder).save_pretrained(folder)
-    ContextCIRProcessor.from_pretrained(clip_folder).save_pretrained(folder)
-    (folder / "training.json").write_text(json.dumps({"model": {"base_model": clip_folder}}))
-    return folder
-
-
 def arguments(data, *more):
     return ["--benchmark", "grocery", "--data-root", str(data), "--split", "test", *map(str, more)]
 

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from measured import measured
 from tiny_triplets import png
 
 from contextcir.benchmarks import circo
@@ -196,6 +197,13 @@ def test_what_the_server_would_refuse_is_refused(mini, protocol, changes, messag
 def test_a_submission_may_hold_the_reference_where_it_is_kept(mini):
     (loaded,) = circo.load(str(mini), "test")
     circo.check_submission(loaded, {key: IDS[:50] for key in ("0", "1", "2")})
+
+
+def test_from_the_command_line(mini, run):
+    record = measured(run, "circo", mini, "--protocol", "reference-removed", "--text", "concept-caption")
+    assert record["protocol_id"] == "circo/val/concept-caption/reference-removed"
+    assert [result["retriever"] for result in record["results"][1:]][:2] == ["CLIP, image only", "CLIP, text only"]
+    assert "map@10" in record["results"][0]["by_tag"]["negation"]
 
 
 # --- the real thing --------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_benchmark_cli import run  # noqa: F401 (a fixture)
 from tiny_triplets import png
 
 import benchmark as door
@@ -187,7 +186,7 @@ def test_a_file_over_5_mb_is_refused(mini, monkeypatch):
         cirr.submission([loaded], [ranked(loaded)])
 
 
-def test_from_the_command_line(mini, run, capsys):  # noqa: F811
+def test_from_the_command_line(mini, run, capsys):
     record = door.main(["--retriever", str(run), "--benchmark", "cirr", "--split", "val", "--data-root", str(mini)])
     assert record["results"][0]["metrics"]["recall@50"] > 0
     arguments = ["--retriever", str(run), "--benchmark", "cirr", "--split", "test1", "--data-root", str(mini)]

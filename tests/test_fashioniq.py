@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from measured import measured
 from tiny_triplets import png
 
 from contextcir.benchmarks import fashioniq
@@ -184,6 +185,15 @@ def test_a_gallery_without_a_target_is_refused(mini):
     write(splits, ["T99" if id_ == "T12" else id_ for id_ in ids])
     with pytest.raises(ValueError, match="query 'toptee-00000' has the target 'T12', which is not in the gallery"):
         fashioniq.load(str(mini), check_images=False)
+
+
+def test_from_the_command_line(mini, run):
+    record = measured(run, "fashioniq", mini, "--text", "both-orders")
+    assert record["protocol_id"] == "fashioniq/val/both-orders/full"
+    parts = record["results"][0]["parts"]
+    assert list(parts) == list(fashioniq.PARTS)
+    mean = sum(part["recall@10"] for part in parts.values()) / 3
+    assert record["results"][0]["metrics"]["recall@10"] == pytest.approx(mean)
 
 
 # --- the real thing --------------------------------------------------------------------------------------------------

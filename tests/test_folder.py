@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from measured import measured
 from tiny_triplets import png
 
 from contextcir.benchmarks import folder
@@ -150,3 +151,8 @@ def test_what_is_missing_is_named(mini):
         (mini / "images" / name).unlink()
     with pytest.raises(ValueError, match=r"images holds no images \(.avif, .*\). Put the gallery there"):
         folder.load(str(mini))
+
+
+def test_from_the_command_line(mini, run):
+    record = measured(run, "folder", mini)
+    assert record["protocol_id"].startswith("folder/")

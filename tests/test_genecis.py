@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from measured import measured
 from PIL import Image
 from tiny_triplets import png
 
@@ -196,6 +197,13 @@ def test_an_empty_file_is_named(mini, task):
     (mini / f"{task}.json").write_text("[]")
     with pytest.raises(ValueError, match=f"{task}.json holds no queries"):
         genecis.load(str(mini))
+
+
+def test_from_the_command_line(mini, run):
+    record = measured(run, "genecis", mini)
+    assert len(record["results"][0]["parts"]) == 4
+    assert record["results"][0]["metrics"]["recall@3"] == 100  # of three candidates
+    assert record["chance"]["recall@1"] == pytest.approx(100 / 3)
 
 
 # --- the real thing --------------------------------------------------------------------------------------------------

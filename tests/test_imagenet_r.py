@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from measured import measured
 from tiny_triplets import png
 
 from contextcir.benchmarks import imagenet_r
@@ -127,6 +128,12 @@ def test_what_is_missing_or_damaged_is_named(mini):
     path.unlink()
     with pytest.raises(ValueError, match="imgnet_targets.txt is missing"):
         imagenet_r.load(str(mini))
+
+
+def test_from_the_command_line(mini, run):
+    record = measured(run, "imagenet_r", mini, "--protocol", "any-hit")
+    assert list(record["results"][0]["parts"]) == list(imagenet_r.PARTS)
+    assert set(record["results"][0]["metrics"]) == {"recall@10", "recall@50"}
 
 
 # --- the real thing --------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from measured import measured
 from tiny_triplets import png
 
 from contextcir.benchmarks import karpathy
@@ -87,6 +88,13 @@ def test_what_is_missing_or_damaged_is_named(mini, monkeypatch):
     (root / f"dataset_{benchmark.name}.json").unlink()
     with pytest.raises(ValueError, match=f"dataset_{benchmark.name}.json is missing"):
         benchmark.load(str(root))
+
+
+def test_from_the_command_line(mini, run):
+    benchmark, root = mini
+    record = measured(run, benchmark.name, root)
+    assert [result["retriever"] for result in record["results"]] == [str(run), "CLIP, text only"]
+    assert record["results"][0]["metrics"]["recall@5"] == 100  # of three images
 
 
 # --- the real thing --------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from measured import measured
 from tiny_triplets import png
 
 from contextcir.benchmarks import lasco
@@ -112,3 +113,9 @@ def test_a_corpus_without_a_target_is_refused(mini):
     change(mini / "lasco_val_corpus.json", lambda rows: [*rows[:11], {"id": 257, "path": image(257)[1]}])
     with pytest.raises(ValueError, match="query '00003-42002' has the target '241', which is not in the gallery"):
         lasco.load(str(mini), check_images=False)
+
+
+def test_from_the_command_line(mini, run):
+    record = measured(run, "lasco", mini)
+    assert record["protocol_id"] == "lasco/val/reference-kept"
+    assert record["results"][0]["metrics"]["recall@1000"] == 100  # of twelve images

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from measured import measured
 from tiny_triplets import png
 
 from contextcir.benchmarks import visdial
@@ -169,6 +170,16 @@ def test_a_target_outside_of_the_search_space_is_named(mini, monkeypatch):
     monkeypatch.setattr(visdial, "OFFICIAL", {"val": {"dialogues": 2, "images": 19}})
     with pytest.raises(ValueError, match="query '1/0' has the target '.*019.jpg', which is not in the gallery"):
         visdial.load(str(mini))
+
+
+def test_from_the_command_line(mini, run):
+    record = measured(run, "visdial", mini)
+    assert [result["retriever"] for result in record["results"]] == [
+        str(run),
+        "CLIP, text only",
+    ]  # no reference images
+    hits = [record["results"][0]["metrics"][f"hits@10/r{number}"] for number in range(11)]
+    assert hits == sorted(hits)
 
 
 # --- the real thing --------------------------------------------------------------------------------------------------
