@@ -43,7 +43,7 @@ def test_every_split_of_every_benchmark_is_examined(root):
     assert (
         states["blind"].state == "no images" and "3 of 8 images are missing, such as a.jpg" in states["blind"].detail
     )
-    assert states["broken"].state == "damaged" and "line 3" in states["broken"].detail
+    assert states["broken"].state == "incomplete" and "line 3" in states["broken"].detail
     assert states["none"].state == "absent"
     text = format_findings(findings, modules)
     assert text.count("github.com/somebody/tiny") == 3  # not for what is ready

@@ -13,7 +13,7 @@ class Finding:
     Attributes:
         benchmark: Its name.
         split: Its split.
-        state: `ready`, `no images` (annotations are whole, images are not), `damaged` or `absent`.
+        state: `ready`, `no images` (annotations are whole, images are not), `incomplete` or `absent`.
         detail: What is there, or the first thing that is not.
     """
 
@@ -54,7 +54,7 @@ def _examine_split(name: str, module: ModuleType, root: str | Path, split: str) 
         try:
             parts = module.load(str(folder), split, check_images=False)
         except (ValueError, OSError):
-            return Finding(name, split, "damaged", str(error))
+            return Finding(name, split, "incomplete", str(error))
         return Finding(name, split, "no images", f"annotations are whole ({_counts(parts)}); {error}")
     return Finding(name, split, "ready", _counts(parts))
 

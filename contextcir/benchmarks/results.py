@@ -95,6 +95,8 @@ def format_table(record: dict[str, Any]) -> str:
     ]
     title = f"{record['num_queries']:,} queries, {record['gallery_size']:,} images, in percent with 95 % intervals"
     tables = [f"{record['protocol_id']}: {title}", "", *lines, ""]
+    if "bri" in groups:
+        tables += ["bri is no percentage, and lower is better.", ""]
     parts = record["results"][0]["parts"]
     if parts:
         tables += [f"The mean of {', '.join(parts)}: {record['results'][0]['retriever']}", ""]
