@@ -161,10 +161,10 @@ def test_targets_of_test_are_not_public(mini):
     assert not parts[0].is_scored and parts[0].queries[0].tags == ()
     with pytest.raises(ValueError, match="circo/test/caption/reference-kept: the targets are not public"):
         parts[0].evaluate(ranked(parts[0]))
-    ranking = ranked(parts[0])
-    backwards = Ranking(ranking.query_ids[::-1], ranking.gallery_ids[::-1])
-    files = circo.submission(parts, [backwards])
-    assert files == {"circo_test.json": {key: IDS[1:51] for key in ("0", "1", "2")}}
+    expected = {str(number): IDS[number + 1 : number + 51] for number in range(3)}
+    backwards = list(expected)[::-1]
+    files = circo.submission(parts, [Ranking(backwards, [list(map(str, expected[key])) for key in backwards])])
+    assert files == {"circo_test.json": expected}
     assert list(files["circo_test.json"]) == ["0", "1", "2"]
     assert json.loads(json.dumps(files["circo_test.json"])) == files["circo_test.json"]
 
