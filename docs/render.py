@@ -46,8 +46,29 @@ def measured(name: str) -> str:
     return table(["", *METRICS], rows) + "\n\n" + provenance(record)
 
 
+def bench() -> str:
+    """The table of `bench.py`."""
+    record = read("bench.json")
+    rows = [
+        [row["name"], f"{row['ratio']:.2f}", row["goal"], "yes" if row["met"] else "**no**"] for row in record["rows"]
+    ]
+    how = f"{record['device']}, {record['threads']} thread, medians of {record['repeats']}, torch {record['torch']}"
+    return (
+        table(["", "measured", "goal", "met"], rows) + f"\n\n`make bench`, {how}, at commit `{record['commit'][:7]}`."
+    )
+
+
+def demo() -> str:
+    """How long `make demo` took."""
+    record = read("demo.json")
+    where = f"on {record['cores']} CPU cores, commit `{record['commit'][:7]}`"
+    return f"`{record['command']}` took {record['seconds'] / 60:.1f} minutes after the install ({where})."
+
+
 PARTS = {
+    "demo": demo,
     "scenes": lambda: measured("scenes_tiny.json"),
+    "bench": bench,
     "grocery": lambda: measured("grocery.json"),
 }
 
