@@ -202,7 +202,7 @@ def retrievers(
     if args.retriever:
         yield args.retriever, DenseRetriever.from_model(*load_model(args.retriever, device), **options)
     if clip and all(part.is_scored for part in parts):
-        clip_model = CLIPModel.from_pretrained(clip, dtype=torch.float32).to(device)
+        clip_model = load_clip(clip, device)
         processor = ContextCIRProcessor.from_pretrained(clip)
         with_references = all(query.has_reference for part in parts for query in part.queries)
         gallery_embeds = {}  # the same for all baselines
@@ -305,7 +305,7 @@ def audit_retriever(argv: list[str]) -> dict[str, Any]:
     device, module = PartialState(cpu=not torch.accelerator.is_available()).device, BENCHMARKS[args.benchmark]
     parts = load_parts(module, args)
     clip = args.clip or find_clip(args.retriever)
-    clip_model = CLIPModel.from_pretrained(clip, dtype=torch.float32).to(device)
+    clip_model = load_clip(clip, device)
     processor = ContextCIRProcessor.from_pretrained(clip)
     image_only, text_only = (
         make(clip_model, processor, batch_size=args.batch_size)
@@ -356,6 +356,15 @@ def audit_retriever(argv: list[str]) -> dict[str, Any]:
 
 
 COMMANDS = {"doctor": doctor, "compare": compare_files, "audit": audit_retriever}
+
+
+def load_clip(name: str, device: torch.device) -> CLIPModel:
+    """A whole CLIP in float32: tensors that are missing would be random, and give a table all the same."""
+    clip, info = CLIPModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+    broken = [key for key, tensor in clip.state_dict().items() if not torch.isfinite(tensor).all()]
+    if bad := sorted(info["missing_keys"]) + broken:
+        raise ValueError(f"The CLIP in {name!r} lacks {bad[0]}, or it is not finite ({len(bad)} such). Is it a CLIP?")
+    return clip.to(device)
 
 
 def load_model(name: str, device: torch.device):

@@ -128,6 +128,16 @@ def test_errors_are_readable(run, data, clip_folder, tmp_path):
             benchmark.main(argv)
 
 
+def test_a_clip_that_is_not_whole_is_refused(run, data, clip_folder, tmp_path):
+    clip = CLIPModel.from_pretrained(clip_folder)
+    clip.logit_scale.data.fill_(float("nan"))
+    clip.save_pretrained(tmp_path)
+    ContextCIRProcessor.from_pretrained(clip_folder).save_pretrained(tmp_path)
+    for folder, problem in ((tmp_path, "logit_scale, or it is not finite"), (run, "lacks text_projection.weight")):
+        with pytest.raises(ValueError, match=problem):
+            benchmark.main(arguments(data, "--clip", folder, "--baselines"))
+
+
 def test_as_a_command_an_error_is_one_line(data, request):
     command = [sys.executable, "benchmark.py", *arguments(data)]
     result = subprocess.run(
