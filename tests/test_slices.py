@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +45,19 @@ def test_cirr(monkeypatch):
     assert len(never) > 6 and never < set(benchmark.gallery.ids)
 
 
-def test_visdial(monkeypatch):
+def test_visdial(tmp_path, monkeypatch):
     root = FIXTURES / "visdial"
+    shutil.copytree(root / "dialogues", tmp_path / "dialogues")
+    rows = json.loads((root / "dialogues/VisDial_v1.0_queries_val.json").read_text())
+    space = [*sorted({row["img"] for row in rows}), *(f"unlabeled2017/{number:012d}.jpg" for number in range(20))]
+    (tmp_path / "Protocol").mkdir()
+    (tmp_path / "Protocol/Search_Space_val_50k.json").write_text(json.dumps(space))
+    monkeypatch.setitem(visdial.OFFICIAL, "val", {"dialogues": len(rows), "images": len(space)})
+    (benchmark,) = visdial.load(str(tmp_path), check_images=False)
+    assert len(benchmark.queries) == 11 * len(rows) and benchmark.unit_ids == ["0", "1", "2"]
+    assert benchmark.queries[11 + 2].modification_text == ", ".join(rows[1]["dialog"][:3])
+    assert benchmark.wanted["2/10"] == rows[2]["img"]
+
     ranks = np.array(json.loads((root / "ranks.json").read_text()))  # (rounds, dialogues)
     for number in range(11):
         expected = 100 * np.mean([min(ranks[: number + 1, dialogue]) < 10 for dialogue in range(3)])
@@ -53,5 +65,3 @@ def test_visdial(monkeypatch):
     best = [[min(ranks[: number + 1, dialogue]) for number in range(11)] for dialogue in range(3)]
     steps = [(math.log(a + 1) + math.log(b + 1)) / 2 for some in best for a, b in zip(some, some[1:], strict=False)]
     assert bri(ranks) == pytest.approx(sum(steps) / len(steps))
-    rows = json.loads((root / "dialogues/VisDial_v1.0_queries_val.json").read_text())
-    assert all(len(row["dialog"]) == visdial.ROUNDS for row in rows)
