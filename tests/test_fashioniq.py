@@ -51,6 +51,30 @@ def mini(tmp_path, monkeypatch):
     return tmp_path
 
 
+def test_training_triplets(mini, monkeypatch):
+    for part in fashioniq.PARTS:
+        captions = mini / f"captions/cap.{part}.val.json"
+        captions.with_name(f"cap.{part}.train.json").write_text(captions.read_text())
+    with pytest.raises(ValueError, match="dress train .* has 3 annotations, the official release 5,985 annotations"):
+        next(fashioniq.training_triplets(str(mini)))
+    monkeypatch.setattr(fashioniq, "TRAINING", {part: {"annotations": 3} for part in fashioniq.PARTS})
+    rows = list(fashioniq.training_triplets(str(mini)))
+    assert [row["id"] for row in rows[2:5]] == ["dress-00002", "shirt-00000", "shirt-00001"] and len(rows) == 9
+    assert rows[0]["modification_text"] == "Is darker and has long sleeves"
+    assert (rows[0]["reference_id"], rows[0]["target_id"]) == ("D14", "D12")
+    assert rows[0]["reference_image"] == mini / "images/D14.jpg"
+    assert len(list(fashioniq.training_triplets(str(mini), text="separate"))) == 15  # three captions are blank
+    (mini / "images/S12.jpg").unlink()
+    with pytest.raises(ValueError, match="fashioniq train .* 1 of 15 images are missing, such as .*S12.png"):
+        next(fashioniq.training_triplets(str(mini)))
+
+
+@needs_real_data
+def test_training_counts_are_those_of_the_release():
+    with pytest.raises(ValueError, match="images are missing"):  # which is looked at after the counts
+        next(fashioniq.training_triplets(os.environ["CIR_DATA_ROOT"] + "/fashioniq"))
+
+
 def ranked(benchmark) -> Ranking:
     """The gallery in its own order, the reference left out where the protocol wants it."""
     out = [query.reference_id if benchmark.exclude_reference else None for query in benchmark.queries]

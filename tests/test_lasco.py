@@ -52,6 +52,17 @@ def test_the_official_layout(mini):
     assert loaded.k == 1000
 
 
+def test_training_triplets(mini):
+    (mini / "lasco_train.json").write_text((mini / "lasco_val.json").read_text())
+    rows = list(lasco.training_triplets(str(mini)))
+    assert [row["id"] for row in rows] == ["000000-42000", "000001-42001", "000003-42002"]  # nothing from a blank text
+    assert (rows[1]["modification_text"], rows[1]["reference_id"], rows[1]["target_id"]) == ("a red bus", "42", "139")
+    assert rows[1]["target_image"] == mini / image(139)[1]
+    (mini / image(139)[1]).unlink()
+    with pytest.raises(ValueError, match="lasco train: 1 of 5 images are missing, such as .*139.jpg"):
+        next(lasco.training_triplets(str(mini)))
+
+
 def test_the_reference_can_be_removed(mini):
     (removed,) = lasco.load(str(mini), protocol="reference-removed")
     assert removed.protocol_id == "lasco/val/reference-removed"
