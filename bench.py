@@ -29,8 +29,8 @@ from contextcir.benchmarks import cirr, fashioniq, genecis, imagenet_r, visdial
 from contextcir.benchmarks.base import Benchmark
 from contextcir.losses import concept_consistency_loss, contrastive_loss
 from contextcir.retrieval.base import Gallery, Query
-from contextcir.retrieval.dense import rank
 from contextcir.retrieval.index import search
+from contextcir.retrieval.ranking import rank
 from modeling_contextcir import ContextCIRConfig, ContextCIRModel
 
 # Tokens of CIRR's validation captions with begin and end token, at equally spaced quantiles (mean 14.1).

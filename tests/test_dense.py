@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -130,6 +131,56 @@ def test_a_gallery_can_be_encoded_once():
     assert torch.equal(retriever.gallery_embeds[gallery], embeds)
     retriever.encode_images = None  # not to be called again
     assert retriever.search(queries, gallery, 5) == expected
+
+
+def test_wordings_of_a_query_are_summed():
+    retriever, gallery = DenseRetriever.from_model(Model(), Processor()), make_gallery()
+    one, other, both = (
+        Query("a", "red", reference_id="g3"),
+        Query("b", "the blue", reference_id="g3"),
+        Query("c", "red", reference_id="g3", paraphrases=("the blue",)),
+    )
+    embeds = retriever.encode([one, both, other], gallery)
+    assert torch.allclose(embeds[1], normalize(embeds[0] + embeds[2], dim=0), atol=1e-6)
+    alone = retriever.encode([one], gallery)
+    assert torch.allclose(alone[0], embeds[0], atol=1e-6)
+
+
+def test_without_a_reference_a_model_sees_a_blank_image_and_image_baselines_refuse(monkeypatch):
+    gallery, query = make_gallery(), Query("q", "a bird")
+    processor = Processor()
+    processor.image_processor = SimpleNamespace(image_mean=[0.2, 0.4, 0.6])
+    seen = []
+    retriever = DenseRetriever.from_model(Model(), processor)
+    call = Processor.__call__
+
+    def look(self, images=None, **kwargs):
+        seen.extend(images or [])
+        small = images and [image.resize((8, 8)) for image in images]
+        return call(self, images=small, **kwargs)
+
+    monkeypatch.setattr(Processor, "__call__", look)
+    retriever.encode([query], gallery)
+    assert [image.getcolors() for image in seen] == [[(64 * 64, (51, 102, 153))]]
+    clip = make_clip()
+    assert DenseRetriever.text_only(clip, processor).encode([query], gallery).shape == (1, 24)
+    for make in (DenseRetriever.image_only, DenseRetriever.slerp, DenseRetriever.image_text_product):
+        with pytest.raises(ValueError, match="queries without one"):
+            make(clip, processor).encode([query], gallery)
+
+
+def test_the_product_ranks_by_both_similarities():
+    clip, gallery, queries = make_clip(), make_gallery(), make_queries()[:4]
+    made = {
+        name: getattr(DenseRetriever, name)(clip, Processor())
+        for name in ("image_only", "text_only", "image_text_product")
+    }
+    ranking = made["image_text_product"].search(queries, gallery, NUM_IMAGES)
+    images = made["image_only"].encode_gallery(gallery)
+    halves = [made[name].encode(queries, gallery) @ images.T for name in ("image_only", "text_only")]
+    scores = halves[0].clamp(min=0) * halves[1].clamp(min=0)
+    best = scores.argsort(dim=1, descending=True, stable=True)[:, 0].tolist()
+    assert [ids[0] for ids in ranking.gallery_ids] == [f"g{place}" for place in best]
 
 
 def test_a_model_in_training_is_measured_without_dropout_and_handed_back_in_training():

@@ -14,7 +14,7 @@ from tiny_triplets import png
 from contextcir.benchmarks import genecis
 from contextcir.images import ImageError
 from contextcir.retrieval.base import Ranking
-from contextcir.retrieval.dense import rank
+from contextcir.retrieval.ranking import rank
 
 needs_real_data = pytest.mark.skipif("CIR_DATA_ROOT" not in os.environ, reason="CIR_DATA_ROOT is not set: no GeneCIS")
 TASKS = ["focus_attribute", "change_attribute", "focus_object", "change_object"]

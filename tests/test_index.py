@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from contextcir.retrieval import index
-from contextcir.retrieval.index import search
+from contextcir.retrieval.index import ranks, search, similarity
 
 
 def by_sorting(queries, gallery, k, exclude=None):
@@ -129,3 +129,42 @@ def test_bad_arguments(arguments, problem):
 def test_bad_exclude(exclude):
     with pytest.raises(ValueError, match="exclude"):
         search(torch.zeros(2, 3), torch.zeros(4, 3), 1, exclude=torch.tensor(exclude))
+
+
+# --- where one row stands --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block_size", [1, 7, 1000])
+@pytest.mark.parametrize("excluding", [False, True])
+def test_the_rank_of_a_row_is_its_place_in_the_full_ranking(block_size, excluding, monkeypatch):
+    monkeypatch.setattr(index, "QUERY_BLOCK_SIZE", 4)
+    queries, gallery = integers(9, 4), integers(50, 4)  # full of ties
+    exclude = torch.tensor([-1, 0, 49, 7, 7, -1, 3, 25, 1]) if excluding else None
+    wanted = torch.tensor([0, 49, 1, 8, 6, 20, 2, 26, 0])
+    _, indices = by_sorting(queries, gallery, 50, exclude)
+    expected = (indices == wanted[:, None]).nonzero()[:, 1]
+    assert torch.equal(ranks(queries, gallery, wanted, exclude=exclude, block_size=block_size), expected)
+
+
+def test_a_row_that_cannot_have_a_rank_is_refused():
+    queries, gallery = integers(2, 4), integers(5, 4)
+    for wanted in (torch.tensor([0, 5]), torch.tensor([-1, 0]), torch.tensor([0])):
+        with pytest.raises(ValueError, match="wanted rows outside 0 to 4"):
+            ranks(queries, gallery, wanted)
+    with pytest.raises(ValueError, match="Query 1: the row that is wanted is excluded"):
+        ranks(queries, gallery, torch.tensor([0, 3]), exclude=torch.tensor([-1, 3]))
+
+
+# --- products of parts -----------------------------------------------------------------------------------------------
+
+
+def test_scores_of_parts_are_multiplied_and_two_wrongs_make_no_right():
+    parts = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])  # one query: along the first axis, and along the second
+    gallery = torch.tensor([[3.0, 2.0], [-3.0, -2.0], [4.0, 0.0], [1.0, 1.0]])
+    assert similarity(parts, gallery).tolist() == [[6, 0, 0, 1]]
+    assert similarity(parts, gallery[None]).tolist() == [[6, 0, 0, 1]]  # as one gallery for each query
+    scores, indices = search(parts, gallery, 3)
+    assert (scores.tolist(), indices.tolist()) == ([[6, 1, 0]], [[0, 3, 1]])
+    assert ranks(parts, gallery, torch.tensor([2])).tolist() == [3]  # behind the other zero, which stands earlier
+    with pytest.raises(ValueError, match=r"query_embeds\[0\] holds NaN"):
+        search(torch.full((1, 2, 2), torch.nan), gallery, 1)

@@ -12,7 +12,7 @@ import torch
 from contextcir.benchmarks import cirr, visdial
 from contextcir.metrics.bri import bri
 from contextcir.metrics.hits_at_k import hits_at_k
-from contextcir.retrieval.dense import rank
+from contextcir.retrieval.ranking import rank
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

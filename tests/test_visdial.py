@@ -15,7 +15,7 @@ from tiny_triplets import png
 from contextcir.benchmarks import visdial
 from contextcir.benchmarks.visdial import ChatBenchmark
 from contextcir.retrieval.base import Gallery, Query, Ranking
-from contextcir.retrieval.dense import rank
+from contextcir.retrieval.ranking import rank
 
 needs_real_data = pytest.mark.skipif("CIR_DATA_ROOT" not in os.environ, reason="CIR_DATA_ROOT is not set: no VisDial")
 IDS = [f"unlabeled2017/{number:012d}.jpg" for number in range(20)]

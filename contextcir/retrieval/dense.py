@@ -18,7 +18,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from contextcir.retrieval.base import Gallery, Query, Ranking
-from contextcir.retrieval.index import ranks, search, similarity
+from contextcir.retrieval.ranking import rank
 
 
 class DenseRetriever:
@@ -264,75 +264,6 @@ class DenseRetriever:
             for batch, following in zip(batches, [*batches[1:], []], strict=True):
                 current, upcoming = upcoming, [pool.submit(load, id_) for id_ in following]
                 yield batch, [future.result() for future in current]
-
-
-def rank(
-    queries: Sequence[Query],
-    gallery: Gallery,
-    query_embeds: torch.Tensor,
-    gallery_embeds: torch.Tensor,
-    k: int,
-    exclude_reference: bool = False,
-    *,
-    wanted: Mapping[str, str] | None = None,
-) -> Ranking:
-    """
-    Rank by the similarity of embeddings that are there already.
-
-    Args:
-        queries (`Sequence[Query]`): As for [`DenseRetriever.search`], like all that is not said here.
-        gallery (`Gallery`): The images.
-        query_embeds (`torch.Tensor` of shape `(num_queries, dim)`, or `(num_queries, parts, dim)`):
-            In the order of `queries`; see [`~contextcir.retrieval.index.similarity`].
-        gallery_embeds (`torch.Tensor` of shape `(gallery_size, dim)`): In the order of the gallery.
-        k (`int`): How many to return.
-        exclude_reference (`bool`): Whether references are left out.
-        wanted (`Mapping[str, str]`, *optional*): Whose ranks are wanted.
-
-    Returns:
-        `Ranking`
-    """
-    exclude = None
-    if exclude_reference:
-        exclude = torch.tensor([gallery.positions.get(query.reference_id, -1) for query in queries])
-    scores, indices = search(query_embeds, gallery_embeds, k, exclude=exclude)
-    lengths = (indices >= 0).sum(dim=1).tolist()
-    wanted_ranks = None
-    if wanted is not None:
-        rows = [row for row, query in enumerate(queries) if query.id in wanted]
-        positions = torch.tensor([gallery.positions[wanted[queries[row].id]] for row in rows])
-        found = ranks(
-            query_embeds[rows], gallery_embeds, positions, exclude=None if exclude is None else exclude[rows]
-        )
-        wanted_ranks = {queries[row].id: above for row, above in zip(rows, found.tolist(), strict=True)}
-    return Ranking(
-        query_ids=[query.id for query in queries],
-        gallery_ids=[
-            [gallery.ids[index] for index in row[:length]]
-            for row, length in zip(indices.tolist(), lengths, strict=True)
-        ],
-        scores=[row[:length] for row, length in zip(scores.tolist(), lengths, strict=True)],
-        candidate_ids=_rank_candidates(queries, query_embeds, gallery, gallery_embeds),
-        wanted_ranks=wanted_ranks,
-    )
-
-
-def _rank_candidates(queries, query_embeds, gallery: Gallery, gallery_embeds) -> list[list[str]]:
-    """Each query's candidates without the reference, best first, equal scores in the order of the candidates."""
-    candidates = [query.ranked_candidate_ids for query in queries]
-    for query, own in zip(queries, candidates, strict=True):
-        if unknown := [id_ for id_ in own if id_ not in gallery.positions]:
-            raise ValueError(f"Query {query.id!r} has the candidate {unknown[0]!r}, which is not in the gallery.")
-    ranked: list[list[str]] = [[]] * len(queries)
-    for length in sorted({len(own) for own in candidates if own}):  # as a rule, all are equally long
-        for rows in torch.tensor([row for row, own in enumerate(candidates) if len(own) == length]).split(4096):
-            places = torch.tensor([[gallery.positions[id_] for id_ in candidates[row]] for row in rows.tolist()])
-            embeds = gallery_embeds[places.to(gallery_embeds.device)]  # (queries, length, dim)
-            scores = similarity(query_embeds[rows.to(query_embeds.device)], embeds)
-            orders = scores.argsort(dim=1, descending=True, stable=True).tolist()
-            for row, order in zip(rows.tolist(), orders, strict=True):
-                ranked[row] = [candidates[row][place] for place in order]
-    return ranked
 
 
 def slerp(start: torch.Tensor, end: torch.Tensor, weight: float) -> torch.Tensor:
