@@ -17,7 +17,6 @@ import os
 import platform
 import random
 import statistics
-import subprocess
 import time
 from functools import partial
 from pathlib import Path
@@ -28,6 +27,7 @@ from transformers import CLIPTextConfig, CLIPVisionConfig
 from contextcir.benchmarks import cirr, fashioniq, genecis, imagenet_r, visdial
 from contextcir.benchmarks.base import Benchmark
 from contextcir.losses import concept_consistency_loss, contrastive_loss
+from contextcir.provenance import git_commit
 from contextcir.retrieval.base import Gallery, Query
 from contextcir.retrieval.index import search
 from contextcir.retrieval.ranking import rank
@@ -378,8 +378,7 @@ def main(argv=None) -> dict:
         bench_loading(report)
     settings = {"quick": args.quick, "device": device, "threads": args.threads, "repeats": repeats}
     machine = platform.machine() if device == "cpu" else torch.cuda.get_device_name()
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None  # None outside of a clone
+    commit = git_commit(Path(__file__).parent)
     result = {**settings, "torch": torch.__version__, "machine": machine, "commit": commit, "rows": report.rows}
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     Path(args.output).write_text(json.dumps(result, indent=2) + "\n")

@@ -24,11 +24,8 @@ spherical interpolation and product. The CLIP is the one that the model was trai
 or `--clip`. What a random ranking scores stands below, in closed form.
 """
 
-import importlib.metadata
 import json
-import platform
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -61,6 +58,7 @@ from contextcir.benchmarks.base import Benchmark
 from contextcir.benchmarks.compare import compare, format_comparison, side_file
 from contextcir.benchmarks.doctor import examine, find_root, format_findings
 from contextcir.benchmarks.results import format_table, query_lines, summarise
+from contextcir.provenance import git_commit, versions
 from contextcir.retrieval.base import Ranking
 from contextcir.retrieval.dense import DenseRetriever
 from modeling_contextcir import ContextCIRProcessor
@@ -174,7 +172,7 @@ def run(args: BenchmarkArguments, name: str, output: str | None, argv: Sequence[
         "chance": {key: sum(some[key] for some in chances) / len(parts) for key in (chances[0] if scored else ())},
         "arguments": asdict(args),
         "command": shlex.join(["benchmark.py", *argv]),
-        "commit": git_commit(),
+        "commit": git_commit(Path(__file__).parent),
         "processes": state.num_processes,
         "device": str(state.device),
         "versions": versions(),
@@ -341,7 +339,7 @@ def audit_retriever(argv: list[str]) -> dict[str, Any]:
         "clip": clip,
         **result.findings,
         "command": shlex.join(["benchmark.py", "audit", *argv]),
-        "commit": git_commit(),
+        "commit": git_commit(Path(__file__).parent),
         "versions": versions(),
     }
     folder = Path(args.output)
@@ -391,27 +389,6 @@ def find_clip(name: str) -> str:
     if len(seen) == 1:
         raise ValueError(f"{name} has no training.json that says which CLIP it was trained from. Give --clip.")
     return seen[-1]
-
-
-def git_commit() -> str | None:
-    """Of this clone, with `-dirty` where files were changed; `None` outside of one."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of the libraries that numbers may depend on."""
-    libraries = ("contextcir", "torch", "transformers", "tokenizers", "datasets", "accelerate", "numpy", "pillow")
-    found = {"python": platform.python_version()}
-    for library in libraries:
-        try:
-            found[library] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # contextcir itself, run from a clone without being installed
-    return found
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import difflib
 import json
 import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ import yaml
 from transformers import HfArgumentParser, set_seed
 
 from contextcir.benchmarks.published import load_benchmark
+from contextcir.provenance import git_commit
 from contextcir.retrieval.dense import DenseRetriever
 from contextcir.trainer import CIRTrainer
 from contextcir.training_args import CIRTrainingArguments
@@ -240,15 +240,10 @@ def build_evaluator(data: DataArguments, args: CIRTrainingArguments, processor) 
 
 def describe_run(argv: list[str], model_args: ModelArguments, data_args: DataArguments, model) -> dict[str, Any]:
     """What the trainer cannot know: command, commit, data and base model."""
-    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = None  # not a clone
     lora = {name: getattr(model_args, name) for name in ("lora_rank", "lora_alpha", "lora_target_modules")}
     return {
         "command": shlex.join(["train.py", *argv]),
-        "commit": commit,
+        "commit": git_commit(Path(__file__).parent),
         "data": {"names": data_args.data, **{k: v for k, v in dataclasses.asdict(data_args).items() if k != "data"}},
         "model": {
             "base_model": model_args.clip_name_or_path or model_args.model_name_or_path,

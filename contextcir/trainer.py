@@ -10,7 +10,6 @@ left out.
 import json
 import math
 import os
-import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -18,10 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import accelerate
 import datasets
 import torch
-import transformers
 from huggingface_hub import ModelCard, ModelCardData
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
@@ -33,6 +30,7 @@ from contextcir.checkpoints import checkpoint_problem, last_whole_checkpoint
 from contextcir.distributed import gather_with_gradient
 from contextcir.losses import concept_consistency_loss, concept_divergences, contrastive_loss
 from contextcir.output_folder import claim_folder
+from contextcir.provenance import versions
 from contextcir.training_args import CIRTrainingArguments
 from contextcir.triplets import TripletCollator, find_bad_images
 
@@ -406,10 +404,7 @@ class CIRTrainer(Trainer):
             "training": {**(trained[-1] if trained else {}), **(finished[-1] if finished else {})},
             "metrics": evaluated[-1] if evaluated else {},
             "history": history,
-            "versions": {
-                "python": platform.python_version(),
-                **{module.__name__: module.__version__ for module in (torch, transformers, datasets, accelerate)},
-            },
+            "versions": versions(),
         }
 
     def _recorded_arguments(self) -> dict[str, Any]:

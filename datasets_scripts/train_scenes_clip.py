@@ -14,7 +14,6 @@ pictures of a batch have one, in groups of a scene and its near misses, which ar
 import json
 import logging
 import random
-import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -30,6 +29,7 @@ from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, HfArgumentParser
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from contextcir.provenance import git_commit
 from contextcir.scenes import (
     VERSION,
     Scene,
@@ -309,9 +309,7 @@ def main(argv=None) -> dict:
     rng = random.Random(f"tiny CLIP {args.seed}")
     record = {
         "command": "python " + " ".join([sys.argv[0], *(argv or sys.argv[1:])]),
-        "commit": subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-        ).stdout.strip(),
+        "commit": git_commit(Path(__file__).parent),
         "scenes_version": VERSION,
         "arguments": {name: value for name, value in asdict(args).items() if name not in ("output", "device")},
         "num_parameters": sum(p.numel() for p in model.parameters()),
