@@ -31,6 +31,7 @@ demo: data/scenes/triplets/.noun_phrases  ## Build scenes, train ConText-CIR on 
 	rm -rf runs/demo
 	ACCELERATE_USE_CPU=true $(BIN)/accelerate launch $(if $(filter-out 1,$(PROCESSES)),--multi_gpu) \
 		--num_processes $(PROCESSES) --num_cpu_threads_per_process 1 \
+		--num_machines 1 --mixed_precision no --dynamo_backend no \
 		train.py configs/scenes_tiny.yaml --per_device_train_batch_size $$((128 / $(PROCESSES)))
 	$(BIN)/python benchmark.py --retriever runs/demo --benchmark scenes --data-root data/scenes --split test \
 		--baselines --output runs/demo/metrics.json
