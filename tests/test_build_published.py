@@ -1,9 +1,14 @@
 """From the layout of the authors to a Hugging Face dataset and back: nothing is lost on the way."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from datasets import load_dataset
+from loopback_hub import LoopbackHub
 from test_cirr import NAMES, mini  # noqa: F401 (a fixture)
 
 from contextcir.benchmarks import cirr
@@ -11,12 +16,39 @@ from contextcir.benchmarks.published import load_benchmark, write_shards
 from contextcir.triplets import load_triplets
 from datasets_scripts import build_published
 
+PUSH_AND_LOAD = """
+import sys
+from contextcir.benchmarks import cirr
+from contextcir.benchmarks.published import load_benchmark
+from contextcir.triplets import load_triplets
+from datasets_scripts import build_published
+
+root, output = sys.argv[1:]
+cirr.OFFICIAL = dict.fromkeys(("val", "test1"), {"queries": 4, "images": 60})
+cirr.TRAINING = {"queries": 4, "images": 60}
+build_published.main(
+    ["--benchmark", "cirr", "--data_root", root, "--output", output, "--push_to_hub", "tester/cirr"]
+)
+(before,), after = cirr.load(root), load_benchmark("tester/cirr", "val")
+assert after.gallery.ids == before.gallery.ids and after.relevance == before.relevance
+assert after.queries == before.queries
+assert after.gallery.image(before.gallery.ids[3]).tobytes() == before.gallery.image(before.gallery.ids[3]).tobytes()
+triplets = load_triplets("tester/cirr", "train", config_name="triplets", require_noun_phrases=False)
+assert triplets["target_id"] == [query["target_id"] for query in cirr.training_triplets(root)]
+"""
+
 
 @pytest.fixture
-def built(mini, tmp_path, monkeypatch, capsys):  # noqa: F811
+def with_training_data(mini):  # noqa: F811
     for part, prefix in (("captions", "cap"), ("image_splits", "split")):
         content = (mini / part / f"{prefix}.rc2.val.json").read_text()
         (mini / part / f"{prefix}.rc2.train.json").write_text(content)
+    return mini
+
+
+@pytest.fixture
+def built(with_training_data, tmp_path, monkeypatch, capsys):
+    mini = with_training_data  # noqa: F811
     monkeypatch.setattr(cirr, "TRAINING", {"queries": 4, "images": 60})
     output = tmp_path / "published"
     counts = build_published.main(["--benchmark", "cirr", "--data_root", str(mini), "--output", str(output)])
@@ -51,6 +83,18 @@ def test_the_card_names_source_licence_and_counts(built):
         assert part in card, part
     loaded = load_dataset(str(output), "queries", split="test1")  # the card's configurations are those of the files
     assert len(loaded) == 4
+
+
+def test_what_is_pushed_is_what_was_there(with_training_data, tmp_path):
+    with LoopbackHub() as hub:
+        subprocess.run(
+            [sys.executable, "-c", PUSH_AND_LOAD, str(with_training_data), str(tmp_path / "published")],
+            env=os.environ | hub.environment(tmp_path / "cache"),
+            cwd=Path(__file__).parent.parent,
+            check=True,
+        )
+        assert not hub.unknown_requests
+        assert "liu2021cirr" in hub.files("dataset", "tester/cirr")["README.md"].decode()
 
 
 def test_rows_are_written_in_shards(tmp_path, monkeypatch):
