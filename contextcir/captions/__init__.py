@@ -1,0 +1,35 @@
+"""Captions of what differs between two images, written by a chat model: pairs in, triplets to train on out.
+
+`stages` are the recipes of good4cir and InstructCIR, `schemas` what a model answers and `prompts` what it is told;
+`inspection` looks at the images beforehand and `leakage` for test images among them; `gates` judge what was written;
+`pipeline` takes all pairs through all of it; `joining`, `dataset` and `report` make data of the results. None of it
+knows a server: requests go to an `ask`, see `contextcir.chat`.
+"""
+
+from .gates import GATES, MAX_WORDS, gate_captions
+from .inspection import Inspector
+from .leakage import HeldOut
+from .pipeline import Captioner, PairResult, ResultLog, caption_all
+from .prompts import Prompt, load_prompts, prompts_hash
+from .stages import Caption, Conversation, Draft, StageError, good4cir, instructcir
+
+__all__ = [
+    "GATES",
+    "MAX_WORDS",
+    "Caption",
+    "Captioner",
+    "Conversation",
+    "Draft",
+    "HeldOut",
+    "Inspector",
+    "PairResult",
+    "Prompt",
+    "ResultLog",
+    "StageError",
+    "caption_all",
+    "gate_captions",
+    "good4cir",
+    "instructcir",
+    "load_prompts",
+    "prompts_hash",
+]

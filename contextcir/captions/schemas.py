@@ -1,0 +1,57 @@
+"""What a model answers at each stage, as pydantic classes: nothing has to be cut out of free text.
+
+A server that knows JSON schemas is held to them while it writes; docstrings and descriptions travel along. Lengths are
+not part of them, since not all servers take such limits; the quality gates see to these.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+Operation = Literal["add", "remove", "modify", "replace"]
+
+
+class DescribedObject(BaseModel):
+    """An object of an image."""
+
+    name: str = Field(description="What it is, in a few words.")
+    descriptors: list[str] = Field(description="What it looks like: each a short phrase.")
+
+
+class ReferenceObjects(BaseModel):
+    """The objects of the image, the background included."""
+
+    objects: list[DescribedObject]
+
+
+class TargetObjects(BaseModel):
+    """The objects of the target image, the background included."""
+
+    objects: list[DescribedObject]
+
+
+class Difference(BaseModel):
+    """One change from the reference image to the target image."""
+
+    operation: Operation
+    text: str = Field(description="The change as a person would ask for it.")
+    source_object: str | None = Field(description="The object that is removed, modified or replaced, as listed.")
+    target_object: str | None = Field(description="The object that is there afterwards, as listed.")
+
+
+class Differences(BaseModel):
+    """All that is to change."""
+
+    differences: list[Difference]
+
+
+class ImageCaption(BaseModel):
+    """The image in words."""
+
+    caption: str = Field(description="All that can be seen, in plain sentences.")
+
+
+class Reformulation(BaseModel):
+    """What is to change, in a few words."""
+
+    change: str = Field(description="The change, in at most 12 plain words.")

@@ -1,0 +1,93 @@
+"""Make triplets for a new domain from its images alone, as ConText-CIR does for Hotel-CIR (section 4.1).
+
+    python datasets_scripts/build_hotel_cir.py --images hotels --clip openai/clip-vit-large-patch14 --output out
+    python datasets_scripts/build_hotel_cir.py --images hotels --clip openai/clip-vit-large-patch14 --output out
+    --model gpt-4o --max_usd 500
+
+Pairs are images that CLIP finds alike within bounds: hard, and not the same picture again. The paper says "visually
+similar" and no more, so look at `pairs.json`, which the first command writes before it ends, and move the bounds until
+the pairs are what you want; similarities of another CLIP are on another scale. With a `--model`,
+`generate_captions.py` goes on with the pairs and takes all further options.
+"""
+
+import json
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import CLIPModel, CLIPProcessor, HfArgumentParser
+
+from contextcir.pairs import images_in, mine_pairs
+from contextcir.retrieval.base import Gallery
+from contextcir.retrieval.dense import DenseRetriever
+
+DOOR = Path(__file__).parent.parent / "generate_captions.py"
+
+
+@dataclass
+class Arguments:
+    """Which images, and which of them make a pair."""
+
+    images: str = field(metadata={"help": "Folder of images, folders inside included."})
+    clip: str = field(metadata={"help": "CLIP by which images are alike: folder or Hub name."})
+    output: str = field(metadata={"help": "Folder for the pairs and for all that is made of them."})
+    low: float = field(default=0.75, metadata={"help": "Least cosine similarity of a pair."})
+    high: float = field(default=0.95, metadata={"help": "Largest: above, two pictures are one."})
+    pairs_per_image: int = field(default=1, metadata={"help": "Most pairs with an image as the reference."})
+    pairs_seed: int = field(default=0, metadata={"help": "Seed of which of two images is the reference."})
+    batch_size: int = field(default=64, metadata={"help": "Images that CLIP sees at a time."})
+
+
+def write_pairs(args: Arguments, path: Path) -> int:
+    """
+    Encode all images, pair them and write the pairs with their ids, which are paths inside of the folder.
+
+    Args:
+        args ([`Arguments`]): What to do.
+        path (`Path`): The JSON file.
+
+    Returns:
+        `int`: How many pairs there are.
+
+    Raises:
+        `ValueError`: There are no images, the bounds make no sense, or no two images are within them.
+        `ImageError`: An image cannot be read.
+    """
+    names, root = images_in(args.images), Path(args.images).resolve()
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    clip, processor = CLIPModel.from_pretrained(args.clip).to(device), CLIPProcessor.from_pretrained(args.clip)
+    retriever = DenseRetriever.image_only(clip, processor, batch_size=args.batch_size)
+    embeds = retriever.encode_gallery(Gallery(names, [root / name for name in names])).cpu().numpy()
+    options = {"pairs_per_image": args.pairs_per_image, "seed": args.pairs_seed}
+    pairs = mine_pairs(embeds, low=args.low, high=args.high, **options)
+    if not pairs:
+        raise ValueError(f"No two of {len(names)} images are {args.low} to {args.high} alike. Move the bounds.")
+    rows = [
+        {
+            "reference_image": str(root / names[reference]),
+            "target_image": str(root / names[target]),
+            "reference_id": names[reference],
+            "target_id": names[target],
+        }
+        for reference, target, _ in pairs
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(rows, indent=1, ensure_ascii=False), encoding="utf-8")
+    return len(rows)
+
+
+def main(argv=None) -> None:
+    """Write the pairs and, with a model, become `generate_captions.py`, with its signals and its exit code."""
+    parser = HfArgumentParser(Arguments, allow_abbrev=False, description=__doc__.split("\n")[0])
+    args, others = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    path = Path(args.output) / "pairs.json"
+    print(f"{write_pairs(args, path):,} pairs written to {path}", flush=True)
+    if others:
+        command = [sys.executable, str(DOOR), "--pairs", str(path), "--output", args.output, *others]
+        os.execv(sys.executable, command)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,433 @@
+"""Write what differs between the images of pairs, with any chat model, and make triplets to train on.
+
+    python generate_captions.py --pairs pairs.json --output out --model gpt-4o --max_usd 20
+    python generate_captions.py --pairs pairs.json --output out --model gpt-4o --max_usd 20 --dry_run
+    python generate_captions.py --pairs pairs.json --output out --model gpt-4o --max_usd 20 --mode batch
+    python generate_captions.py --pairs pairs.csv --output out --model own --base_url http://localhost:8000/v1 --free
+    python generate_captions.py --recipe instructcir --images photos --num_pairs 32000 --output out --model gpt-4o
+    python train.py configs/scenes_tiny.yaml --data out/triplets
+
+The default recipe is good4cir's; the other is InstructCIR's. Pairs are read from JSON, JSON Lines, CSV or a dataset
+(`contextcir/pairs.py`), or drawn from a folder of images. The output folder holds `triplets/` (Parquet, for training),
+`dataset.json` (good4cir's format), `pairs.jsonl` (all that was seen and written, and what became of every pair),
+`report.json`, `figures/`, and the card in `README.md`; `ledger.sqlite` holds every answer, so that nothing is paid for
+twice. Ctrl-C ends a run within seconds; the same command goes on where it was, and takes further pairs along.
+
+Exit codes: 0, all pairs are kept, or failed with a reason that is in the report; 1, input that cannot be used, or no
+pair was kept; 2, unknown options; 3, the server or the budget ended the run (the message says why; what there is has
+been written, and the same command goes on); 130, interrupted.
+
+A pair fails, and the others go on, where an image cannot be read, both are the same image, the pair stood there
+before, or an image is one that a benchmark is measured on (`--test_sets`).
+"""
+
+import asyncio
+import json
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from huggingface_hub import DatasetCard, DatasetCardData, HfApi
+from tqdm import tqdm
+from transformers import HfArgumentParser
+
+from contextcir.captions import (
+    Captioner,
+    HeldOut,
+    Inspector,
+    Prompt,
+    ResultLog,
+    caption_all,
+    load_prompts,
+    prompts_hash,
+)
+from contextcir.captions.rehearsal import Rehearsal, count_requests
+from contextcir.chat import ChatServer, ChatStop
+from contextcir.dispatch import BatchDispatcher, Dispatcher
+from contextcir.downloads import fetch_public
+from contextcir.ledger import Ledger
+from contextcir.pairs import Pair, images_in, read_pairs, sample_pairs
+from contextcir.prices import FREE, Price, price_of
+from contextcir.provenance import git_commit, versions
+
+CARD_TEMPLATE = Path(__file__).parent / "datasets_scripts" / "cards" / "generated.md"
+PUBLISHED = ("README.md", "dataset.json", "pairs.jsonl", "report.json", "triplets/*", "figures/*")
+PAIRS_OF_A_BATCH = 20_000  # in the stages at a time; online, twice as many as requests
+REHEARSED_PAIRS = 20  # of which a dry run takes the mean
+STOPPED, INTERRUPTED = 3, 130
+
+
+@dataclass
+class PairArguments:
+    """Which pairs: those of a file or dataset, or some drawn from a folder of images."""
+
+    pairs: str | None = field(
+        default=None, metadata={"help": "Pairs: a .json, .jsonl or .csv file, or a folder or Hub name of a dataset."}
+    )
+    pairs_split: str = field(default="train", metadata={"help": "Split, where the pairs are a dataset."})
+    images: str | None = field(default=None, metadata={"help": "Folder of images to draw pairs from instead."})
+    num_pairs: int | None = field(default=None, metadata={"help": "How many pairs to draw."})
+    pairs_within: Literal["folder", "collection"] = field(
+        default="folder", metadata={"help": "Draw pairs within each folder of images (a class), or among all."}
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of the pairs that are drawn."})
+    allow_urls: bool = field(default=False, metadata={"help": "Whether images given as URLs are downloaded."})
+    test_sets: str | None = field(
+        default=None,
+        metadata={"help": "Folder with cirr, circo or fashioniq inside: pairs with their test images are left out."},
+    )
+
+    def __post_init__(self):
+        if (self.pairs is None) == (self.images is None):
+            raise ValueError("Give either --pairs, or --images to draw pairs from.")
+        if (self.images is None) != (self.num_pairs is None):
+            raise ValueError("--images and --num_pairs go together.")
+
+
+@dataclass
+class CaptionArguments:
+    """How captions are made."""
+
+    recipe: Literal["good4cir", "instructcir"] = field(default="good4cir", metadata={"help": "Stages to go through."})
+    prompts: str | None = field(
+        default=None, metadata={"help": "Folder with prompts of your own; see contextcir/prompts."}
+    )
+    max_changes: int = field(
+        default=4, metadata={"help": "Most captions of a pair that are joined in one text (good4cir); 1 joins none."}
+    )
+    parser: str | None = field(
+        default=None, metadata={"help": "benepar name or path for noun phrases; by default the shipped parser."}
+    )
+
+    def __post_init__(self):
+        if self.max_changes < 1:
+            raise ValueError(f"max_changes must be at least 1, got {self.max_changes}.")
+
+
+@dataclass
+class ServerArguments:
+    """Who is asked, how, and what it may cost."""
+
+    model: str = field(metadata={"help": "Model, as the server calls it."})
+    base_url: str | None = field(default=None, metadata={"help": "Server; OpenAI's by default."})
+    key_file: str | None = field(default=None, metadata={"help": "File with the key; else OPENAI_API_KEY."})
+    mode: Literal["online", "batch"] = field(
+        default="online", metadata={"help": "Each request by itself, or batches: cheaper, and up to a day for each."}
+    )
+    concurrency: int = field(default=32, metadata={"help": "Most requests on their way at a time (online)."})
+    poll_seconds: float = field(default=30.0, metadata={"help": "Time between two looks at a batch."})
+    temperature: float | None = field(default=None, metadata={"help": "Of the answers; the server's by default."})
+    max_tokens: int = field(default=2048, metadata={"help": "Of an answer; longer ones are cut and count as failed."})
+    timeout: float = field(default=300.0, metadata={"help": "Seconds that one attempt may take."})
+    max_usd: float | None = field(default=None, metadata={"help": "What the folder may cost in all, never exceeded."})
+    usd_per_million: list[float] | None = field(
+        default=None, metadata={"help": "Price of a million tokens of prompts and of answers, if not the table's."}
+    )
+    free: bool = field(
+        default=False, metadata={"help": "Say so where tokens cost nothing, as on a server of one's own."}
+    )
+    dry_run: bool = field(default=False, metadata={"help": "Print three requests and the likely cost; send nothing."})
+
+    def __post_init__(self):
+        if self.usd_per_million and len(self.usd_per_million) != 2:
+            raise ValueError(f"usd_per_million has two prices, of prompts and of answers, got {self.usd_per_million}.")
+
+    def build(self, allow_urls: bool) -> ChatServer:
+        """The server, with the price of the model."""
+        if self.free:
+            price = FREE
+        elif self.usd_per_million:
+            price = Price(*self.usd_per_million)
+        else:
+            price = price_of(self.model, batch=self.mode == "batch")
+        return ChatServer(
+            self.model,
+            self.base_url,
+            price=price,
+            key_file=self.key_file,
+            fetch=fetch_public if allow_urls else None,
+            temperature=self.temperature,
+            max_tokens=self.max_tokens,
+            timeout=self.timeout,
+        )
+
+
+@dataclass
+class OutputArguments:
+    """Where results go."""
+
+    output: str = field(metadata={"help": "Folder of the run."})
+    push_to_hub: str | None = field(
+        default=None, metadata={"help": "Hub name to publish the triplets under (private)."}
+    )
+    public: bool = field(default=False, metadata={"help": "Publish for everybody to see."})
+
+
+def choose_pairs(args: PairArguments) -> Sequence[Pair]:
+    """The pairs that are asked for, read or drawn."""
+    if args.pairs:
+        return read_pairs(args.pairs, split=args.pairs_split, allow_urls=args.allow_urls)
+    names, root = images_in(args.images), Path(args.images)
+    groups = [str(Path(name).parent) if args.pairs_within == "folder" else "" for name in names]
+    drawn = [(names[one], names[other]) for one, other in sample_pairs(groups, args.num_pairs, seed=args.seed)]
+    return [Pair(str(root / one), str(root / other), one, other) for one, other in drawn]
+
+
+def find_held_out(folder: str | None) -> tuple[HeldOut | None, str]:
+    """The test images of the benchmarks in a folder, and a sentence about them for the card."""
+    if folder is None:
+        return None, "not looked for"
+    from contextcir.benchmarks import circo, cirr, fashioniq
+
+    images, counts = [], Counter()
+    for name, module in {"cirr": cirr, "circo": circo, "fashioniq": fashioniq}.items():
+        if not Path(folder, name).is_dir():
+            continue
+        files = {
+            Path(path)
+            for split in module.SPLITS
+            for part in module.load(str(Path(folder, name)), split, check_images=False)
+            for path in part.gallery.images
+        }
+        images += [(name, path) for path in sorted(files)]
+        counts[name] = len(files)
+    if not images:
+        raise ValueError(f"{folder} has none of the folders cirr, circo and fashioniq. Put a benchmark there.")
+    held_out = HeldOut.from_files(tqdm(images, desc="test images", unit="image"))
+    names = ", ".join(f"{name} ({count:,})" for name, count in counts.items())
+    return held_out, f"pairs with images of {names} were left out, by id and for {len(held_out.owners):,} by looks too"
+
+
+async def rehearse(pairs: Sequence[Pair], recipe: str, prompts: dict[str, Prompt], server: ChatServer) -> None:
+    """Print three requests that would be sent, and what all would cost."""
+    rehearsal, results = Rehearsal(), Counter()
+    with closing(Inspector()) as inspector:
+        captioner = Captioner(recipe, rehearsal, prompts, inspector)
+        for pair in (pairs[place] for place in range(min(REHEARSED_PAIRS, len(pairs)))):
+            result = await captioner.caption(pair)
+            results[result.detail if result.reason == "unreadable_image" else ""] += 1
+    if not rehearsal.requests:
+        raise ValueError(f"None of the first {results.total()} pairs can be used: {next(iter(results))}")
+    for request in (rehearsed.request for rehearsed in rehearsal.requests[:3]):
+        *images, text = _parts(server.body(request))
+        shown = ", ".join(f"{url.partition(';')[0]} of {len(url):,} characters" for url in images)
+        print(f"--- {request.role}: {request.schema.__name__} of {shown or 'no image'}", text, sep="\n")
+    likely, most = rehearsal.cost(count_requests(pairs), server)
+    print(f"{len(pairs):,} pairs: about ${likely:,.2f}, and at most ${most:,.2f}, with prices {server.price.source}.")
+    print("Answers of earlier stages are stand-ins of typical length. Nothing was sent.")
+
+
+def _parts(body: dict[str, Any]) -> list[str]:
+    """The image URLs of a request, and its text."""
+    content = body["messages"][-1]["content"]
+    if isinstance(content, str):
+        return [content]
+    return [part["text"] if part["type"] == "text" else part["image_url"]["url"] for part in content]
+
+
+class Bar:
+    """What a run shows of itself while it goes on."""
+
+    def __init__(self, total: int):
+        self._bar = tqdm(total=total, unit="pair", smoothing=0.05)
+        self.failed = self.refused = 0
+        self.dispatcher: Any = None
+
+    def __call__(self, result) -> None:
+        """Another pair is done."""
+        self.failed += bool(result.reason)
+        self.refused += result.reason.endswith((": refused", ": filtered"))
+        progress = self.dispatcher.progress
+        tokens = progress.prompt_tokens + progress.completion_tokens
+        numbers = {
+            "failed": self.failed,
+            "refused": self.refused,
+            "tokens": f"{tokens:,}",
+            "usd": f"{progress.usd:.4f}",
+        }
+        self._bar.set_postfix(numbers, refresh=False)
+        self._bar.update()
+
+    def close(self) -> None:
+        """Leave the last state on the screen."""
+        self._bar.close()
+
+
+@dataclass
+class Run:
+    """Everything that one call works with."""
+
+    pairs: Sequence[Pair]
+    caption: CaptionArguments
+    server_args: ServerArguments
+    prompts: dict[str, Prompt]
+    server: ChatServer
+    inspector: Inspector
+    folder: Path
+    facts: dict[str, Any]  # for the report
+
+    def settings(self) -> dict[str, Any]:
+        """What all answers in a folder have in common."""
+        return self.server.settings | {"recipe": self.caption.recipe, "prompts": prompts_hash(self.prompts)}
+
+
+async def caption_pairs(run: Run, ledger: Ledger, log: ResultLog) -> ChatStop | None:
+    """All pairs through all stages; what ended the run early, if anything did."""
+    args = run.server_args
+    with closing(Bar(len(run.pairs))) as bar:
+        if args.mode == "batch":
+            dispatcher = BatchDispatcher(run.server, ledger, poll_seconds=args.poll_seconds)
+            in_flight = PAIRS_OF_A_BATCH
+        else:
+            dispatcher = Dispatcher(run.server, ledger, concurrency=args.concurrency)
+            in_flight = 2 * args.concurrency
+        bar.dispatcher = dispatcher
+        async with run.server, dispatcher:
+            captioner = Captioner(run.caption.recipe, dispatcher.ask, run.prompts, run.inspector)
+            await caption_all(run.pairs, captioner.caption, log, in_flight=in_flight, on_result=bar)
+    return captioner.stopped
+
+
+def write_results(run: Run, ledger: Ledger, log: ResultLog, stopped: ChatStop | None, name: str) -> dict[str, Any]:
+    """Triplets, dataset.json, pairs.jsonl, report, figures and card. Returns the report."""
+    # Here, since a run that waits for a server should not hold the memory that torch and a parser take.
+    from contextcir.captions.dataset import triplet_rows, write_good4cir, write_triplets
+    from contextcir.captions.report import TripletCounts, report_requests, report_results
+    from contextcir.noun_phrases import NounPhraseExtractor
+
+    log.save(run.folder / "pairs.jsonl")
+    write_good4cir(log, run.folder / "dataset.json")
+    rows = triplet_rows(
+        map(run.inspector.local, run.pairs),
+        log,
+        NounPhraseExtractor(run.caption.parser).extract,
+        recipe=run.caption.recipe,
+        prompts=prompts_hash(run.prompts),
+        largest_join=run.caption.max_changes if run.caption.recipe == "good4cir" else 1,
+    )
+    counts = TripletCounts()
+    info = write_triplets(counts.count(tqdm(rows, desc="triplets", unit="triplet")), run.folder / "triplets")
+    report = {
+        "recipe": run.caption.recipe,
+        "complete": stopped is None,
+        "stopped": str(stopped or ""),
+        **report_results(log),
+        "triplets": counts.report(),
+        "requests": report_requests(ledger.report()) | {"unsure_usd": ledger.unsure_usd},
+        "prompts": {name: {"version": one.version, "hash": one.hash} for name, one in run.prompts.items()},
+        "settings": run.server.settings | {"price": run.server.price.source},
+        **run.facts,
+    }
+    (run.folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_card(report, run.folder, name, info)
+    return report
+
+
+def write_card(report: dict[str, Any], folder: Path, name: str, info: Any) -> None:
+    """The figures, where matplotlib is there, and the card, with the `datasets.DatasetInfo` in its header."""
+    figures = {}
+    if find_spec("matplotlib"):
+        from contextcir.visualization.captions import caption_figures
+        from contextcir.visualization.page import save_png
+
+        figures = caption_figures(report)
+        for title, figure in figures.items():
+            save_png(figure, folder / "figures" / f"{title}.png")
+    data = DatasetCardData(
+        language="en",
+        license="other",
+        tags=["composed-image-retrieval", "synthetic", report["recipe"]],
+        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "triplets/train-*.parquet"}]}],
+        dataset_info={"config_name": "default", **info._to_yaml_dict()},
+    )
+    card = DatasetCard.from_template(
+        card_data=data,
+        template_path=str(CARD_TEMPLATE),
+        name=name,
+        report=report,
+        figures=list(figures),
+    )
+    card.save(folder / "README.md")
+
+
+def publish(folder: Path, args: OutputArguments) -> None:
+    """Push what others need of the folder; the ledger stays."""
+    api = HfApi()
+    api.create_repo(args.push_to_hub, repo_type="dataset", private=not args.public, exist_ok=True)
+    api.upload_folder(
+        repo_id=args.push_to_hub, repo_type="dataset", folder_path=folder, allow_patterns=list(PUBLISHED)
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Captions, writes and, if asked to, pushes. Returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    kinds = (PairArguments, CaptionArguments, ServerArguments, OutputArguments)
+    parser = HfArgumentParser(kinds, allow_abbrev=False, description=__doc__.split("\n")[0])
+    pair_args, caption_args, server_args, output_args = parser.parse_args_into_dataclasses(argv)
+    if not (find_spec("spacy") and find_spec("benepar")):  # said before anything is paid for
+        raise ImportError("Noun phrases need spaCy and benepar: pip install contextcir[parse]")
+    prompts = load_prompts(caption_args.recipe, caption_args.prompts)
+    pairs = choose_pairs(pair_args)
+    server = server_args.build(pair_args.allow_urls)
+    if server_args.dry_run:
+        asyncio.run(rehearse(pairs, caption_args.recipe, prompts, server))
+        return 0
+
+    held_out, sentence = find_held_out(pair_args.test_sets)
+    folder = Path(output_args.output)
+    fetch = fetch_public if pair_args.allow_urls else None
+    words = [server.address if word == server_args.base_url else word for word in argv]  # it may hold a password
+    run = Run(
+        pairs,
+        caption_args,
+        server_args,
+        prompts,
+        server,
+        Inspector(held_out, fetch, folder / "images"),
+        folder,
+        facts={
+            "held_out": sentence,
+            "parser": caption_args.parser or "the parser that ships with contextcir",
+            "command": shlex.join(["generate_captions.py", *words]),
+            "commit": git_commit(Path(__file__).parent),
+            "versions": versions(),
+        },
+    )
+    with (
+        Ledger(folder, run.settings(), server_args.max_usd) as ledger,
+        closing(ResultLog(folder / ".results.jsonl", len(pairs))) as log,
+        closing(run.inspector),
+    ):
+        try:
+            stopped = asyncio.run(caption_pairs(run, ledger, log))
+        except KeyboardInterrupt:
+            print("Interrupted. The same command goes on where this one was.", file=sys.stderr)
+            return INTERRUPTED
+        if stopped and all(result.reason for result in log):
+            print(f"Stopped: {stopped} Nothing was written.", file=sys.stderr)
+            return STOPPED
+        report = write_results(run, ledger, log, stopped, output_args.push_to_hub or folder.resolve().name)
+    print(
+        f"{report['pairs']['kept']:,} of {report['pairs']['given']:,} pairs kept, {report['captions']['kept']:,}"
+        f" captions, {report['triplets']['total']:,} triplets, ${report['requests']['usd']:.2f}. Written: {folder}"
+    )
+    if stopped:
+        print(f"Stopped: {stopped} The same command goes on.", file=sys.stderr)
+        return STOPPED
+    if not report["pairs"]["kept"]:
+        print(f"No pair was kept: {report['failures']}. See {folder / 'pairs.jsonl'}.", file=sys.stderr)
+        return 1
+    if output_args.push_to_hub:
+        publish(folder, output_args)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
