@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 QueryNegatives = Literal["own", "all", "none"]
-ConceptForm = Literal["excess", "absolute"]
+ConceptForm = Literal["excess", "absolute", "contrastive"]
+CONTRASTIVE_TEMPERATURE = 0.1  # of total variation distances, which are in [0, 1]
 
 
 def contrastive_loss(
@@ -95,7 +96,7 @@ class ConceptConsistency(NamedTuple):
     """What [`concept_consistency_loss`] returns; all 0-dim, all but `loss` detached and for logging only.
 
     Attributes:
-        loss: L_cc, in [0, number of noun phrases of a text].
+        loss: L_cc, in [0, number of noun phrases of a text]; unbounded in the contrastive form.
         num_concepts: noun phrases in the batch.
         context_entropy: mean entropy of the in-context maps, in nats (uniform maps: log of the number of image
             tokens). NaN without phrases.
@@ -127,12 +128,56 @@ def concept_divergences(
     Returns:
         `torch.Tensor` of shape `(num_phrases,)`: in [0, 1].
     """
-    if form not in get_args(ConceptForm):
-        raise ValueError(f"form must be one of {get_args(ConceptForm)}, got {form!r}.")
+    if form not in ("excess", "absolute"):
+        raise ValueError(f"form must be 'excess' or 'absolute', got {form!r}.")
     difference = _float(context_attentions) - _float(isolated_attentions)
     if form == "absolute":
         return 0.5 * torch.relu(difference.abs() - slack).sum(-1)
     return torch.relu(difference - slack).sum(-1)
+
+
+def concept_confusions(
+    context_attentions: Tensor, isolated_attentions: Tensor, phrase_sample: Tensor, phrase_token_mask: Tensor
+) -> Tensor:
+    """How hard it is to tell, by the map in context, which phrase of its text a noun phrase is.
+
+    [`concept_divergences`] are least where all maps are one and the same whatever the text; these are not.
+
+    Args:
+        context_attentions (`torch.Tensor` of shape `(num_phrases, num_image_tokens)`): `a`, distributions.
+        isolated_attentions (`torch.Tensor` of shape `(num_phrases, num_image_tokens)`): `b`, distributions.
+        phrase_sample (`torch.Tensor` of shape `(num_phrases,)`): the row of the batch that each phrase belongs to.
+        phrase_token_mask (`torch.Tensor` of shape `(num_phrases, length)`): the tokens of each phrase in that row.
+            Phrases that share a token, one inside the other, are not told apart.
+
+    Returns:
+        `torch.Tensor` of shape `(num_phrases,)`: the cross entropy, in nats, of picking a phrase's own `b` by its
+        total variation distance from `a`, over 0.1; 0 for a phrase that has nothing to be confused with.
+    """
+    context, isolated, tokens = _float(context_attentions), _float(isolated_attentions), phrase_token_mask.float()
+    told_apart = (phrase_sample[:, None] == phrase_sample[None]) & (tokens @ tokens.T == 0)
+    told_apart.fill_diagonal_(True)
+    scores = -0.5 * torch.cdist(context, isolated, p=1) / CONTRASTIVE_TEMPERATURE  # (num_phrases, num_phrases)
+    labels = torch.arange(len(scores), device=scores.device)
+    return torch.nn.functional.cross_entropy(scores.masked_fill(~told_apart, -torch.inf), labels, reduction="none")
+
+
+def concept_losses(
+    context_attentions: Tensor,
+    isolated_attentions: Tensor,
+    phrase_sample: Tensor,
+    phrase_token_mask: Tensor | None = None,
+    *,
+    slack: float = 0.0,
+    form: ConceptForm = "excess",
+) -> Tensor:
+    """What each noun phrase adds to L_cc, `(num_phrases,)`: [`concept_divergences`], or with `"contrastive"` (which
+    needs the token mask, and knows no slack) [`concept_confusions`]. Their arguments."""
+    if form not in get_args(ConceptForm):
+        raise ValueError(f"form must be one of {get_args(ConceptForm)}, got {form!r}.")
+    if form == "contrastive":
+        return concept_confusions(context_attentions, isolated_attentions, phrase_sample, phrase_token_mask)
+    return concept_divergences(context_attentions, isolated_attentions, slack=slack, form=form)
 
 
 def concept_consistency_loss(
@@ -140,6 +185,7 @@ def concept_consistency_loss(
     isolated_attentions: Tensor,
     phrase_sample: Tensor,
     batch_size: int,
+    phrase_token_mask: Tensor | None = None,
     *,
     slack: float = 0.0,
     form: ConceptForm = "excess",
@@ -151,13 +197,15 @@ def concept_consistency_loss(
         isolated_attentions (`torch.Tensor` of shape `(num_phrases, num_image_tokens)`): see [`concept_divergences`].
         phrase_sample (`torch.Tensor` of shape `(num_phrases,)`): the row of the batch that each phrase belongs to.
         batch_size (`int`): rows in the batch.
+        phrase_token_mask (`torch.Tensor` of shape `(num_phrases, length)`, *optional*): see [`concept_confusions`].
         slack (`float`, defaults to 0.0): see [`concept_divergences`].
-        form (`"excess"` or `"absolute"`): see [`concept_divergences`].
+        form (`"excess"`, `"absolute"` or `"contrastive"`): see [`concept_losses`].
 
     Returns:
         [`ConceptConsistency`]: the loss, and what to log beside it.
     """
-    loss = concept_divergences(context_attentions, isolated_attentions, slack=slack, form=form).sum() / batch_size
+    phrases = (context_attentions, isolated_attentions, phrase_sample, phrase_token_mask)
+    loss = concept_losses(*phrases, slack=slack, form=form).sum() / batch_size
     with torch.no_grad():
         context, isolated = _float(context_attentions), _float(isolated_attentions)
         same_text = phrase_sample[:, None] == phrase_sample[None]

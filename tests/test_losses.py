@@ -6,7 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from contextcir.losses import concept_consistency_loss, concept_divergences, contrastive_loss
+from contextcir.losses import (
+    concept_confusions,
+    concept_consistency_loss,
+    concept_divergences,
+    concept_losses,
+    contrastive_loss,
+)
 
 
 def embeds(*shape, seed=0):
@@ -171,3 +177,35 @@ def test_no_phrase_at_all_is_a_zero_that_can_be_differentiated():
     result.loss.backward()
     assert result.loss.item() == 0 and result.num_concepts.item() == 0
     assert result.context_entropy.isnan() and result.map_diversity.isnan()
+
+
+def test_confusion_by_definition():
+    # Two texts: three phrases, of which the second lies inside the first; and one phrase by itself.
+    context, isolated = one_hot(0, 0, 4, 7), one_hot(0, 1, 4, 9)
+    sample = torch.tensor([0, 0, 0, 1])
+    tokens = torch.tensor([[1, 1, 1, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 0, 1], [1, 0, 0, 0, 0]]).bool()
+    found = concept_confusions(context, isolated, sample, tokens)
+    # Phrase 0 is told from 2 alone, at distances 0 and 1; phrase 1 from 2, both at 1; phrase 2 from both, at 0, 1, 1.
+    expected = [math.log1p(math.exp(-10)), math.log(2), math.log1p(2 * math.exp(-10)), 0.0]
+    assert found.tolist() == pytest.approx(expected)
+
+
+def test_confusion_is_not_least_where_maps_ignore_the_text():
+    same = torch.full((3, 12), 1 / 12, dtype=torch.float64)
+    apart, sample, tokens = one_hot(0, 4, 8), torch.zeros(3, dtype=torch.long), torch.eye(3).bool()
+    for form in ("excess", "absolute"):
+        assert concept_losses(same, same, sample, form=form).sum() == 0
+        assert concept_losses(apart, apart, sample, form=form).sum() == 0
+    assert concept_losses(apart, apart, sample, tokens, form="contrastive").sum() < 0.001
+    loss = concept_consistency_loss(same, same, sample, 2, tokens, form="contrastive").loss
+    assert loss.item() == pytest.approx(3 * math.log(3) / 2)
+
+
+def test_confusion_has_a_gradient_and_survives_a_batch_without_phrases():
+    context = torch.softmax(torch.randn(3, 12, generator=torch.Generator().manual_seed(0)), -1).requires_grad_()
+    isolated = torch.softmax(torch.randn(3, 12, generator=torch.Generator().manual_seed(1)), -1)
+    sample, tokens = torch.zeros(3, dtype=torch.long), torch.eye(3).bool()
+    concept_confusions(context, isolated, sample, tokens).sum().backward()
+    assert torch.isfinite(context.grad).all() and (context.grad.abs().sum(-1) > 0).all()
+    nothing = context.detach()[:0]
+    assert concept_consistency_loss(nothing, nothing, sample[:0], 5, tokens[:0], form="contrastive").loss.item() == 0
