@@ -7,7 +7,8 @@
 Each line compares two variants of the same work. They alternate, after one round to warm up, and the medians of
 `--repeats` rounds are compared, so that a busy machine is unfair to both. A training step is forward and backward. The
 naive variant of it, kept here, runs the vision encoder again for every noun phrase and pads every text to 77 tokens;
-it must reach the same loss (to 1e-5) and gradients (to 1e-4 of their norm).
+it must reach the same loss (to 1e-5) and gradients (to 1e-4 of their norm). A step of InstructCIR is held against one
+of plain CLIP with the same encoders, images and texts, and that against the operations of both.
 """
 
 import argparse
@@ -22,16 +23,19 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from transformers import CLIPTextConfig, CLIPVisionConfig
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from contextcir.benchmarks import cirr, fashioniq, genecis, imagenet_r, visdial
 from contextcir.benchmarks.base import Benchmark
+from contextcir.ema import MovingAverage
 from contextcir.losses import concept_consistency_loss, contrastive_loss
 from contextcir.provenance import git_commit
 from contextcir.retrieval.base import Gallery, Query
 from contextcir.retrieval.index import search
 from contextcir.retrieval.ranking import rank
 from modeling_contextcir import ContextCIRConfig, ContextCIRModel
+from modeling_instructcir import InstructCIRConfig, InstructCIRModel
 
 # Tokens of CIRR's validation captions with begin and end token, at equally spaced quantiles (mean 14.1).
 CIRR_LENGTHS = [8, 9, 10, 11, 12, 12, 13, 14, 14, 15, 16, 17, 18, 20, 22, 26]
@@ -40,14 +44,17 @@ LENGTH_FACTOR = {3: 1, 8: 2}
 CONCEPT_WEIGHT = 0.08  # as in the paper
 
 
-def build_model(quick: bool) -> ContextCIRModel:
-    """ConText-CIR of ViT-B/32 shapes, or a tiny one, with random weights."""
+def encoder_configs(quick: bool) -> dict:
+    """Of ViT-B/32 shapes, or tiny ones."""
     small = {"hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 2, "num_attention_heads": 4}
     text, vision = (small, {**small, "image_size": 32, "patch_size": 8}) if quick else ({}, {})
+    return {"text_config": CLIPTextConfig(**text), "vision_config": CLIPVisionConfig(**vision)}
+
+
+def build_model(quick: bool) -> ContextCIRModel:
+    """ConText-CIR with random weights."""
     torch.manual_seed(0)
-    return ContextCIRModel(
-        ContextCIRConfig(text_config=CLIPTextConfig(**text), vision_config=CLIPVisionConfig(**vision))
-    )
+    return ContextCIRModel(ContextCIRConfig(**encoder_configs(quick)))
 
 
 def random_ids(lengths, config, generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -240,6 +247,56 @@ def bench_encoding(model, batch_size: int, repeats: int, device: str, report: Re
     report.add('gallery encoding, f(I, "") / plain vision forward', seconds[0] / seconds[1], "<= 1.1", seconds)
 
 
+def instructcir_step(model, batch) -> None:
+    """One training step, as the trainer does it without a moving average."""
+    model.zero_grad()
+    output = model(**batch)
+    embeds = (output.query_embeds, output.target_embeds, None)
+    contrastive_loss(*embeds, output.logit_scale, query_negatives="none").backward()
+
+
+def clip_step(clip, batch) -> None:
+    """Images and texts of the same batch through plain CLIP, which makes a query of their sum."""
+    clip.zero_grad()
+    images = clip.get_image_features(batch["pixel_values"]).pooler_output
+    texts = clip.get_text_features(batch["input_ids"], batch["attention_mask"]).pooler_output
+    queries = images[batch["reference_index"]] + texts
+    embeds = [torch.nn.functional.normalize(some, dim=-1) for some in (queries, images[batch["target_index"]])]
+    contrastive_loss(*embeds, None, clip.logit_scale.exp(), query_negatives="none").backward()
+
+
+def operations(function) -> int:
+    """Floating-point operations of matrix products, convolutions and attention, backward passes included."""
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops()
+
+
+def bench_instructcir(quick: bool, repeats: int, device: str, report: Report) -> None:
+    """Against plain CLIP: the paper's batch of 32 in training, and its gallery."""
+    torch.manual_seed(0)
+    model = InstructCIRModel(InstructCIRConfig(**encoder_configs(quick))).to(device).train()
+    clip = CLIPModel(CLIPConfig(**encoder_configs(quick))).to(device).train()
+    batch_size = 2 if quick else 32
+    batch = random_batch(model, batch_size, 3, device)
+    batch = {name: value for name, value in batch.items() if not name.startswith("phrase_")}
+    ours, plain = partial(instructcir_step, model, batch), partial(clip_step, clip, batch)
+    expected = operations(ours) / operations(plain)
+    seconds = compare(ours, plain, repeats, device)
+    ratio = seconds[0] / seconds[1]
+    name = f"InstructCIR / CLIP training step, batch {batch_size}"
+    report.add(f"{name}: time over operations", ratio / expected, "<= 1.15", seconds, time=ratio, operations=expected)
+    average = MovingAverage(model, 0.996)
+    seconds = compare(partial(average.update, model, 0.996), ours, repeats, device)
+    report.add("moving average, update / training step", seconds[0] / seconds[1], "<= 0.03", seconds)
+    model.zero_grad()
+    with torch.no_grad():
+        pixels = batch["pixel_values"]
+        variants = (partial(model.eval().get_image_features, pixels), partial(model.vision_model, pixels))
+        seconds = compare(*variants, repeats, device)
+    report.add("InstructCIR gallery encoding / plain vision forward", seconds[0] / seconds[1], "<= 1.3", seconds)
+
+
 def blocked_topk(queries, gallery, k: int, block_size: int = 16_384):
     """The least that exact search can do: one matmul and one top-k for each block, then one over what was found."""
     found = [(queries @ block.T).topk(k, dim=1) for block in gallery.split(block_size)]
@@ -372,6 +429,7 @@ def main(argv=None) -> dict:
     bench_training(model.train(), (2,) if args.quick else (8, 16), repeats, device, report)
     model.zero_grad()
     bench_encoding(model.eval(), 4 if args.quick else 32, repeats, device, report)
+    bench_instructcir(args.quick, repeats, device, report)
     bench_search(5_000 if args.quick else 123_403, repeats, device, args.threads, report)
     if device == "cpu":
         bench_ranking(args.quick, repeats, report)

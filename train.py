@@ -1,10 +1,12 @@
-"""Train a ConText-CIR model on triplets, from any CLIP or from an earlier ConText-CIR model.
+"""Train a ConText-CIR or InstructCIR model, or a baseline, on triplets, from any CLIP or from an earlier model.
 
     accelerate launch train.py configs/scenes_tiny.yaml
     accelerate launch train.py configs/scenes_tiny.yaml --learning_rate 1e-4 --output_dir runs/slower
     torchrun --nproc_per_node 2 train.py configs/scenes_tiny.yaml --use_cpu
     python train.py --clip_name_or_path openai/clip-vit-base-patch32 --data user/triplets --output_dir runs/mine
     python train.py configs/scenes_tiny.yaml --resume_from_checkpoint true
+    python train.py configs/scenes_instructcir.yaml
+    python train.py configs/scenes_instructcir_lambda.yaml  # the second stage, on what the first has left
 
 Options come from one YAML file, from flags, or from a file whose options flags override; `--help` lists them all. The
 output folder holds the model and its processor, `training.json` (the record of the run, with the history of every
@@ -25,7 +27,7 @@ from typing import Any, Literal
 
 import torch
 import yaml
-from transformers import HfArgumentParser, set_seed
+from transformers import AutoModel, AutoProcessor, HfArgumentParser, set_seed
 
 from contextcir.benchmarks.published import load_benchmark
 from contextcir.provenance import git_commit
@@ -33,19 +35,30 @@ from contextcir.retrieval.dense import DenseRetriever
 from contextcir.trainer import CIRTrainer
 from contextcir.training_args import CIRTrainingArguments
 from contextcir.triplets import load_triplets, mix_triplets
+from modeling_baselines import CompositionBaseline
 from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
+from modeling_instructcir import InstructCIRModel, InstructCIRProcessor
 
-CARD_TEMPLATE = Path(__file__).parent / "model_cards" / "contextcir_template.md"
-CONFIG_FIELDS = (
-    "fusion_direction",
-    "target_encoding",
-    "projection_dim",
-    "fusion_hidden_size",
-    "fusion_num_layers",
-    "fusion_num_heads",
-    "fusion_intermediate_size",
-    "logit_scale_init_value",
-)
+CARD_TEMPLATES = Path(__file__).parent / "model_cards"
+MODELS = {
+    "contextcir": (ContextCIRModel, ContextCIRProcessor),
+    "instructcir": (InstructCIRModel, InstructCIRProcessor),
+    "cir_baseline": (CompositionBaseline, ContextCIRProcessor),
+}
+CONFIG_FIELDS = {
+    "contextcir": (
+        "fusion_direction",
+        "target_encoding",
+        "projection_dim",
+        "fusion_hidden_size",
+        "fusion_num_layers",
+        "fusion_num_heads",
+        "fusion_intermediate_size",
+        "logit_scale_init_value",
+    ),
+    "instructcir": ("cross_attention", "predictor_text", "predictor_hidden_size", "logit_scale_init_value"),
+    "cir_baseline": ("composition", "composer_hidden_size", "logit_scale_init_value"),
+}
 
 
 @dataclass
@@ -55,8 +68,10 @@ class ModelArguments:
     clip_name_or_path: str | None = field(
         default=None, metadata={"help": "CLIP model to start from, folder or Hub name."}
     )
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "ConText-CIR model to go on from, folder or Hub name."}
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Model to go on from, folder or Hub name."})
+    model: Literal["contextcir", "instructcir", "cir_baseline"] | None = field(
+        default=None,
+        metadata={"help": "What to make of a CLIP model: contextcir (default), instructcir or cir_baseline."},
     )
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of either on the Hub."})
     attn_implementation: Literal["sdpa", "eager"] = field(
@@ -73,6 +88,17 @@ class ModelArguments:
     fusion_num_layers: int | None = field(default=None, metadata={"help": "Cross-attention blocks of the fusion."})
     fusion_num_heads: int | None = field(default=None, metadata={"help": "Attention heads of the fusion."})
     fusion_intermediate_size: int | None = field(default=None, metadata={"help": "Feed-forward width of the fusion."})
+    cross_attention: bool | None = field(
+        default=None, metadata={"help": "Whether InstructCIR's image encoder reads the text; it does by default."}
+    )
+    predictor_text: bool | None = field(
+        default=None, metadata={"help": "Whether InstructCIR's predictor reads the text; it does by default."}
+    )
+    predictor_hidden_size: int | None = field(default=None, metadata={"help": "Width of InstructCIR's predictor."})
+    composition: Literal["combiner", "tirg"] | None = field(
+        default=None, metadata={"help": "Which baseline: CLIP4Cir's combiner (default) or TIRG's gate."}
+    )
+    composer_hidden_size: int | None = field(default=None, metadata={"help": "Width of the baseline's hidden layers."})
     logit_scale_init_value: float | None = field(
         default=None, metadata={"help": "Logarithm of the inverse temperature at the start; CLIP's config by default."}
     )
@@ -91,11 +117,21 @@ class ModelArguments:
     def __post_init__(self):
         if (self.clip_name_or_path is None) == (self.model_name_or_path is None):
             raise ValueError("Give either clip_name_or_path or model_name_or_path.")
-        given = [name for name in CONFIG_FIELDS if getattr(self, name) is not None]
+        given = [*(["model"] if self.model else []), *self.config_fields]
         if self.model_name_or_path and given:
             raise ValueError(f"{', '.join(given)}: given by the config of {self.model_name_or_path}. Leave them out.")
+        self.model = self.model or "contextcir"
+        foreign = [name for name in self.config_fields if name not in CONFIG_FIELDS[self.model]]
+        if foreign:
+            raise ValueError(f"{', '.join(foreign)}: {self.model} has {', '.join(CONFIG_FIELDS[self.model])}.")
         if self.lora_rank < 0:
             raise ValueError(f"lora_rank must not be negative, got {self.lora_rank}.")
+
+    @property
+    def config_fields(self) -> dict[str, Any]:
+        """Those fields of a model's config that are given."""
+        names = dict.fromkeys(name for fields in CONFIG_FIELDS.values() for name in fields)
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
 @dataclass
@@ -141,7 +177,10 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, CIR
     if argv and argv[0].endswith((".yaml", ".yml")):
         known = [option.name for kind in kinds for option in dataclasses.fields(kind) if option.init]
         argv = [*_flags_of_yaml(argv[0], known), *argv[1:]]
-    return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    model_args, data_args, args = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    if model_args.lora_rank and args.train_only:
+        raise ValueError("train_only lets the adapters rest as well. Leave out lora_rank.")
+    return model_args, data_args, args
 
 
 class _YamlLoader(yaml.SafeLoader):
@@ -176,17 +215,23 @@ def _flags_of_yaml(path: str, known: list[str]) -> list[str]:
     return flags
 
 
-def build_model(args: ModelArguments) -> tuple[ContextCIRModel, ContextCIRProcessor]:
+def build_model(args: ModelArguments):
     """Model (float32) and processor from CLIP or from an earlier model."""
     options = {"attn_implementation": args.attn_implementation, "dtype": torch.float32}
     revision = {"revision": args.model_revision} if args.model_revision else {}
     if args.model_name_or_path:
-        model = ContextCIRModel.from_pretrained(args.model_name_or_path, **options, **revision)
+        name = args.model_name_or_path
+        model = AutoModel.from_pretrained(name, **options, **revision)
+        if model.config.model_type not in MODELS:
+            raise ValueError(
+                f"{name} is a {type(model).__name__}. To start from a CLIP model, give clip_name_or_path."
+            )
+        processor = AutoProcessor.from_pretrained(name, **revision)
     else:
-        config = {name: getattr(args, name) for name in CONFIG_FIELDS if getattr(args, name) is not None}
-        model = ContextCIRModel.from_clip_pretrained(args.clip_name_or_path, **options, **revision, **config)
-    name = args.model_name_or_path or args.clip_name_or_path
-    processor = ContextCIRProcessor.from_pretrained(name, **revision)
+        name = args.clip_name_or_path
+        model_class, processor_class = MODELS[args.model]
+        model = model_class.from_clip_pretrained(name, **options, **revision, **args.config_fields)
+        processor = processor_class.from_pretrained(name, **revision)
     entries, vocab_size = len(processor.tokenizer), model.config.text_config.vocab_size
     if entries > vocab_size:
         raise ValueError(
@@ -196,7 +241,7 @@ def build_model(args: ModelArguments) -> tuple[ContextCIRModel, ContextCIRProces
     return model, processor
 
 
-def add_lora(model: ContextCIRModel, args: ModelArguments) -> Callable[[], None]:
+def add_lora(model, args: ModelArguments) -> Callable[[], None]:
     """
     Puts LoRA adapters into the encoders, in place; all outside the encoders trains in full.
 
@@ -208,10 +253,14 @@ def add_lora(model: ContextCIRModel, args: ModelArguments) -> Callable[[], None]
     except ImportError as error:
         raise ImportError("lora_rank needs peft: pip install contextcir[peft].") from error
     config = LoraConfig(r=args.lora_rank, lora_alpha=args.lora_alpha, target_modules=args.lora_target_modules)
+    trained = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and not name.startswith(("text_model.", "vision_model."))
+    ]
     adapted = LoraModel(model, config, "default")
-    for name, parameter in model.named_parameters():
-        if not name.startswith(("text_model.", "vision_model.")):
-            parameter.requires_grad_(True)
+    for parameter in trained:
+        parameter.requires_grad_(True)
     return adapted.merge_and_unload
 
 
@@ -247,7 +296,7 @@ def describe_run(argv: list[str], model_args: ModelArguments, data_args: DataArg
         "data": {"names": data_args.data, **{k: v for k, v in dataclasses.asdict(data_args).items() if k != "data"}},
         "model": {
             "base_model": model_args.clip_name_or_path or model_args.model_name_or_path,
-            "config": {name: getattr(model.config, name) for name in CONFIG_FIELDS},
+            "config": {name: getattr(model.config, name) for name in CONFIG_FIELDS[model.config.model_type]},
             "lora": lora if model_args.lora_rank else None,
         },
     }
@@ -281,7 +330,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         eval_dataset=eval_dataset,
         processing_class=processor,
         evaluator=evaluator,
-        card_template=CARD_TEMPLATE,
+        card_template=CARD_TEMPLATES / f"{model.config.model_type}_template.md",
         run_info=run_info,
     )
     with trainer.claim_output_dir(bool(args.resume_from_checkpoint)):

@@ -1,4 +1,5 @@
-"""Training of composed-image-retrieval models on the two losses of ConText-CIR (L_tot = L_cont + lambda * L_cc).
+"""Training of composed-image-retrieval models on the two losses of ConText-CIR (L_tot = L_cont + lambda * L_cc), or on
+the first alone, as InstructCIR.
 
 The trainer of transformers, with what a contrastive loss needs: negatives of all processes with their gradients,
 losses over whole sets in evaluation, every part of the loss logged under its own name, retrieval metrics from an
@@ -12,14 +13,11 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
-from huggingface_hub import ModelCard, ModelCardData
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import SchedulerType, Trainer, TrainerCallback
@@ -28,7 +26,10 @@ from transformers.utils import logging
 
 from contextcir.checkpoints import checkpoint_problem, last_whole_checkpoint
 from contextcir.distributed import gather_with_gradient
-from contextcir.losses import concept_consistency_loss, concept_divergences, contrastive_loss
+from contextcir.ema import MovingAverage
+from contextcir.loss_parts import LossParts
+from contextcir.losses import concept_consistency_loss, concept_losses, contrastive_loss
+from contextcir.model_card import recorded_arguments, write_model_card
 from contextcir.output_folder import claim_folder
 from contextcir.provenance import versions
 from contextcir.training_args import CIRTrainingArguments
@@ -46,22 +47,15 @@ MEANS = (
     "map_diversity",
     "temperature",
 )
-ALWAYS_RECORDED = ("seed", "optim", "per_device_train_batch_size", "gradient_accumulation_steps", "warmup_steps")
-NEVER_RECORDED = (
-    "output_dir",
-    "run_name",
-    "hub_token",
-    "accelerator_config",
-    "disable_tqdm",
-    "resume_from_checkpoint",
-)
 COUNTS = ("truncated_texts", "dropped_phrases", "captions_without_phrases")
 
 
 class CIRTrainer(Trainer):
     """
     [`~transformers.Trainer`] for any model whose `forward` takes what [`TripletCollator`] makes, and returns
-    `query_embeds`, `target_embeds`, `reference_embeds`, `logit_scale` and the attention maps of noun phrases.
+    `query_embeds`, `target_embeds`, `logit_scale` and, where `query_negatives` and `cc_weight` ask for them,
+    `reference_embeds` and the attention maps of noun phrases. With `ema_momentum`, targets come from the moving
+    average of the model in training; what is evaluated and saved is the model itself.
 
     Args:
         model: Such as `ContextCIRModel`.
@@ -97,6 +91,8 @@ class CIRTrainer(Trainer):
         self.evaluator, self.card_template, self.run_info = evaluator, card_template, run_info or {}
         self.bad_images = {}
         self._owns_output_dir = False
+        if model is not None and args.cc_weight and not hasattr(model, "get_concept_attentions"):
+            raise ValueError(f"{type(model).__name__} has no attention maps of noun phrases. Set cc_weight to 0.")
         if args.on_bad_image == "skip":
             with args.main_process_first(desc="checking images"):  # the others read the cache
                 for name in ("train_dataset", "eval_dataset"):
@@ -110,16 +106,15 @@ class CIRTrainer(Trainer):
             )
         if kwargs.get("eval_dataset") is None and evaluator is not None:
             kwargs["eval_dataset"] = []  # transformers refuses an eval_strategy without one
-        for name, frozen in (
-            ("vision_model", args.freeze_vision),
-            ("text_model", args.freeze_text),
-            ("logit_scale", not args.learn_temperature),
-        ):
-            if frozen:
-                getattr(model, name).requires_grad_(False)
+        _freeze(model, args)
         super().__init__(model, args, **kwargs)
-        self._means = {name: torch.zeros(2, device=args.device) for name in MEANS}  # sum, weight
-        self._counts = {name: torch.zeros((), device=args.device) for name in COUNTS}
+        self._parts = LossParts(MEANS, COUNTS, args.device)
+        self.moving_average = None
+        if args.ema_momentum is not None:
+            if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+                raise ValueError("ema_momentum needs the whole model on every process: leave out DeepSpeed and FSDP.")
+            self.moving_average = MovingAverage(self.model, args.ema_momentum)
+            self.add_callback(self.moving_average)
         self.add_callback(_LogBeforeSaving)
         if hasattr(self.data_collator, "set_epoch"):
             self.add_callback(_EpochCallback(self.data_collator))
@@ -143,7 +138,8 @@ class CIRTrainer(Trainer):
 
         Raises:
             ValueError: where the folder is in use or holds results, no checkpoint is whole, the one asked for is not,
-                the data do not fill one batch, or no image of the evaluation can be read.
+                the data do not fill one batch, no image of the evaluation can be read, or a checkpoint lacks the
+                moving average.
             FloatingPointError: where the loss is NaN or infinite, found at the next logging.
         """
         with self.claim_output_dir(bool(resume_from_checkpoint)):
@@ -154,6 +150,8 @@ class CIRTrainer(Trainer):
             if self.is_world_process_zero() and self.bad_images:
                 _write_json(os.path.join(self.args.output_dir, "bad_images.json"), self.bad_images)
             self._check_numbers_of_triplets()
+            if checkpoint and self.moving_average is not None:
+                self.moving_average.load(checkpoint)
             return super().train(resume_from_checkpoint=checkpoint, **kwargs)
 
     @contextmanager
@@ -191,6 +189,13 @@ class CIRTrainer(Trainer):
             raise ValueError(f"Nothing to resume: no whole checkpoint in {self.args.output_dir}.")
         return checkpoint
 
+    def _save_checkpoint(self, model, trial):
+        if self.moving_average is not None and self.args.should_save:
+            # Before all else: that a checkpoint is whole is said by `trainer_state.json`, which is written last.
+            folder = f"checkpoint-{self.state.global_step}"
+            self.moving_average.save(os.path.join(self.args.output_dir, folder))
+        super()._save_checkpoint(model, trial)
+
     def _check_numbers_of_triplets(self) -> None:
         left_out = self._num_left_out()
         batch = self.args.train_batch_size * self.args.world_size
@@ -214,15 +219,16 @@ class CIRTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """L_tot of this process's queries against the targets of all processes."""
         args, batch = self.args, dict(inputs)
-        keys = {name: batch.pop(name) for name in NOT_FOR_THE_MODEL}
+        keys = {name: batch.pop(name) for name in NOT_FOR_THE_MODEL if name in batch}
         outputs = self._forward(model, batch)
+        references = self._references(outputs)
         batch_size = len(outputs.query_embeds)
         all_references = args.query_negatives == "all"
         masking = args.mask_repeated_targets
         contrastive = contrastive_loss(
             outputs.query_embeds,
             gather_with_gradient(outputs.target_embeds),
-            gather_with_gradient(outputs.reference_embeds) if all_references else outputs.reference_embeds,
+            gather_with_gradient(references) if all_references else references,
             outputs.logit_scale,
             query_negatives=args.query_negatives,
             target_keys=keys["target_keys"] if masking else None,
@@ -233,36 +239,49 @@ class CIRTrainer(Trainer):
             offset=self.accelerator.process_index * batch_size,
         )
         loss = contrastive
-        self._add_mean("loss_contrastive", contrastive)
-        self._add_mean("temperature", 1 / outputs.logit_scale)
-        self._counts["truncated_texts"] += keys["num_truncated_texts"]
+        self._parts.add("loss_contrastive", contrastive)
+        self._parts.add("temperature", 1 / outputs.logit_scale)
+        self._parts.count("truncated_texts", keys["num_truncated_texts"])
         if args.cc_weight:
             concepts = concept_consistency_loss(
                 outputs.context_attentions,
                 outputs.isolated_attentions,
                 batch["phrase_sample"],
                 batch_size,
+                batch["phrase_token_mask"],
                 slack=args.cc_slack,
                 form=args.cc_form,
             )
             loss = contrastive + args.cc_weight * concepts.loss
-            self._add_mean("loss_concept_consistency", concepts.loss)
-            self._add_mean("num_concepts", concepts.num_concepts / batch_size)
-            self._add_mean("context_entropy", concepts.context_entropy, concepts.num_concepts)
-            self._add_mean("isolated_entropy", concepts.isolated_entropy, concepts.num_concepts)
+            self._parts.add("loss_concept_consistency", concepts.loss)
+            self._parts.add("num_concepts", concepts.num_concepts / batch_size)
+            self._parts.add("context_entropy", concepts.context_entropy, concepts.num_concepts)
+            self._parts.add("isolated_entropy", concepts.isolated_entropy, concepts.num_concepts)
             phrases = batch["phrase_sample"].bincount(minlength=batch_size)
-            self._add_mean("map_diversity", concepts.map_diversity, (phrases * (phrases - 1)).sum() / 2)  # of pairs
-            self._counts["dropped_phrases"] += keys["num_dropped_phrases"]
-            self._counts["captions_without_phrases"] += (phrases == 0).sum()
+            self._parts.add("map_diversity", concepts.map_diversity, (phrases * (phrases - 1)).sum() / 2)  # of pairs
+            self._parts.count("dropped_phrases", keys["num_dropped_phrases"])
+            self._parts.count("captions_without_phrases", (phrases == 0).sum())
         return (loss, outputs) if return_outputs else loss
 
     def _forward(self, model, batch: dict[str, torch.Tensor]):
-        return model(**batch, output_concept_attentions=self.args.cc_weight > 0, isolated_grad=self.args.isolated_grad)
+        options = {"isolated_grad": self.args.isolated_grad} if self.args.cc_weight else {}
+        if self.moving_average is None or not model.training:
+            return model(**batch, **options)
+        target_index = batch.pop("target_index")
+        outputs = model(**batch, **options)
+        outputs.target_embeds = self.moving_average.embed_targets(batch["pixel_values"], target_index)
+        return outputs
 
-    def _add_mean(self, name: str, value: torch.Tensor, weight: torch.Tensor | float = 1.0) -> None:
-        value = value.detach().float()
-        weight = torch.where(value.isnan(), 0.0, weight)  # undefined in this batch
-        self._means[name] += torch.stack([value.nan_to_num() * weight, weight])
+    def _references(self, outputs) -> torch.Tensor | None:
+        """Embeddings of the reference images, if they are negatives."""
+        if self.args.query_negatives == "none":
+            return None
+        if getattr(outputs, "reference_embeds", None) is None:
+            raise ValueError(
+                f"{type(self.model).__name__} does not embed the reference image by itself. Set query_negatives to"
+                " none."
+            )
+        return outputs.reference_embeds
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         """The paper's cosine between two rates with restarts, or the one that `lr_scheduler_type` names."""
@@ -292,15 +311,10 @@ class CIRTrainer(Trainer):
             )
 
     def _drain_parts(self) -> dict[str, float]:
-        means = self.accelerator.reduce(torch.stack(list(self._means.values()))).tolist()
-        counts = self.accelerator.reduce(torch.stack(list(self._counts.values()))).tolist()
-        for total in (*self._means.values(), *self._counts.values()):
-            total.zero_()
-        parts = {name: total / weight for name, (total, weight) in zip(MEANS, means, strict=True) if weight}
-        counts = dict(zip(COUNTS, map(int, counts), strict=True))
+        parts = self._parts.drain(self.accelerator)
         if not self.args.cc_weight:  # noun phrases are not looked at
-            counts = {"truncated_texts": counts["truncated_texts"]}
-        return {**parts, **counts}
+            del parts["dropped_phrases"], parts["captions_without_phrases"]
+        return parts
 
     # Evaluation
 
@@ -323,24 +337,28 @@ class CIRTrainer(Trainer):
         Embeddings, not a loss: which negatives a query meets must not depend on the number of processes.
 
         Returns:
-            `None`; a tuple of query, target and reference embeddings `(batch_size, dim)`, concept consistency
-            `(batch_size,)` and logit scale `(batch_size,)`; and the target and reference keys `(batch_size, 2)`.
+            `None`; a tuple of concept consistency `(batch_size,)`, logit scale `(batch_size,)` and query, target and,
+            if they are negatives, reference embeddings `(batch_size, dim)`; and the target and reference keys
+            `(batch_size, 2)`.
         """
         batch = dict(self._prepare_inputs(inputs))
-        keys = {name: batch.pop(name) for name in NOT_FOR_THE_MODEL}
+        keys = {name: batch.pop(name) for name in NOT_FOR_THE_MODEL if name in batch}
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = self._forward(model, batch)
         consistency = torch.zeros(len(outputs.query_embeds), device=outputs.query_embeds.device)
         if self.args.cc_weight:
-            divergences = concept_divergences(
+            of_phrases = concept_losses(
                 outputs.context_attentions,
                 outputs.isolated_attentions,
+                batch["phrase_sample"],
+                batch["phrase_token_mask"],
                 slack=self.args.cc_slack,
                 form=self.args.cc_form,
             )
-            consistency.index_add_(0, batch["phrase_sample"], divergences)
-        embeds = (outputs.query_embeds, outputs.target_embeds, outputs.reference_embeds)
-        predictions = (*embeds, consistency, outputs.logit_scale.expand(len(consistency)))
+            consistency.index_add_(0, batch["phrase_sample"], of_phrases)
+        embeds = (outputs.query_embeds, outputs.target_embeds, self._references(outputs))
+        embeds = (embed for embed in embeds if embed is not None)
+        predictions = (consistency, outputs.logit_scale.expand(len(consistency)), *embeds)
         return None, predictions, torch.stack([keys["target_keys"], keys["reference_keys"]], dim=1)
 
     def evaluation_loop(
@@ -357,13 +375,15 @@ class CIRTrainer(Trainer):
         return output
 
     def _losses(self, predictions, keys) -> dict[str, float]:
-        *embeds, consistency, scale = (torch.from_numpy(array) for array in predictions)
+        consistency, scale, *embeds = (torch.from_numpy(array) for array in predictions)
+        if len(embeds) == 2:  # without reference images
+            embeds.append(None)
         target_keys, reference_keys = torch.from_numpy(keys).unbind(1)
         contrastive = 0.0
         for start in range(0, len(scale), self.args.eval_batch_size):
             rows = slice(start, start + self.args.eval_batch_size)
             loss = contrastive_loss(
-                *(embed[rows] for embed in embeds),
+                *(None if embed is None else embed[rows] for embed in embeds),
                 scale[0],
                 query_negatives=self.args.query_negatives,
                 target_keys=target_keys[rows] if self.args.mask_repeated_targets else None,
@@ -395,51 +415,43 @@ class CIRTrainer(Trainer):
                 "class": type(self.model).__name__,
                 "parameters": sum(parameter.numel() for parameter in parameters),
                 "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+                "scalars": {name: p.item() for name, p in self.model.named_parameters() if p.dim() == 0},
                 **self.run_info.get("model", {}),
             },
             "train_triplets": len(self.train_dataset) if self.train_dataset is not None else None,
             "bad_images": self._num_left_out(),
             "processes": self.args.world_size,
-            "arguments": self._recorded_arguments(),
+            "arguments": recorded_arguments(self.args),
             "training": {**(trained[-1] if trained else {}), **(finished[-1] if finished else {})},
             "metrics": evaluated[-1] if evaluated else {},
             "history": history,
             "versions": versions(),
         }
 
-    def _recorded_arguments(self) -> dict[str, Any]:
-        """Our own, and those of transformers that decide the result or differ from their default."""
-        values = self.args.to_dict()
-        always = {*CIRTrainingArguments.__annotations__, *ALWAYS_RECORDED}
-        return {
-            option.name: values[option.name]
-            for option in fields(self.args)
-            if option.name in always
-            or (option.name not in NEVER_RECORDED and values[option.name] != option.default and values[option.name])
-        }
-
     def create_model_card(self, model_name: str | None = None, **kwargs) -> None:
         """Renders `README.md` of the output folder from the `record` of the run."""
         if self.card_template is None:
             return super().create_model_card(model_name=model_name, **kwargs)
-        if not self.is_world_process_zero():
-            return None
-        record = self.record()
-        data = ModelCardData(
-            library_name="transformers",
-            tags=["composed-image-retrieval", "contextcir"],
-            # The Hub refuses names that are not its own.
-            base_model=_hub_name(record["model"].get("base_model")),
-            datasets=[name for name in map(_hub_name, record.get("data", {}).get("names", [])) if name] or None,
-        )
-        card = ModelCard.from_template(
-            data,
-            template_path=str(self.card_template),
-            model_name=model_name or Path(self.args.output_dir).resolve().name,
-            **record,
-        )
-        card.save(os.path.join(self.args.output_dir, "README.md"))
+        if self.is_world_process_zero():
+            write_model_card(self.record(), self.card_template, self.args.output_dir, model_name)
         return None
+
+
+def _freeze(model, args: CIRTrainingArguments) -> None:
+    """Takes the gradient from what `args` lets rest."""
+    resting = {"vision_model": args.freeze_vision, "text_model": args.freeze_text}
+    for name, frozen in {**resting, "logit_scale": not args.learn_temperature}.items():
+        if frozen:
+            getattr(model, name).requires_grad_(False)
+    if args.train_only is not None:
+        part = getattr(model, args.train_only, None)
+        if not isinstance(part, (torch.nn.Module, torch.nn.Parameter)):
+            parts = dict.fromkeys(name.split(".")[0] for name, _ in model.named_parameters())
+            raise ValueError(
+                f"{type(model).__name__} has no part {args.train_only!r} to train only. It has {', '.join(parts)}."
+            )
+        model.requires_grad_(False)
+        part.requires_grad_(True)
 
 
 class _EpochCallback(TrainerCallback):
@@ -471,10 +483,6 @@ def cosine_with_restarts(step: int, *, warmup_steps: int, total_steps: int, num_
     if progress >= 1:
         return floor
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * (progress * num_cycles % 1)))
-
-
-def _hub_name(name: str | None) -> str | None:
-    return None if name is None or os.path.exists(name) else name
 
 
 def _write_json(path: str, content: Any) -> None:

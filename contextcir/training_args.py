@@ -46,10 +46,11 @@ class CIRTrainingArguments(TrainingArguments):
     cc_slack: float = field(
         default=0.0, metadata={"help": "Difference of two attention values that costs nothing (epsilon), in [0, 1)."}
     )
-    cc_form: Literal["excess", "absolute"] = field(
+    cc_form: Literal["excess", "absolute", "contrastive"] = field(
         default="excess",
         metadata={
-            "help": "'excess' punishes attention in context beyond that in isolation (paper), 'absolute' both ways."
+            "help": "'excess' punishes attention in context beyond that in isolation (paper), 'absolute' both ways; "
+            "'contrastive' asks that a phrase be told by its map from the text's other phrases."
         },
     )
     isolated_grad: bool = field(
@@ -70,6 +71,21 @@ class CIRTrainingArguments(TrainingArguments):
     )
     freeze_vision: bool = field(default=False, metadata={"help": "Whether the image encoder keeps its weights."})
     freeze_text: bool = field(default=False, metadata={"help": "Whether the text encoder keeps its weights."})
+
+    train_only: str | None = field(
+        default=None,
+        metadata={
+            "help": "The one part of the model that trains, such as 'combiner_weight', the lambda of InstructCIR's "
+            "second stage; by default all."
+        },
+    )
+    ema_momentum: float | None = field(
+        default=None,
+        metadata={
+            "help": "Targets come from a moving average of the model, whose momentum rises from this value to 1 "
+            "(InstructCIR, as in I-JEPA: 0.996). By default they come from the model itself."
+        },
+    )
 
     max_phrases: int = field(
         default=10, metadata={"help": "Noun phrases used of each text, breadth-first. The paper's value is 10."}
@@ -110,10 +126,16 @@ class CIRTrainingArguments(TrainingArguments):
         for name in ("cc_weight", "min_learning_rate", "cc_slack"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if self.cc_slack and self.cc_form == "contrastive":
+            raise ValueError("The contrastive form of the concept consistency loss knows no cc_slack. Leave it at 0.")
         if self.cc_slack >= 1:
             raise ValueError(
                 f"cc_slack must be below 1, where no difference would cost anything, got {self.cc_slack}."
             )
+        if self.ema_momentum is not None and not 0 <= self.ema_momentum < 1:
+            raise ValueError(f"ema_momentum must be at least 0 and below 1, got {self.ema_momentum}.")
+        if self.train_only is not None and (self.freeze_vision or self.freeze_text):
+            raise ValueError("train_only lets all else rest: leave out freeze_vision and freeze_text.")
         for name in ("lr_num_cycles", "max_phrases"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")

@@ -312,14 +312,15 @@ def _encoded(triplet: dict[str, Any], side: str) -> bytes | str | None:
 
 class TripletCollator:
     """
-    Rows of a triplet data set -> the keyword arguments of `ContextCIRModel.forward`, and what the trainer needs.
+    Rows of a triplet data set -> the keyword arguments of the model's `forward`, and what the trainer needs.
 
     An image that several rows share, by its id, is read and encoded once. Augmentation depends on nothing but `(seed,
     epoch, image id)`: the same in any worker, on any process and after resuming.
 
     Args:
         processor: Makes `pixel_values` of `images`, and token ids and phrase tensors of `text` and `noun_phrases`.
-        max_phrases (`int`, defaults to 10): Noun phrases of a text that are used, from the front (breadth-first).
+        max_phrases (`int`, defaults to 10): Noun phrases of a text that are used, from the front (breadth-first); 0
+            for a model without an eye for them.
         augmentation (`"none"` or `"crop"`): `"crop"` cuts out 80 to 100 % of each image's area, in proportion.
             Nothing flips or recolours, since texts speak of sides and colours.
         seed (`int`, defaults to 0): Seed of the augmentation.
@@ -328,9 +329,9 @@ class TripletCollator:
         `dict[str, torch.Tensor]` with, for B rows, N distinct images and P noun phrases, `pixel_values`
         `(N, 3, height, width)`; `reference_index` and `target_index` `(B,)`; `input_ids` and `attention_mask`
         `(B, length)`;
-        `phrase_input_ids` and `phrase_attention_mask` `(P, phrase_length)`; `phrase_sample` `(P,)`;
+        with noun phrases `phrase_input_ids` and `phrase_attention_mask` `(P, phrase_length)`; `phrase_sample` `(P,)`;
         `phrase_token_mask` `(P, length)`; and beside `target_keys` and `reference_keys` `(B,)`,
-        `num_truncated_texts` and `num_dropped_phrases` (0-dim).
+        `num_truncated_texts` and, with noun phrases, `num_dropped_phrases` (0-dim).
 
     Raises:
         ImageError: for an image that cannot be read, naming the triplet and the column.
@@ -367,8 +368,10 @@ class TripletCollator:
         encoded = self.processor(
             images=[self._image(row, side) for row, side in shown.values()],
             text=[row["modification_text"] for row in rows],
-            noun_phrases=[(row["noun_phrases"] or [])[: self.max_phrases] for row in rows],
+            **self._of_noun_phrases(rows),
         )
+        if not self.max_phrases:
+            encoded = {name: value for name, value in encoded.items() if not name.startswith("phrase_")}
         places = {image_id: place for place, image_id in enumerate(shown)}
         ids = {side: [row[f"{side}_id"] for row in rows] for side in ("reference", "target")}
         return {
@@ -377,6 +380,12 @@ class TripletCollator:
             **{f"{side}_index": torch.tensor([places[image_id] for image_id in ids[side]]) for side in ids},
             **{f"{side}_keys": torch.tensor([image_key(image_id) for image_id in ids[side]]) for side in ids},
         }
+
+    def _of_noun_phrases(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Both ways to ask a processor say how many texts were cut."""
+        if "phrase_input_ids" in self.processor.model_input_names:
+            return {"noun_phrases": [(row["noun_phrases"] or [])[: self.max_phrases] for row in rows]}
+        return {"count_truncated": True}
 
     def _image(self, row: dict[str, Any], side: str) -> PILImage.Image:
         image = _load(row, f"{side}_image")

@@ -20,6 +20,8 @@ def test_quick(tmp_path, capsys):
         assert any(row.startswith(name) for row in names)
     loaded = [name for name in names if name.startswith("load all annotation files")]
     assert len(loaded) == ("CIR_DATA_ROOT" in os.environ)
-    assert len(names) == 12 + len(loaded)
+    (trained,) = (row for row in result["rows"] if row["name"].startswith("InstructCIR / CLIP training step"))
+    assert trained["operations"] > 1 and trained["ratio"] == trained["time"] / trained["operations"]
+    assert len(names) == 15 + len(loaded)
     assert all(row["ratio"] > 0 or "memory" in row["name"] or "MB" in row["name"] for row in result["rows"])
-    assert len(capsys.readouterr().out.splitlines()) == 1 + 12 + 1
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 15 + 1

@@ -18,6 +18,7 @@ from PIL import Image
 from transformers.dynamic_module_utils import get_imports, get_relative_import_files
 
 from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
+from modeling_instructcir import InstructCIRModel, InstructCIRProcessor
 
 REPOSITORY = Path(__file__).parents[1]
 LUGGAGE = sorted(path for path in REPOSITORY.glob("modeling_*/*.py") if path.name != "__init__.py")
@@ -30,15 +31,16 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 
 class Blocker:
     def find_spec(self, name, *args):
-        if name.split(".")[0] in ("modeling_contextcir", "contextcir"):
+        if name.split(".")[0] in ("modeling_contextcir", "modeling_instructcir", "contextcir"):
             raise ImportError(f"{name} is not installed here")
 
 sys.meta_path.insert(0, Blocker())
-folder, again = sys.argv[1:]
+folder, again, options = sys.argv[1:]
 config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
 model = AutoModel.from_pretrained(folder, trust_remote_code=True)
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-inputs = processor(images=[Image.new("RGB", (30, 30), "red")], text=["the red dog"], noun_phrases=[[(0, 11)]])
+image = Image.new("RGB", (30, 30), "red")
+inputs = processor(images=[image], text=["the red dog"], **json.loads(options))
 inputs = {key: value for key, value in inputs.items() if not key.startswith("num_")}
 only = torch.tensor([0])
 output = model(reference_index=only, target_index=only, **inputs)
@@ -69,22 +71,30 @@ def test_siblings_are_imported_by_name(path):
             assert node.level == 1 and node.module and "." not in node.module, ast.unparse(node)
 
 
-def test_load_where_the_package_is_not_installed(clip_folder, tmp_path):
-    model = ContextCIRModel.from_clip_pretrained(clip_folder)
+@pytest.mark.parametrize(
+    "model_class, processor_class, options",
+    [
+        (ContextCIRModel, ContextCIRProcessor, {"noun_phrases": [[[0, 11]]]}),
+        (InstructCIRModel, InstructCIRProcessor, {"count_truncated": True}),
+    ],
+    ids=["contextcir", "instructcir"],
+)
+def test_load_where_the_package_is_not_installed(clip_folder, tmp_path, model_class, processor_class, options):
+    model = model_class.from_clip_pretrained(clip_folder)
     model.save_pretrained(tmp_path / "model")
-    ContextCIRProcessor.from_pretrained(clip_folder).save_pretrained(tmp_path / "model")
+    processor_class.from_pretrained(clip_folder).save_pretrained(tmp_path / "model")
     environment = {**os.environ, "PYTHONPATH": "", "HF_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", LOAD, str(tmp_path / "model"), str(tmp_path / "again")]
+    command = [sys.executable, "-c", LOAD, str(tmp_path / "model"), str(tmp_path / "again"), json.dumps(options)]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout.splitlines()[-1])
     assert all(module.startswith("transformers_modules.") for module in result["modules"])
 
-    processor = ContextCIRProcessor.from_pretrained(tmp_path / "again")  # saved there, read here
-    inputs = processor(images=[Image.new("RGB", (30, 30), "red")], text=["the red dog"], noun_phrases=[[(0, 11)]])
+    processor = processor_class.from_pretrained(tmp_path / "again")  # saved there, read here
+    inputs = processor(images=[Image.new("RGB", (30, 30), "red")], text=["the red dog"], **options)
     only = torch.tensor([0])
     inputs = {key: value for key, value in inputs.items() if not key.startswith("num_")}
-    model = ContextCIRModel.from_pretrained(tmp_path / "again")
+    model = model_class.from_pretrained(tmp_path / "again")
     output = model(reference_index=only, target_index=only, **inputs)
     for key, value in result["output"].items():
         torch.testing.assert_close(torch.tensor(value), output[key], atol=1e-5, rtol=0)

@@ -15,9 +15,11 @@ from conftest import build_clip_tokenizer
 from loopback_hub import LoopbackHub
 from tiny_triplets import triplet, triplets, write_benchmark, write_parquet
 
+import benchmark
 import train
 from contextcir.images import ImageError
 from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
+from modeling_instructcir import InstructCIRModel, InstructCIRProcessor
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -113,7 +115,11 @@ def test_lists_dicts_booleans_and_nothing_in_a_file(options, tmp_path):
         ({"clip_name_or_path": None}, "either clip_name_or_path or model_name_or_path"),
         ({"model_name_or_path": "a"}, "either clip_name_or_path or model_name_or_path"),
         ({"model_name_or_path": "a", "clip_name_or_path": None, "projection_dim": 3}, "projection_dim: given by the"),
+        ({"model_name_or_path": "a", "clip_name_or_path": None, "model": "instructcir"}, "model: given by the"),
+        ({"model": "instructcir", "fusion_num_layers": 2}, "fusion_num_layers: instructcir has cross_attention, "),
+        ({"predictor_text": False}, "predictor_text: contextcir has fusion_direction, "),
         ({"lora_rank": -1}, "lora_rank must not be negative"),
+        ({"lora_rank": 2, "train_only": "fusion"}, "train_only lets the adapters rest as well"),
         ({"benchmark_max_queries": 0}, "benchmark_max_queries must be at least 1"),
     ],
 )
@@ -225,6 +231,80 @@ def test_lora_trains_adapters_and_leaves_a_plain_model(options):
     assert not torch.equal(start["projection.weight"], saved["projection.weight"])
     assert json.loads((Path(options["output_dir"]) / "training.json").read_text())["model"]["lora"]["lora_rank"] == 2
     train.main(flags(options | {"resume_from_checkpoint": "true", "max_steps": 3}))
+
+
+OF_INSTRUCTCIR = {"model": "instructcir", "cc_weight": 0, "query_negatives": "none"}
+
+
+def test_instructcir_and_its_second_stage(options, tmp_path):
+    options |= {"benchmark": write_benchmark(tmp_path / "bench"), "ema_momentum": 0.9, "predictor_hidden_size": 7}
+    options |= {"save_strategy": "steps", "save_steps": 1}
+    metrics = train.main(flags(options | OF_INSTRUCTCIR))
+    first = Path(options["output_dir"])
+    assert "eval_recall@1" in metrics
+    model = InstructCIRModel.from_pretrained(first)
+    assert model.predictor.fc1.out_features == 7 and model.combiner_weight == 1
+    InstructCIRProcessor.from_pretrained(first)
+    config = json.loads((first / "training.json").read_text())["model"]["config"]
+    assert config == {"cross_attention": True, "predictor_text": True, "predictor_hidden_size": 7} | {
+        "logit_scale_init_value": model.config.logit_scale_init_value
+    }
+    assert "is an InstructCIR model" in (first / "README.md").read_text()
+    train.main(flags(options | OF_INSTRUCTCIR | {"resume_from_checkpoint": "true", "max_steps": 3}))
+
+    again = {name: options[name] for name in options if name not in ("clip_name_or_path", "predictor_hidden_size")}
+    again |= {
+        "model_name_or_path": str(first),
+        "output_dir": str(tmp_path / "second"),
+        "train_only": "combiner_weight",
+    }
+    del again["ema_momentum"]
+    train.main(flags(again | {"cc_weight": 0, "query_negatives": "none"}))
+    before, after = (InstructCIRModel.from_pretrained(folder).state_dict() for folder in (first, tmp_path / "second"))
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {"combiner_weight"}
+
+
+@pytest.mark.parametrize("composition", ["combiner", "tirg"])
+def test_a_baseline_is_trained_and_measured_through_the_same_doors(options, tmp_path, composition):
+    benchmark_folder = write_benchmark(tmp_path / "bench")
+    options |= {"model": "cir_baseline", "composition": composition, "cc_weight": 0, "benchmark": benchmark_folder}
+    metrics = train.main(flags(options))
+    card = (Path(options["output_dir"]) / "README.md").read_text()
+    assert {"combiner": "CLIP4Cir", "tirg": "TIRG"}[composition] in card and "eval_" not in card
+    record = benchmark.main(
+        ["--retriever", options["output_dir"], "--benchmark", "custom", "--data-root", benchmark_folder]
+        + ["--split", "validation"]
+    )
+    assert record["results"][0]["metrics"]["recall@1"] == pytest.approx(metrics["eval_recall@1"])
+    again = {
+        name: value for name, value in options.items() if name not in ("clip_name_or_path", "model", "composition")
+    }
+    again |= {"model_name_or_path": options["output_dir"], "output_dir": str(tmp_path / "again")}
+    train.main(flags(again))
+
+
+def test_a_baseline_has_no_concepts_to_be_consistent(options):
+    with pytest.raises(
+        ValueError, match="CompositionBaseline has no attention maps of noun phrases. Set cc_weight to 0"
+    ):
+        train.main(flags(options | {"model": "cir_baseline"}))
+
+
+def test_lora_leaves_lambda_at_rest(options):
+    pytest.importorskip("peft")
+    train.main(flags(options | OF_INSTRUCTCIR | {"lora_rank": 2, "learning_rate": 1e-2}))
+    saved = InstructCIRModel.from_pretrained(options["output_dir"])
+    torch.manual_seed(42)
+    start = InstructCIRModel.from_clip_pretrained(options["clip_name_or_path"])
+    assert saved.combiner_weight == 1
+    assert not torch.equal(saved.visual_projection.weight, start.visual_projection.weight)
+    assert not torch.equal(saved.predictor.fc2.weight, start.predictor.fc2.weight)
+
+
+def test_a_clip_model_is_nothing_to_go_on_from(options):
+    options["model_name_or_path"] = options.pop("clip_name_or_path")
+    with pytest.raises(ValueError, match="is a CLIPModel. To start from a CLIP model, give clip_name_or_path"):
+        train.main(flags(options))
 
 
 def test_without_noun_phrases_the_concept_loss_must_be_off(options, tmp_path):

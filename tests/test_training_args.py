@@ -15,6 +15,7 @@ def test_defaults_are_the_papers(tmp_path):
     assert (args.cc_weight, args.cc_slack, args.cc_form, args.max_phrases) == (0.08, 0.0, "excess", 10)
     assert (args.query_negatives, args.isolated_grad, args.optim) == ("own", False, "adamw_torch_fused")
     assert args.lr_scheduler_type == "cosine_with_restarts"
+    assert args.ema_momentum is None and args.train_only is None  # these are InstructCIR's
 
 
 @pytest.mark.parametrize(
@@ -27,8 +28,12 @@ def test_defaults_are_the_papers(tmp_path):
         ({"cc_weight": -1.0}, "cc_weight must not be negative"),
         ({"cc_weight": float("nan")}, "cc_weight must not be negative"),
         ({"cc_slack": 1.0}, "cc_slack must be below 1"),
+        ({"cc_slack": 0.1, "cc_form": "contrastive"}, "contrastive form .* knows no cc_slack"),
         ({"lr_num_cycles": 0}, "lr_num_cycles must be at least 1"),
         ({"max_phrases": 0}, "max_phrases must be at least 1"),
+        ({"ema_momentum": 1.0}, "ema_momentum must be at least 0 and below 1, got 1.0"),
+        ({"ema_momentum": -0.1}, "ema_momentum must be at least 0 and below 1"),
+        ({"train_only": "fusion", "freeze_text": True}, "train_only lets all else rest: leave out freeze_vision"),
         ({"learning_rate": 1e-8}, r"min_learning_rate \(2e-07\) is above learning_rate \(1e-08\)"),
         ({"lr_scheduler_kwargs": {"num_cycles": 2}}, "takes min_learning_rate and lr_num_cycles"),
         (
