@@ -5,6 +5,8 @@
     python benchmark.py --retriever runs/mine --benchmark cirr --data-root CIRR --split test1 --submission submissions
     python benchmark.py --retriever runs/mine --benchmark fashioniq --data-root fashionIQ --protocol union --text plain
     python benchmark.py --retriever runs/mine --benchmark all --data-root benchmarks --output results
+    python benchmark.py --retriever imagescope --benchmark circo --data-root CIRCO --trace runs/circo --free \\
+        --chat_model Qwen/Qwen2.5-VL-7B-Instruct --base_url http://localhost:8000/v1
     python benchmark.py --clip openai/clip-vit-base-patch32 --baselines --benchmark custom --data-root user/photos
     torchrun --nproc_per_node 2 benchmark.py --retriever user/my-model --benchmark grocery --data-root data/grocery
 
@@ -19,16 +21,21 @@ scores and best ids of every query, which `compare` pairs.
 `--submission` writes the files that the benchmark's own server takes, checked beforehand; where the targets of a split
 are not public (cirr test1, circo test), that is all there is.
 
+`--retriever imagescope` reasons, verifies and evaluates with chat models, see `contextcir/retrieval/imagescope`;
+with `--rerank MODEL` it re-ranks what that model finds. Run again, it goes on where it was stopped.
+
 `--baselines` measures beside it what CLIP finds by the reference image only, by the text only, and by their sum,
 spherical interpolation and product. The CLIP is the one that the model was trained from, as its `training.json` says,
 or `--clip`. What a random ranking scores stands below, in closed form.
 """
 
+import asyncio
 import json
 import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -58,10 +65,19 @@ from contextcir.benchmarks.base import Benchmark
 from contextcir.benchmarks.compare import compare, format_comparison, side_file
 from contextcir.benchmarks.doctor import examine, find_root, format_findings
 from contextcir.benchmarks.results import format_table, query_lines, summarise
+from contextcir.chat import ChatServer, ChatStop
+from contextcir.dispatch import Dispatcher
+from contextcir.ledger import Ledger
+from contextcir.prices import FREE, price_of
 from contextcir.provenance import git_commit, versions
-from contextcir.retrieval.base import Ranking
+from contextcir.retrieval.base import Ranking, Retriever
 from contextcir.retrieval.dense import DenseRetriever
+from contextcir.retrieval.imagescope import ImageScope, Panel, ReasonedRetriever, Role, Roles
+from contextcir.retrieval.imagescope.args import PAPER_CLIP, PAPER_MODELS, ImageScopeArguments
+from contextcir.retrieval.imagescope.cache import weights_id
+from modeling_baselines import CompositionBaseline  # noqa: F401 - known to AutoModel by its import, as the next
 from modeling_contextcir import ContextCIRProcessor
+from modeling_instructcir import InstructCIRModel  # noqa: F401
 
 BENCHMARKS = {
     "cirr": cirr,
@@ -86,6 +102,7 @@ BASELINES = {
     "CLIP, image x text": DenseRetriever.image_text_product,
 }
 WITHOUT_REFERENCE = ("CLIP, text only",)
+IMAGESCOPE = "imagescope"
 AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -129,20 +146,28 @@ def main(argv: list[str] | None = None) -> Any:
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in COMMANDS:
         return COMMANDS[argv[0]](argv[1:])
-    (args,) = HfArgumentParser(BenchmarkArguments, allow_abbrev=False).parse_args_into_dataclasses(argv)
+    parser = HfArgumentParser((BenchmarkArguments, ImageScopeArguments), allow_abbrev=False)
+    args, scope_args = parser.parse_args_into_dataclasses(argv)
+    if args.retriever == IMAGESCOPE and not scope_args.trace:
+        raise ValueError("ImageScope keeps what is paid for: give it a folder with --trace.")
     if args.benchmark != "all":
-        return run(args, args.benchmark, args.output, argv)
+        return run(args, scope_args, args.benchmark, args.output, argv)
     names = [name for name in BENCHMARKS if Path(args.data_root, name).is_dir()]
     if not names:
         raise ValueError(f"{args.data_root} holds no folder called {', '.join(BENCHMARKS)}.")
     outputs = [args.output and str(Path(args.output, f"{name}.json")) for name in names]
-    return {name: run(args, name, output, argv) for name, output in zip(names, outputs, strict=True)}
+    return {name: run(args, scope_args, name, output, argv) for name, output in zip(names, outputs, strict=True)}
 
 
-def run(args: BenchmarkArguments, name: str, output: str | None, argv: Sequence[str]) -> dict[str, Any]:
+def run(
+    args: BenchmarkArguments, scope_args: ImageScopeArguments, name: str, output: str | None, argv: Sequence[str]
+) -> dict[str, Any]:
     """Everything asked for on one benchmark."""
     state = PartialState(cpu=not torch.accelerator.is_available())
-    clip = (args.clip or find_clip(args.retriever)) if args.baselines else None
+    if args.retriever == IMAGESCOPE:
+        clip = args.clip or PAPER_CLIP
+    else:
+        clip = (args.clip or find_clip(args.retriever)) if args.baselines else None
     module = BENCHMARKS[name]
     parts = load_parts(module, args, name)
     scored = all(part.is_scored for part in parts)
@@ -150,16 +175,18 @@ def run(args: BenchmarkArguments, name: str, output: str | None, argv: Sequence[
         raise ValueError(f"The targets of {parts[0].protocol_id} are not public: give --submission.")
 
     results, lines = [], []
-    for label, retriever in retrievers(args, clip, parts, state.device):
-        start = time.perf_counter()
-        rankings = rank_parts(retriever, parts)
-        seconds = time.perf_counter() - start
-        if label == args.retriever and args.submission and state.is_main_process:
-            write_submission(module.submission(parts, rankings), Path(args.submission))
-        if scored:
-            scores = [part.scores(ranking) for part, ranking in zip(parts, rankings, strict=True)]
-            results.append({**summarise(label, parts, scores), "seconds": round(seconds, 3)})
-            lines += query_lines(label, parts, rankings, scores)
+    with closing(retrievers(args, scope_args, clip, name, parts, state.device)) as measured:
+        for label, retriever in measured:
+            start = time.perf_counter()
+            rankings = rank_parts(retriever, parts)
+            seconds = time.perf_counter() - start
+            if label == args.retriever and args.submission and state.is_main_process:
+                write_submission(module.submission(parts, rankings), Path(args.submission))
+            if scored:
+                scores = [part.scores(ranking) for part, ranking in zip(parts, rankings, strict=True)]
+                calls = {"calls": retriever.panel.tally.report()} if isinstance(retriever, ImageScope) else {}
+                results.append({**summarise(label, parts, scores), "seconds": round(seconds, 3), **calls})
+                lines += query_lines(label, parts, rankings, scores)
 
     chances = [part.chance() for part in parts if scored]
     record = {
@@ -170,7 +197,7 @@ def run(args: BenchmarkArguments, name: str, output: str | None, argv: Sequence[
         "clip": clip,
         "results": results,
         "chance": {key: sum(some[key] for some in chances) / len(parts) for key in (chances[0] if scored else ())},
-        "arguments": asdict(args),
+        "arguments": asdict(args) | (asdict(scope_args) if args.retriever == IMAGESCOPE else {}),
         "command": shlex.join(["benchmark.py", *argv]),
         "commit": git_commit(Path(__file__).parent),
         "processes": state.num_processes,
@@ -193,13 +220,20 @@ def load_parts(module, args, name: str | None = None) -> list[Benchmark]:
 
 
 def retrievers(
-    args: BenchmarkArguments, clip: str | None, parts: Sequence[Benchmark], device: torch.device
-) -> Iterator[tuple[str, DenseRetriever]]:
+    args: BenchmarkArguments,
+    scope_args: ImageScopeArguments,
+    clip: str | None,
+    name: str,
+    parts: Sequence[Benchmark],
+    device: torch.device,
+) -> Iterator[tuple[str, Retriever]]:
     """The model and the baselines that can answer the queries."""
     options = {"batch_size": args.batch_size, "autocast": AUTOCAST[args.autocast]}
-    if args.retriever:
+    if args.retriever == IMAGESCOPE:
+        yield from imagescope(scope_args, clip, name, device, options)
+    elif args.retriever:
         yield args.retriever, DenseRetriever.from_model(*load_model(args.retriever, device), **options)
-    if clip and all(part.is_scored for part in parts):
+    if args.baselines and all(part.is_scored for part in parts):
         clip_model = load_clip(clip, device)
         processor = ContextCIRProcessor.from_pretrained(clip)
         with_references = all(query.has_reference for part in parts for query in part.queries)
@@ -211,7 +245,48 @@ def retrievers(
                 yield name, retriever
 
 
-def rank_parts(retriever: DenseRetriever, parts: Sequence[Benchmark]) -> list[Ranking]:
+def imagescope(
+    args: ImageScopeArguments, clip: str, benchmark: str, device: torch.device, options: dict[str, Any]
+) -> Iterator[tuple[str, Retriever]]:
+    """ImageScope, and before it what its earlier stages find, if they are to be measured."""
+    with seated(args, benchmark) as panel:
+        if args.rerank:
+            first = DenseRetriever.from_model(*load_model(args.rerank, device), **options)
+        else:
+            clip_model = load_clip(clip, device)
+            dense = DenseRetriever.text_only(clip_model, ContextCIRProcessor.from_pretrained(clip), **options)
+            first = ReasonedRetriever(panel, dense, f"{weights_id(clip_model)}-{options['autocast']}", tau=args.tau)
+        if args.after_each_stage:
+            yield f"{IMAGESCOPE}, retrieved", first
+            yield f"{IMAGESCOPE}, verified", ImageScope(panel, first, verified=args.verified, evaluated=0)
+        yield IMAGESCOPE, ImageScope(panel, first, verified=args.verified, evaluated=args.evaluated)
+
+
+@contextmanager
+def seated(args: ImageScopeArguments, benchmark: str) -> Iterator[Panel]:
+    """The four roles at their servers, whose answers may still arrive at the end. Each process pays its share."""
+    state, loop, dispatchers = PartialState(), asyncio.new_event_loop(), {}
+    folder = Path(args.trace, f"answers-{state.process_index}")
+    with Ledger(folder, {"answers": IMAGESCOPE}, args.max_usd and args.max_usd / state.num_processes) as ledger:
+        roles = {}
+        for role in PAPER_MODELS:
+            model, url = args.server_of(role)
+            if (model, url) not in dispatchers:
+                price = FREE if args.free else price_of(model)
+                server = ChatServer(model, url, price=price, temperature=args.temperature)
+                dispatchers[model, url] = Dispatcher(server, ledger, concurrency=args.concurrency)
+            roles[role] = Role(model, dispatchers[model, url].ask)
+        options = {"cache": Path(args.cache).expanduser(), "benchmark": benchmark, "waiting": 20 * args.concurrency}
+        try:
+            yield Panel(Roles(**roles), args.trace, loop=loop, **options)
+        finally:
+            for dispatcher in dispatchers.values():
+                loop.run_until_complete(dispatcher.close())
+                loop.run_until_complete(dispatcher.server.close())
+            loop.close()
+
+
+def rank_parts(retriever: Retriever, parts: Sequence[Benchmark]) -> list[Ranking]:
     """The rankings of all parts; a gallery that several share is encoded once."""
     return [
         retriever.search(
@@ -394,5 +469,5 @@ def find_clip(name: str) -> str:
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ChatStop) as error:
         sys.exit(f"benchmark.py: {error}")

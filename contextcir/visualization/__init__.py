@@ -7,18 +7,22 @@ paper, [`save_png`] a small picture. Models arrive as arguments, and which queri
 from .audit import audit_figures
 from .concepts import ConceptMaps, concept_attention_figure, concept_maps, heat_overlay, total_variation
 from .curves import read_history, training_curves
+from .funnel import funnel_figure
 from .grid import retrieval_grid
 from .page import save_png
+from .seeds import seed_dots
 
 __all__ = [
     "ConceptMaps",
     "audit_figures",
     "concept_attention_figure",
     "concept_maps",
+    "funnel_figure",
     "heat_overlay",
     "read_history",
     "retrieval_grid",
     "save_png",
+    "seed_dots",
     "total_variation",
     "training_curves",
 ]
