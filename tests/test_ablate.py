@@ -1,0 +1,178 @@
+"""The grid of trainings: what is run, once, again or not at all, and what the page says of it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+import ablate
+import train
+
+BASE = {"data": "triplets", "benchmark": "scenes", "benchmark_split": "validation", "cc_weight": 0.08}
+FIRST = {"title": "The loss", "claim": "It helps.", "variants": {"default": {}, "cc_0": {"cc_weight": 0}}}
+SECOND = {
+    "title": "Masking",
+    "claim": "It matters.",
+    "variants": {"default": {}, "no_mask": {"mask_repeated_targets": False}},
+    "verdict": "It does not.",
+}
+
+
+@pytest.fixture
+def grid(tmp_path, monkeypatch):
+    folder = tmp_path / "grid"
+    folder.mkdir()
+    for name, content in (("base", BASE), ("1_loss", FIRST), ("2_masking", SECOND)):
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """In place of the two scripts, what they would leave behind; what was called is returned."""
+    called = []
+
+    def execute(command, log, gpu):
+        called.append(command)
+        options = dict(zip(command[1::2], command[2::2], strict=False))
+        if command[0] == "train.py":
+            folder = Path(options["--output_dir"])
+            folder.mkdir(parents=True)
+            history = [
+                {"loss_contrastive": 2.0, "map_diversity": 0.1},
+                {"loss_contrastive": 1.0, "map_diversity": 0.3},
+            ]
+            (folder / "training.json").write_text(json.dumps({"history": [*history, {"eval_loss": 3.0}]}))
+            if float(options["--cc_weight"]) == 0 and execute.fails:
+                raise RuntimeError("cc_0 ran out of memory")
+        elif command[0] == "benchmark.py":
+            seed = int(options["--retriever"][-1])
+            metrics = {"recall@1": 20.0 + seed, "recall@10": 80.0, "recall_subset@1": 40.0}
+            record = {
+                "results": [{"metrics": metrics}],
+                "commit": "0123456789",
+                "num_queries": 5,
+                "gallery_size": 1234,
+            }
+            Path(options["--output"]).write_text(json.dumps(record))
+        else:
+            Path(command[-1]).mkdir()
+
+    execute.fails = False
+    monkeypatch.setattr(ablate, "execute", execute)
+    called.append(execute)  # to be told to fail
+    return called
+
+
+def run(grid, *arguments):
+    ablate.main(["--grid", str(grid), "--page", "page.md", "--runs", "runs", "--results", "results", *arguments])
+
+
+def trained(commands):
+    return [command[command.index("--output_dir") + 1] for command in commands[1:] if command[0] == "train.py"]
+
+
+def test_each_variant_is_run_once_and_rendered(grid, commands):
+    run(grid, "--seeds", "0", "2")
+    assert trained(commands) == [f"runs/{name}-{seed}" for seed in (0, 2) for name in ("default", "cc_0", "no_mask")]
+    command = next(c for c in commands[1:] if "runs/no_mask-2" in c and c[0] == "train.py")
+    assert command[-4:] == ["--seed", "2", "--output_dir", "runs/no_mask-2"]
+    assert command[command.index("--mask_repeated_targets") + 1] == "false"
+    page = Path("page.md").read_text()
+    assert "| `cc_0`: cc_weight 0 | 2 | 21.0 ± 1.4 | 80.0 ± 0.0 | 40.0 ± 0.0 | – | 0.30 ± 0.00 |" in page
+    for part in (
+        "6 trainings",
+        "5 queries, gallery of 1,234",
+        "`0123456`",
+        "## Masking",
+        "It matters.",
+        "It does not.",
+    ):
+        assert part in page, part
+    assert Path("figures/scenes_loss.png").stat().st_size > 1000
+    assert not list(Path("runs").glob("*/"))  # models are not kept
+    assert not list(Path("results").glob("*.partial"))
+
+
+def test_what_has_a_result_is_left_alone_unless_its_options_change(grid, commands):
+    run(grid, "--seeds", "0")
+    del commands[1:]
+    run(grid, "--seeds", "0")
+    assert len(commands) == 1
+    (grid / "2_masking.yaml").write_text(
+        yaml.safe_dump(SECOND | {"variants": {"default": {}, "no_mask": {"mask_repeated_targets": True}}})
+    )
+    run(grid, "--seeds", "0")
+    assert trained(commands) == ["runs/no_mask-0"]
+    del commands[1:]
+    run(grid, "--seeds", "0", "--render")
+    assert len(commands) == 1
+
+
+def test_an_interrupted_run_starts_anew(grid, commands):
+    Path("runs/default-0").mkdir(parents=True)
+    Path("runs/default-0/checkpoint-5").write_text("half")
+    Path("results").mkdir()
+    Path("results/default-0.partial").write_text("half")
+    run(grid, "--seeds", "0", "--parts", "loss")
+    assert trained(commands) == ["runs/default-0", "runs/cc_0-0"]
+
+
+def test_a_run_that_fails_is_named_when_the_others_are_through(grid, commands):
+    commands[0].fails = True
+    with pytest.raises(RuntimeError, match="cc_0 ran out of memory"):
+        run(grid, "--seeds", "0")
+    assert {path.stem for path in Path("results").iterdir()} == {"default-0", "no_mask-0"}
+
+
+def test_data_are_prepared_once(grid, commands):
+    (grid / "1_loss.yaml").write_text(yaml.safe_dump(FIRST | {"prepare": {"leaves": "build.py --leaves leaves"}}))
+    run(grid, "--seeds", "0", "--parts", "loss")
+    run(grid, "--seeds", "1", "--parts", "loss")
+    assert [command for command in commands[1:] if command[0] == "build.py"] == [["build.py", "--leaves", "leaves"]]
+
+
+def test_a_command_that_fails_shows_its_end(tmp_path):
+    log = tmp_path / "log"
+    with pytest.raises(RuntimeError, match=r"(?s)no_such_script.py --x ended with 2; .*log ends:\n.*No such file"):
+        ablate.execute(["no_such_script.py", "--x"], log, 0)
+    ablate.execute(["-c", "import os; print('threads', os.environ['OMP_NUM_THREADS'])"], log, 0)
+    assert log.read_text().endswith("threads 1\n")
+
+
+def test_what_is_wrong_with_a_grid_is_said(grid):
+    with pytest.raises(ValueError, match="has the parts loss, masking, got 'lost'"):
+        ablate.read_grid(grid, ["lost"])
+    with pytest.raises(ValueError, match="results has no result of this grid"):
+        run(grid, "--render")
+    for content, message in (
+        (
+            FIRST | {"variants": {"no_mask": {}}},
+            "masking: 'no_mask' is {'mask_repeated_targets': False}, and elsewhere {}",
+        ),
+        (FIRST | {"variants": {"No Mask": {}}}, "small letters, digits and _.+-, got 'No Mask'"),
+        (FIRST | {"variant": {}}, "1_loss.yaml: expected title, claim.*'variant'"),
+    ):
+        (grid / "1_loss.yaml").write_text(yaml.safe_dump(content))
+        with pytest.raises(ValueError, match=message):
+            ablate.read_grid(grid)
+    (grid / "base.yaml").write_text("a: [")
+    with pytest.raises(ValueError, match="base.yaml is not YAML"):
+        ablate.read_grid(grid)
+    (grid / "base.yaml").unlink()
+    with pytest.raises(ValueError, match="There is no .*base.yaml"):
+        ablate.read_grid(grid)
+    with pytest.raises(ValueError, match="jobs must be at least 1, got 0"):
+        ablate.Arguments(jobs=0)
+
+
+def test_the_grid_that_ships_can_be_run():
+    base, parts = ablate.read_grid(ablate.ROOT / "configs" / "scenes_ablation")
+    runs = ablate.planned(base, parts, [0])
+    assert len(runs) > 20 and base["benchmark_split"] == "validation"
+    for run in runs:
+        *_, args = train.parse_arguments([*ablate.flags(run.options), "--output_dir", "out", "--use_cpu", "true"])
+        for name in set(run.options) & {"cc_weight", "cc_form", "query_negatives", "freeze_text"}:
+            assert getattr(args, name) == run.options[name], run.name
