@@ -9,6 +9,7 @@ The files under `docs/results` are what `benchmark.py`, `bench.py` and `train_pa
 
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 
@@ -46,6 +47,32 @@ def measured(name: str) -> str:
     return table(["", *METRICS], rows) + "\n\n" + provenance(record)
 
 
+def spread(numbers: list[float]) -> str:
+    """Mean and standard deviation."""
+    return f"{statistics.mean(numbers):.1f} ± {statistics.stdev(numbers):.1f}"
+
+
+def consistency() -> str:
+    """The demo's training with and without the concept-consistency loss, seed by seed."""
+    files = {state: sorted(RESULTS.glob(f"scenes_cc/{state}-*.json")) for state in ("on", "off")}
+    records = {state: [read(str(path)) for path in paths] for state, paths in files.items()}
+    on, off = (
+        {metric: [record["results"][0]["metrics"][metric] for record in records[state]] for metric in METRICS}
+        for state in ("on", "off")
+    )
+    differences = {metric: [a - b for a, b in zip(on[metric], off[metric], strict=True)] for metric in METRICS}
+    rows = [
+        [name, *(spread(values[metric]) for metric in METRICS)]
+        for name, values in (("with the loss", on), ("without", off), ("difference, seed by seed", differences))
+    ]
+    first = records["on"][0]
+    return table(["", *METRICS], rows) + (
+        f"\n\nMean and standard deviation over {len(records['on'])} seeds; `train.py configs/scenes_tiny.yaml --seed N"
+        f" --cc_weight W` with weights 0.08 and 0, protocol `{first['protocol_id']}`, at commit"
+        f" `{first['commit'][:7]}`."
+    )
+
+
 def bench() -> str:
     """The table of `bench.py`."""
     record = read("bench.json")
@@ -68,6 +95,8 @@ def demo() -> str:
 PARTS = {
     "demo": demo,
     "scenes": lambda: measured("scenes_tiny.json"),
+    "consistency": consistency,
+    "full": lambda: measured("scenes_full.json"),
     "bench": bench,
     "grocery": lambda: measured("grocery.json"),
 }
