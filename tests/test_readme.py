@@ -16,7 +16,8 @@ BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
 def commands():
     for language, block in BLOCKS:
         if language == "bash":
-            yield from (line.split("#")[0].strip() for line in block.splitlines() if line.strip())
+            lines = block.replace("\\\n", " ").splitlines()
+            yield from (line.split("#")[0].strip() for line in lines if line.strip())
 
 
 def test_every_entry_of_the_tree_exists():
