@@ -22,6 +22,10 @@ are not public (cirr test1, circo test), that is all there is.
 `--baselines` measures beside it what CLIP finds by the reference image only, by the text only, and by their sum,
 spherical interpolation and product. The CLIP is the one that the model was trained from, as its `training.json` says,
 or `--clip`. What a random ranking scores stands below, in closed form.
+
+Where a benchmark can name mistakes, as scenes can, the mistakes of each retriever stand below by kind, by number of
+edits and by split, beside those of a random ranking; and where it knows what noun phrases denote, how much of that the
+attention of the model finds. `visualize.py` draws the former.
 """
 
 import json
@@ -57,6 +61,8 @@ from contextcir.benchmarks.audit_page import audit_page
 from contextcir.benchmarks.base import Benchmark
 from contextcir.benchmarks.compare import compare, format_comparison, side_file
 from contextcir.benchmarks.doctor import examine, find_root, format_findings
+from contextcir.benchmarks.grounding import format_grounding, measure_grounding
+from contextcir.benchmarks.profile import error_profile, format_profiles
 from contextcir.benchmarks.results import format_table, query_lines, summarise
 from contextcir.provenance import git_commit, versions
 from contextcir.retrieval.base import Ranking
@@ -150,7 +156,8 @@ def run(args: BenchmarkArguments, name: str, output: str | None, argv: Sequence[
         raise ValueError(f"The targets of {parts[0].protocol_id} are not public: give --submission.")
 
     results, lines = [], []
-    for label, retriever in retrievers(args, clip, parts, state.device):
+    model = load_model(args.retriever, state.device) if args.retriever else None
+    for label, retriever in retrievers(args, model, clip, parts, state.device):
         start = time.perf_counter()
         rankings = rank_parts(retriever, parts)
         seconds = time.perf_counter() - start
@@ -159,6 +166,8 @@ def run(args: BenchmarkArguments, name: str, output: str | None, argv: Sequence[
         if scored:
             scores = [part.scores(ranking) for part, ranking in zip(parts, rankings, strict=True)]
             results.append({**summarise(label, parts, scores), "seconds": round(seconds, 3)})
+            if parts[0].distractors is not None:
+                results[-1]["profile"] = error_profile(parts[0], rankings[0])
             lines += query_lines(label, parts, rankings, scores)
 
     chances = [part.chance() for part in parts if scored]
@@ -178,8 +187,11 @@ def run(args: BenchmarkArguments, name: str, output: str | None, argv: Sequence[
         "versions": versions(),
     }
     if state.is_main_process:
+        if model and hasattr(module, "load_ground_truth") and hasattr(model[0], "get_concept_attentions"):
+            record["grounding"] = ground(module, args, name, model, parts[0])
         if scored:
             print(format_table(record))
+            print_findings(record)
         if output:
             write(record, lines, Path(output))
     return record
@@ -193,12 +205,12 @@ def load_parts(module, args, name: str | None = None) -> list[Benchmark]:
 
 
 def retrievers(
-    args: BenchmarkArguments, clip: str | None, parts: Sequence[Benchmark], device: torch.device
+    args: BenchmarkArguments, model, clip: str | None, parts: Sequence[Benchmark], device: torch.device
 ) -> Iterator[tuple[str, DenseRetriever]]:
-    """The model and the baselines that can answer the queries."""
+    """The model, which comes with its processor, and the baselines that can answer the queries."""
     options = {"batch_size": args.batch_size, "autocast": AUTOCAST[args.autocast]}
-    if args.retriever:
-        yield args.retriever, DenseRetriever.from_model(*load_model(args.retriever, device), **options)
+    if model:
+        yield args.retriever, DenseRetriever.from_model(*model, **options)
     if clip and all(part.is_scored for part in parts):
         clip_model = load_clip(clip, device)
         processor = ContextCIRProcessor.from_pretrained(clip)
@@ -219,6 +231,22 @@ def rank_parts(retriever: DenseRetriever, parts: Sequence[Benchmark]) -> list[Ra
         )
         for part in parts
     ]
+
+
+def ground(module, args, name: str, model, part: Benchmark) -> dict[str, dict[str, float]]:
+    """How much of what noun phrases denote the attention of a model finds."""
+    root, split = find_root(args.data_root, name), args.split or module.SPLITS[0]
+    truths = module.load_ground_truth(str(root), part, split)
+    return measure_grounding(*model, part, truths, batch_size=args.batch_size)
+
+
+def print_findings(record: dict[str, Any]) -> None:
+    """Mistakes by kind and grounding, where they were measured."""
+    profiles = {result["retriever"]: result["profile"] for result in record["results"] if "profile" in result}
+    if profiles:
+        print(format_profiles(profiles))
+    if "grounding" in record:
+        print(format_grounding(record["arguments"]["retriever"], record["grounding"]))
 
 
 def write(record: dict[str, Any], lines: Sequence[dict[str, Any]], path: Path) -> None:

@@ -1,4 +1,5 @@
-"""Pictures of what a model retrieves, where its noun phrases look, how its training went and what an audit found.
+"""Pictures of what a model retrieves, which mistakes it makes, where its noun phrases look, how its training went and
+what an audit found.
 
 Each is a `matplotlib.figure.Figure` that belongs to no window and no global state: its `savefig` makes a PDF for a
 paper, [`save_png`] a small picture. Models arrive as arguments, and which queries are drawn is the caller's choice.
@@ -9,6 +10,7 @@ from .concepts import ConceptMaps, concept_attention_figure, concept_maps, heat_
 from .curves import read_history, training_curves
 from .grid import retrieval_grid
 from .page import save_png
+from .profile import profile_figure
 
 __all__ = [
     "ConceptMaps",
@@ -16,6 +18,7 @@ __all__ = [
     "concept_attention_figure",
     "concept_maps",
     "heat_overlay",
+    "profile_figure",
     "read_history",
     "retrieval_grid",
     "save_png",
