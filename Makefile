@@ -22,7 +22,8 @@ install: .venv/installed  ## Make .venv with the exact versions of constraints.t
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[$(EXTRAS)]"
 	@touch $@
 
-data/scenes/triplets/.noun_phrases: .venv/installed
+# Data that another version of the code wrote are built again.
+data/scenes/triplets/.noun_phrases: .venv/installed $(wildcard contextcir/scenes/*.py) datasets_scripts/build_scenes.py
 	$(BIN)/python datasets_scripts/build_scenes.py --output data/scenes
 	$(BIN)/python datasets_scripts/add_noun_phrases.py data/scenes/triplets
 	@touch $@

@@ -27,6 +27,10 @@ with `--rerank MODEL` it re-ranks what that model finds. Run again, it goes on w
 `--baselines` measures beside it what CLIP finds by the reference image only, by the text only, and by their sum,
 spherical interpolation and product. The CLIP is the one that the model was trained from, as its `training.json` says,
 or `--clip`. What a random ranking scores stands below, in closed form.
+
+Where a benchmark can name mistakes, as scenes can, the mistakes of each retriever stand below by kind, by number of
+edits and by split, beside those of a random ranking; and where it knows what noun phrases denote, how much of that the
+attention of the model finds. `visualize.py` draws the former.
 """
 
 import asyncio
@@ -64,6 +68,8 @@ from contextcir.benchmarks.audit_page import audit_page
 from contextcir.benchmarks.base import Benchmark
 from contextcir.benchmarks.compare import compare, format_comparison, side_file
 from contextcir.benchmarks.doctor import examine, find_root, format_findings
+from contextcir.benchmarks.grounding import format_grounding, measure_grounding
+from contextcir.benchmarks.profile import error_profile, format_profiles
 from contextcir.benchmarks.results import format_table, query_lines, summarise
 from contextcir.chat import ChatServer, ChatStop
 from contextcir.dispatch import Dispatcher
@@ -175,7 +181,8 @@ def run(
         raise ValueError(f"The targets of {parts[0].protocol_id} are not public: give --submission.")
 
     results, lines = [], []
-    with closing(retrievers(args, scope_args, clip, name, parts, state.device)) as measured:
+    model = load_model(args.retriever, state.device) if args.retriever not in (None, IMAGESCOPE) else None
+    with closing(retrievers(args, scope_args, model, clip, name, parts, state.device)) as measured:
         for label, retriever in measured:
             start = time.perf_counter()
             rankings = rank_parts(retriever, parts)
@@ -184,8 +191,11 @@ def run(
                 write_submission(module.submission(parts, rankings), Path(args.submission))
             if scored:
                 scores = [part.scores(ranking) for part, ranking in zip(parts, rankings, strict=True)]
-                calls = {"calls": retriever.panel.tally.report()} if isinstance(retriever, ImageScope) else {}
-                results.append({**summarise(label, parts, scores), "seconds": round(seconds, 3), **calls})
+                results.append({**summarise(label, parts, scores), "seconds": round(seconds, 3)})
+                if parts[0].distractors is not None:
+                    results[-1]["profile"] = error_profile(parts[0], rankings[0])
+                if isinstance(retriever, ImageScope):
+                    results[-1]["calls"] = retriever.panel.tally.report()
                 lines += query_lines(label, parts, rankings, scores)
 
     chances = [part.chance() for part in parts if scored]
@@ -205,8 +215,11 @@ def run(
         "versions": versions(),
     }
     if state.is_main_process:
+        if model and hasattr(module, "load_ground_truth") and hasattr(model[0], "get_concept_attentions"):
+            record["grounding"] = ground(module, args, name, model, parts[0])
         if scored:
             print(format_table(record))
+            print_findings(record)
         if output:
             write(record, lines, Path(output))
     return record
@@ -222,17 +235,18 @@ def load_parts(module, args, name: str | None = None) -> list[Benchmark]:
 def retrievers(
     args: BenchmarkArguments,
     scope_args: ImageScopeArguments,
+    model,
     clip: str | None,
     name: str,
     parts: Sequence[Benchmark],
     device: torch.device,
 ) -> Iterator[tuple[str, Retriever]]:
-    """The model and the baselines that can answer the queries."""
+    """The model, which comes with its processor, and the baselines that can answer the queries."""
     options = {"batch_size": args.batch_size, "autocast": AUTOCAST[args.autocast]}
     if args.retriever == IMAGESCOPE:
         yield from imagescope(scope_args, clip, name, device, options)
-    elif args.retriever:
-        yield args.retriever, DenseRetriever.from_model(*load_model(args.retriever, device), **options)
+    elif model:
+        yield args.retriever, DenseRetriever.from_model(*model, **options)
     if args.baselines and all(part.is_scored for part in parts):
         clip_model = load_clip(clip, device)
         processor = ContextCIRProcessor.from_pretrained(clip)
@@ -294,6 +308,22 @@ def rank_parts(retriever: Retriever, parts: Sequence[Benchmark]) -> list[Ranking
         )
         for part in parts
     ]
+
+
+def ground(module, args, name: str, model, part: Benchmark) -> dict[str, dict[str, float]]:
+    """How much of what noun phrases denote the attention of a model finds."""
+    root, split = find_root(args.data_root, name), args.split or module.SPLITS[0]
+    truths = module.load_ground_truth(str(root), part, split)
+    return measure_grounding(*model, part, truths, batch_size=args.batch_size)
+
+
+def print_findings(record: dict[str, Any]) -> None:
+    """Mistakes by kind and grounding, where they were measured."""
+    profiles = {result["retriever"]: result["profile"] for result in record["results"] if "profile" in result}
+    if profiles:
+        print(format_profiles(profiles))
+    if "grounding" in record:
+        print(format_grounding(record["arguments"]["retriever"], record["grounding"]))
 
 
 def write(record: dict[str, Any], lines: Sequence[dict[str, Any]], path: Path) -> None:

@@ -1,15 +1,18 @@
-"""Draw what a trained model does: a retrieval grid, the attention of noun phrases, the curves of its training.
+"""Draw what a trained model does: a retrieval grid, its mistakes, the attention of noun phrases, the curves of its
+training.
 
     python visualize.py --run runs/demo --data-root data/scenes --split test
     python visualize.py --run runs/demo --compare runs/demo_without_cc --data-root data/scenes --split test
 
-Writes `retrieval_grid.png`, `concept_attention.png` and `training_curves.png` into `figures/` of the run. With
-`--compare`, a second run stands beside the first in the last two.
+Writes `retrieval_grid.png`, `concept_attention.png` and `training_curves.png` into `figures/` of the run; and
+`error_profile.png`, where `benchmark.py --output RUN/metrics.json` has measured it on a benchmark that names mistakes,
+as scenes does. With `--compare`, a second run stands beside the first in all but the grid.
 
 The queries are not picked by hand: `--queries n` takes those at the places 0, N/n, 2N/n ... of the split's N queries,
 good or bad. Evenly spaced, and not simply the first, because neighbours are often alike.
 """
 
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -25,6 +28,7 @@ from contextcir.retrieval.dense import DenseRetriever
 from contextcir.visualization import (
     concept_attention_figure,
     concept_maps,
+    profile_figure,
     read_history,
     retrieval_grid,
     save_png,
@@ -33,6 +37,7 @@ from contextcir.visualization import (
 from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
 
 logger = logging.getLogger("visualize")
+HALVES = ("CLIP, image only", "CLIP, text only")
 
 
 @dataclass
@@ -63,8 +68,32 @@ def name_run(run: str, history: Sequence[dict]) -> str:
     return f"{Path(run).resolve().name} ({'with' if with_cc else 'without'} CC loss)"
 
 
+def read_profiles(runs: Sequence[str]) -> dict[str, dict]:
+    """The error profiles that `benchmark.py` has left in the folders of runs: of each run's own model, and of the
+    baselines that see half of a query, as far as they were measured.
+
+    Raises:
+        ValueError: They were measured on different data or by different protocols.
+    """
+    profiles, protocols = {}, {}
+    for run in runs:
+        path = Path(run, "metrics.json")
+        if not path.is_file():
+            logger.info("There is no %s: no error profile is drawn for it.", path)
+            continue
+        record = json.loads(path.read_text(encoding="utf-8"))
+        for place, result in enumerate(record["results"]):
+            if "profile" in result and (place == 0 or result["retriever"] in HALVES):
+                profiles[result["retriever"]] = result["profile"]
+                protocols[record["protocol_id"]] = path
+    if len(protocols) > 1:
+        found = " and ".join(f"{path} of {protocol}" for protocol, path in protocols.items())
+        raise ValueError(f"Error profiles do not compare: {found}. Measure both on the same data.")
+    return profiles
+
+
 def main(argv: list[str] | None = None) -> None:
-    """Draws the three figures."""
+    """Draws the figures."""
     parser = HfArgumentParser(VisualizeArguments, description=__doc__.split("\n")[0])
     (args,) = parser.parse_args_into_dataclasses(sys.argv[1:] if argv is None else argv, look_for_args_file=False)
     output = Path(args.output or Path(args.run, "figures"))
@@ -79,6 +108,8 @@ def main(argv: list[str] | None = None) -> None:
     if len(set(names)) < len(names):
         names = runs
     write(training_curves(dict(zip(names, histories, strict=True))), "training_curves.png")
+    if profiles := read_profiles(runs):
+        write(profile_figure(profiles), "error_profile.png")
 
     benchmark = load_benchmark(args.data_root, args.split)
     queries, gallery = evenly_spaced(benchmark.queries, args.queries), benchmark.gallery

@@ -3,6 +3,7 @@
 A map, and nothing else (importing this package imports nothing):
 
 - `images` — the one hardened image intake · `triplets` — the data contract and the collator
+- `attention` — where noun phrases look, asked of a model
 - `noun_phrases` — spaCy + benepar to character spans · `losses` — tensors to scalars
 - `training_args`, `trainer` — `CIRTrainingArguments`, `CIRTrainer`
 - `retrieval` — queries, exact search, dense retrievers · `metrics` — recall@k and friends · `benchmarks` — protocols

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from transformers import HfArgumentParser
 
 from contextcir.scenes import MAX_EDITS, Scene, render, sample_query
-from contextcir.scenes.truth import scene_to_json
+from contextcir.scenes.ground_truth import scene_to_json
 
 
 @dataclass

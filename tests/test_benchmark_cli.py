@@ -15,6 +15,7 @@ from transformers import CLIPModel
 import benchmark
 from contextcir.benchmarks.published import load_benchmark
 from contextcir.retrieval.dense import DenseRetriever
+from datasets_scripts import build_scenes
 from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
 
 NAMES = ["CLIP, image only", "CLIP, text only", "CLIP, image + text", "CLIP, slerp", "CLIP, image x text"]
@@ -93,6 +94,30 @@ def test_model_and_baselines(run, data, clip_folder, tmp_path, capsys):
     assert [side["id"] for side in sides[:3]] == ["q0", "q1", "q2"]
     assert [side["top"] for side in sides[:3]] == [ids[:10] for ids in ranking.gallery_ids]
     assert [side["scores"]["recall@1"] for side in sides[:3]] == loaded.scores(ranking)["recall@1"].tolist()
+
+
+def test_scenes_say_what_goes_wrong_and_where_phrases_look(run, clip_folder, tmp_path, capsys):
+    sizes = {"num_train": 2, "num_validation": 24, "num_test": 24, "gallery_size": 200, "image_size": 48}
+    build_scenes.main(["--output", f"{tmp_path}/scenes", *(f"--{name}={size}" for name, size in sizes.items())])
+    capsys.readouterr()
+    argv = ["--benchmark", "scenes", "--data-root", str(tmp_path), "--retriever", str(run), "--baselines"]
+    record = benchmark.main([*argv, "--output", str(tmp_path / "metrics.json")])
+    assert record["protocol_id"].startswith("scenes-") and record["gallery_size"] == 200
+    assert json.loads((tmp_path / "metrics.json").read_text()) == record
+    for result in record["results"]:
+        everything = result["profile"]["all"]
+        assert everything["recall@1"] == result["metrics"]["recall@1"] == everything["kinds"]["target"]["rank1"]
+        assert everything["interval"] == result["intervals"]["recall@1"]
+        assert set(result["profile"]) == {"all", "split:iid", "edits:1", "edits:2"}
+    grounding = record["grounding"]
+    assert set(grounding) > {"all"} and 0 < grounding["all"]["chance"] < grounding["all"]["ceiling"]
+    out = capsys.readouterr().out
+    assert "At rank 1, in percent" in out and f"Where noun phrases look, in percent: {run}" in out
+
+    argv = ["--benchmark", "scenes", "--data-root", str(tmp_path), "--clip", clip_folder, "--baselines"]
+    assert "grounding" not in benchmark.main(argv)  # CLIP has no attention of phrases
+    with pytest.raises(ValueError, match="splits test, validation, got 'iid'"):
+        benchmark.main([*argv, "--split", "iid"])
 
 
 def test_baselines_alone_and_data_of_ones_own(data, clip_folder):

@@ -20,8 +20,9 @@ from contextcir.benchmarks import cirr
 from contextcir.ledger import LedgerError
 from contextcir.scenes import render, sample_query
 from contextcir.scenes.differences import Score, score_differences
+from contextcir.scenes.ground_truth import scene_to_json
 from contextcir.scenes.oracle import Faults, Oracle
-from contextcir.scenes.truth import Truth, scene_to_json
+from contextcir.scenes.truth import Truth
 from contextcir.triplets import TRIPLET_FEATURES, load_triplets
 
 ROOT = Path(__file__).parent.parent

@@ -17,13 +17,14 @@ import openai
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from contextcir.scenes import Scene, Thing, describe, distractors, realise, render, sample_query
+from contextcir.scenes import Scene, Thing, describe, mistakes, realise, render, sample_query
 from contextcir.scenes.differences import Score, edits_between, score_differences
+from contextcir.scenes.ground_truth import scene_to_json
 from contextcir.scenes.oracle import Faults, Oracle
 from contextcir.scenes.oracle.__main__ import main
 from contextcir.scenes.oracle.faults import malform, misperceive, mistake
 from contextcir.scenes.reading import read_caption
-from contextcir.scenes.truth import Truth, scene_to_json
+from contextcir.scenes.truth import Truth
 
 
 class DescribedObject(BaseModel):
@@ -103,8 +104,8 @@ def pictures(queries):
     """Scene -> its picture, as a JPEG file."""
     found = {}
     for query in queries:
-        mistakes = [scene for scenes in distractors(random.Random(query.text), query).values() for scene in scenes]
-        for scene in (query.reference, query.target, *mistakes):
+        wrong = mistakes(random.Random(query.text), query, query.edits).values()
+        for scene in (query.reference, query.target, *(scene for scenes in wrong for scene in scenes)):
             buffer = io.BytesIO()
             render(scene, len(found)).save(buffer, format="JPEG", quality=92)
             found.setdefault(scene, buffer.getvalue())
@@ -303,7 +304,7 @@ class TestImagescope:
         oracle = Oracle(truth)
         for query in queries:
             prompt, reference = data(instruction=query.text), pictures[query.reference]
-            for scenes in distractors(random.Random(query.text), query).values():
+            for scenes in mistakes(random.Random(query.text), query, query.edits).values():
                 for scene in scenes:
                     found = answer(oracle, Evaluation, prompt, [reference, pictures[scene]])
                     assert found.verdict == "reject", (query, scene)
@@ -326,18 +327,17 @@ class TestImagescope:
 
     def test_an_unknown_query_is_answered_by_what_its_words_say(self, truth, pictures, queries):
         oracle = Oracle(truth)
-        prompt = data(reference_caption="a woman in a dress", instruction="has a red star on it")
+        wanted = queries[0].target.things[0]
+        looks = f"a {wanted.colour} {wanted.shape}"
+        prompt = data(reference_caption="a woman in a dress", instruction=f"has {looks} on it")
         found = answer(oracle, Reasoning, prompt)
-        assert (found.core, found.comprehensive) == (
-            "has a red star on it",
-            "a woman in a dress, has a red star on it",
-        )
+        assert (found.core, found.comprehensive) == (f"has {looks} on it", f"a woman in a dress, has {looks} on it")
         claims = answer(oracle, Propositions, prompt).propositions
-        assert len(claims) == 1 and "a red star" in claims[0].question
-        starry = [scene for scene in pictures if any(t.shape == "star" and t.colour == "red" for t in scene.things)]
-        starless = [scene for scene in pictures if all(thing.shape != "star" for thing in scene.things)]
+        assert len(claims) == 1 and looks in claims[0].question
+        holding = [queries[0].target]
+        lacking = [scene for scene in pictures if all(thing.shape != wanted.shape for thing in scene.things)]
         questions = data(questions=[claims[0].question])
-        for scenes, expected, verdict in ((starry, ["yes"], "accept"), (starless, ["no"], "reject")):
+        for scenes, expected, verdict in ((holding, ["yes"], "accept"), (lacking, ["no"], "reject")):
             assert answer(oracle, Verification, questions, [pictures[scenes[0]]]).answers == expected
             images = [pictures[queries[0].reference], pictures[scenes[0]]]
             assert answer(oracle, Evaluation, prompt, images).verdict == verdict

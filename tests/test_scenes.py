@@ -8,12 +8,11 @@ import pytest
 
 from contextcir import scenes
 from contextcir.scenes import Denotation, Edit, Scene, Thing
-from contextcir.scenes.edits import KINDS
+from contextcir.scenes.edits import EDIT_OF, KINDS
 from contextcir.scenes.phrases import refer
-from contextcir.scenes.queries import EDIT_OF
-from contextcir.scenes.world import CELLS
+from contextcir.scenes.world import CELLS, COLOURS, SHAPES
 
-PINNED = "e23beb1ae5b4de4c"
+PINNED = "c76f7fcee4d8e90c"
 
 STAR = Thing((0, 0), "star", "red", "large", "plain")
 RING = Thing((1, 1), "ring", "blue", "small", "striped")
@@ -31,7 +30,7 @@ def is_of_siblings(family):
 
 def test_same_seed_same_data():
     # Pinned: whoever changes what a seed gives must raise VERSION, or numbers would be compared across two data sets.
-    assert (scenes.VERSION, scenes.fingerprint()) == ("2", PINNED)
+    assert (scenes.VERSION, scenes.fingerprint()) == ("3", PINNED)
 
 
 class TestPictures:
@@ -171,23 +170,29 @@ class TestWords:
         assert not scenes.denoted_mask(TWO, 0, Denotation()).any()
 
 
-class TestDistractors:
-    def test_none_is_the_target_and_each_is_what_it_says(self):
-        rng = random.Random(3)
-        kinds = set()
-        for query in queries(300, seed=1):
-            found = scenes.distractors(rng, query)
-            kinds |= {kind for kind, some in found.items() if some}
-            assert query.target not in [scene for some in found.values() for scene in some]
-            assert found["reference"] == [query.reference]
-            for partial in found.get("partial", []):
-                assert partial in [
-                    scenes.apply(query.reference, [e for e in query.edits if e != left_out])
-                    for left_out in query.edits
-                ]
-            for other in found["other_scene"]:
-                assert all(edit.new in other.things for edit in query.edits if edit.new)
-        assert kinds == {"reference", "partial", "over", "binding", "wrong_thing", "other_scene"}
+class TestFamilies:
+    def test_training_keeps_to_what_is_left_to_it(self):
+        rng = random.Random(4)
+        seen, lengths = set(), set()
+        for query in (query for _ in range(600) for query in scenes.sample_family(rng)):
+            for scene in (query.reference, query.target):
+                seen |= {(thing.shape, thing.colour) for thing in scene.things}
+            assert not scenes.has_held_out_word(query.text)
+            lengths.add(len(query.edits))
+        assert lengths == {1, 2}
+        # Every shape and every colour is seen, and all pairs of them but eight.
+        assert {shape for shape, _ in seen} == set(SHAPES) and {colour for _, colour in seen} == set(COLOURS)
+        assert len(seen) == len(SHAPES) * len(COLOURS) - len(SHAPES)
+
+    def test_some_texts_say_what_is_to_stay(self):
+        rng = random.Random(4)
+        kept = [query for _ in range(300) for query in scenes.sample_family(rng) if query.kept]
+        assert 50 < len(kept) < 200
+        for query in kept:
+            assert query.kept in query.reference.things and query.kept in query.target.things
+            assert any(phrase.denotes.things == (query.kept,) for phrase in query.noun_phrases)
+        texts = " ".join(query.text.lower() for query in kept)
+        assert "do not" in texts and "alone" in texts and "as it is" in texts
 
     def test_siblings_differ_in_the_thing_that_changes(self):
         rng = random.Random(2)
@@ -230,4 +235,4 @@ class TestDistractors:
                 assert len(changed) == 1
                 values = [[getattr(thing, changed[0]) for thing in things] for things in (before, after)]
                 assert values[0] == values[1][::-1]
-        assert exchanged > 80 and moved > 80
+        assert exchanged > 60 and moved > 60

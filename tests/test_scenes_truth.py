@@ -12,7 +12,8 @@ from PIL import Image
 
 from contextcir.images import ImageError
 from contextcir.scenes import Scene, Thing, render, sample_scene
-from contextcir.scenes.truth import MAX_DISTANCE, Truth, UnknownPictureError, _Index, scene_from_json, scene_to_json
+from contextcir.scenes.ground_truth import scene_from_json, scene_to_json
+from contextcir.scenes.truth import MAX_DISTANCE, Truth, UnknownPictureError, _Index
 
 STAR = Thing((0, 0), "star", "red", "large", "plain")
 RING = Thing((1, 1), "ring", "blue", "small", "striped")

@@ -18,6 +18,7 @@ from contextcir.visualization import (  # noqa: E402
     concept_attention_figure,
     concept_maps,
     heat_overlay,
+    profile_figure,
     read_history,
     retrieval_grid,
     save_png,
@@ -444,3 +445,37 @@ def test_the_history_of_a_run(tmp_path):
             read_history(tmp_path)
     path.write_text(json.dumps({"log_history": make_history()[:1], "global_step": 10}))
     assert read_history(tmp_path)[0]["step"] == 10
+
+
+def profile(found: float) -> dict:
+    def group(kinds):
+        return {"num_queries": 40, "recall@1": found, "interval": [found - 5, found + 5], "kinds": kinds}
+
+    kinds = {
+        "target": {"rank1": found, "rank1_chance": 0.1, "above": 0.0, "above_chance": 0.0},
+        "wrong_thing": {"rank1": 20.0, "rank1_chance": 30.0, "above": 1.25, "above_chance": 2.5},
+        "unrelated": {"rank1": 80.0 - found, "rank1_chance": 69.9, "above": 20.0, "above_chance": 40.0},
+    }
+    return {"all": group(kinds), "split:iid": group(kinds), "edits:1": group(kinds), "edits:2": group(kinds)}
+
+
+def test_an_error_profile_shows_its_numbers():
+    figure = profile_figure({"mine": profile(40), "CLIP": profile(10)})
+    figure.canvas.draw()
+    first, above, recall = figure.axes
+    labels = [[label.get_text() for label in axes.get_yticklabels()] for axes in figure.axes]
+    assert labels == [["target", "wrong thing", "unrelated"], ["wrong thing"],
+                      ["iid  (n = 40)", "1 edit  (n = 40)", "2 edits  (n = 40)"]]  # fmt: skip
+    assert [round(bar.get_width(), 2) for bar in first.patches] == [40, 20, 40, 10, 20, 70]
+    assert [bar.get_width() for bar in above.patches] == [1.25, 1.25]
+    (ticks,) = first.collections
+    assert [segment[0][0] for segment in ticks.get_segments()] == [0.1, 30, 69.9]
+    bars = [container.lines[2][0].get_segments()[0] for container in recall.containers]
+    assert [bar[:, 0].tolist() for bar in bars] == [[35, 45], [5, 15]]
+    assert {text.get_text() for text in figure.legends[0].texts} == {"mine", "CLIP", "random ranking"}
+
+
+@pytest.mark.parametrize("count", [0, 6])
+def test_as_many_profiles_as_there_are_colours(count):
+    with pytest.raises(ValueError, match=f"Got {count} profiles to draw, expected 1 to 5"):
+        profile_figure({str(number): profile(40) for number in range(count)})

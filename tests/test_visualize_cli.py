@@ -94,7 +94,7 @@ def drawn(monkeypatch) -> dict:
 
         return record
 
-    for name in ("retrieval_grid", "concept_attention_figure", "training_curves"):
+    for name in ("retrieval_grid", "concept_attention_figure", "training_curves", "profile_figure"):
         monkeypatch.setattr(visualize, name, recorded(name, getattr(visualize, name)))
     return calls
 
@@ -133,6 +133,33 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(run_folder, benchmark_fo
     output = ["--output", str(tmp_path / "pictures"), "--queries", "1"]
     visualize.main(["--run", run_folder, "--compare", other, "--data-root", benchmark_folder, *output])
     assert list(drawn["training_curves"][0]) == [run_folder, other]
+
+
+def measured(run: str, retriever: str, protocol_id: str = "scenes/test") -> str:
+    """A copy of a run's folder in which benchmark.py has left its record."""
+    row = {"rank1": 50.0, "rank1_chance": 10.0, "above": 2.0, "above_chance": 1.0}
+    group = {"num_queries": 2, "recall@1": 50.0, "interval": [0.0, 100.0], "kinds": {"target": row, "copy": row}}
+    names = [retriever, "CLIP, image only", "CLIP, slerp"]
+    results = [{"retriever": name, "profile": {"all": group, "edits:1": group}} for name in names]
+    visualize.Path(run, "metrics.json").write_text(json.dumps({"protocol_id": protocol_id, "results": results}))
+    return run
+
+
+def test_an_error_profile_where_it_was_measured(run_folder, benchmark_folder, drawn, tmp_path):
+    runs = [str(tmp_path / name) for name in ("mine", "other")]
+    for run in runs:
+        shutil.copytree(run_folder, run, ignore=shutil.ignore_patterns("figures"))
+    output = ["--data-root", benchmark_folder, "--queries", "1", "--output", str(tmp_path / "pictures")]
+    measured(runs[0], "mine")
+    visualize.main(["--run", runs[0], "--compare", runs[1], *output])  # the other one was not measured
+    assert list(drawn["profile_figure"][0]) == ["mine", "CLIP, image only"]
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == sorted([*FIGURES, "error_profile.png"])
+    measured(runs[1], "other")
+    visualize.main(["--run", runs[0], "--compare", runs[1], *output])
+    assert list(drawn["profile_figure"][0]) == ["mine", "CLIP, image only", "other"]
+    measured(runs[1], "other", "scenes/validation")
+    with pytest.raises(ValueError, match="do not compare: .*mine.* of scenes/test and .*other.* of scenes/validation"):
+        visualize.main(["--run", runs[0], "--compare", runs[1], *output])
 
 
 def test_queries_are_spread_over_the_split():

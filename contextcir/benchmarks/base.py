@@ -46,6 +46,8 @@ class Benchmark:
         candidates_only (`bool`): Whether each query's candidates are all its gallery, for every metric.
         unanswerable (`bool`): Whether a query may have no target, and then scores 0.
         empty_texts (`bool`): Whether a text may be empty, as one of CIRR's is, and is to be answered nevertheless.
+        distractors (`dict[str, dict[str, str]]`, *optional*): In a word, the mistake that a wrong image is for a
+            query, by query id and gallery id; where that is known of some.
 
     Raises:
         `ValueError`: Ids are unknown or repeated, a text is empty, or a query has no target that could be found.
@@ -63,6 +65,7 @@ class Benchmark:
     candidates_only: bool = False
     unanswerable: bool = False
     empty_texts: bool = False
+    distractors: Mapping[str, Mapping[str, str]] | None = None
 
     def __post_init__(self):
         if not self.queries:

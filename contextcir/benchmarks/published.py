@@ -71,10 +71,10 @@ def load_benchmark(
             contradict themselves.
     """
     name = name or Path(path).name
-    gallery, queries = (_load_config(path, config, split) for config in ("gallery", "queries"))
+    gallery, queries = (load_config(path, config, split, FEATURES[config]) for config in ("gallery", "queries"))
     targets: dict[str, set[str]] = {}
     if _has_targets(path, split):
-        relevance = _load_config(path, "relevance", split)
+        relevance = load_config(path, "relevance", split, FEATURES["relevance"])
         for query_id, target_id in zip(relevance["query_id"], relevance["target_id"], strict=True):
             targets.setdefault(query_id, set()).add(target_id)
     metrics = {"recall": (1, 5, 10, 50)}
@@ -186,7 +186,22 @@ def _has_targets(path: str, split: str) -> bool:
     return split in get_dataset_split_names(path, "relevance")
 
 
-def _load_config(path: str, config: str, split: str) -> Dataset:
+def load_config(path: str, config: str, split: str, features: Features) -> Dataset:
+    """
+    Read one configuration of a dataset, images as encoded bytes.
+
+    Args:
+        path (`str`): A folder with `<config>/<split>-*.parquet`, or the name of a dataset on the Hub.
+        config (`str`): Such as `gallery`.
+        split (`str`): Such as `test`.
+        features (`Features`): The columns that it must have, but for a few.
+
+    Returns:
+        `Dataset`
+
+    Raises:
+        `ValueError`: as [`load_benchmark`].
+    """
     if Path(path).is_dir():
         if not (files := sorted(map(str, Path(path, config).glob(f"{split}-*.parquet")))):
             splits = sorted({file.name.split("-0")[0] for file in Path(path, config).glob("*.parquet")})
@@ -208,7 +223,7 @@ def _load_config(path: str, config: str, split: str) -> Dataset:
             raise ValueError(
                 f"{path!r} is neither a folder here nor a dataset that can be read from the Hub."
             ) from error
-    if missing := sorted(FEATURES[config].keys() - OPTIONAL_COLUMNS - set(dataset.column_names)):
+    if missing := sorted(features.keys() - OPTIONAL_COLUMNS - set(dataset.column_names)):
         raise ValueError(f"{path}, {config}: the columns {missing} are missing; there are {dataset.column_names}.")
     for column in {"image", "reference_image"} & set(dataset.column_names):
         dataset = dataset.cast_column(column, Image(decode=False))

@@ -1,53 +1,73 @@
 """Scenes: a procedural world with exact ground truth, the default data of this library.
 
 `world` says what there is, `render` draws it, `edits` change it, `grammar` words the changes (with gold `trees`), and
-`queries` puts these together into triplets, distractors and masks. Everything is a pure function of a seed.
+`queries` puts these together into training families. `splits` says what training never shows. `blocks` are the test
+queries, `mistakes` the scenes that are nearly right, `benchmark` the whole of both, and `truth` what is published
+about them. Everything is a pure function of a seed and of `version`.
 """
 
+from .benchmark import Picture, Question, SceneBenchmark, compose, count_kinds
+from .blocks import Block, sample_block
 from .edits import Edit, apply, sample_edits
 from .grammar import describe, word_edits
-from .queries import (
-    MAX_EDITS,
-    VERSION,
-    SceneQuery,
+from .ground_truth import (
+    denotation_from_row,
+    denotation_to_row,
     denoted_mask,
-    distractors,
-    fingerprint,
-    make_query,
-    near_miss,
-    sample_family,
-    sample_query,
-    sample_trees,
+    role,
+    scene_from_json,
+    scene_to_json,
 )
+from .mistakes import KINDS, mistakes
+from .queries import MAX_EDITS, SceneQuery, make_query, near_miss, sample_family, sample_query, sample_trees
 from .render import background_mask, cell_mask, render, thing_mask
+from .splits import SPLITS, any_held_out, has_held_out_word, is_held_out
 from .trees import Denotation, NounPhrase, realise
+from .version import VERSION, fingerprint
 from .world import Scene, Thing, sample_scene
 
 __all__ = [
+    "KINDS",
     "MAX_EDITS",
+    "SPLITS",
     "VERSION",
+    "Block",
     "Denotation",
     "Edit",
     "NounPhrase",
+    "Picture",
+    "Question",
     "Scene",
+    "SceneBenchmark",
     "SceneQuery",
     "Thing",
+    "any_held_out",
     "apply",
     "background_mask",
     "cell_mask",
+    "compose",
+    "count_kinds",
+    "denotation_from_row",
+    "denotation_to_row",
     "denoted_mask",
     "describe",
-    "distractors",
     "fingerprint",
+    "has_held_out_word",
+    "is_held_out",
     "make_query",
+    "mistakes",
     "near_miss",
     "realise",
     "render",
+    "role",
+    "sample_block",
     "sample_edits",
     "sample_family",
     "sample_query",
     "sample_scene",
     "sample_trees",
+    "scene_from_json",
+    "scene_to_json",
     "thing_mask",
     "word_edits",
 ]

@@ -8,12 +8,13 @@ list act on different things and different free cells: their order does not matt
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 
 from .world import BACKGROUNDS, COLOURS, MAX_OBJECTS, PATTERNS, SHAPES, Scene, Thing, sample_thing
 
 KINDS = ("recolour", "resize", "repattern", "replace", "add", "remove", "move", "background")
+EDIT_OF = {"colour": "recolour", "pattern": "repattern", "shape": "replace", "size": "resize"}
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,41 @@ def inverse(edit: Edit, scene: Scene) -> Edit:
         return Edit("background", background=scene.background)
     kind = {"add": "remove", "remove": "add"}.get(edit.kind, edit.kind)
     return Edit(kind, old=edit.new, new=edit.old)
+
+
+def changes(edit: Edit) -> dict:
+    """What an edit sets of a thing that is there before and after: attribute or `cell` -> its new value."""
+    names = (field.name for field in fields(Thing))
+    return {n: getattr(edit.new, n) for n in names if getattr(edit.new, n) != getattr(edit.old, n)}
+
+
+def done_to(thing: Thing, edit: Edit) -> Edit:
+    """The same change as `edit`, of another thing."""
+    if edit.new is None:
+        return replace(edit, old=thing)
+    return replace(edit, old=thing, new=replace(thing, **changes(edit)))
+
+
+def exchange(rng: random.Random, scene: Scene, preferred: Collection[Thing] = ()) -> list[Edit]:
+    """Two edits by which two things exchange an attribute, one of them `preferred` if possible; none where all are
+    alike."""
+    pairs = [
+        (one, other, name)
+        for one in scene.things
+        for other in scene.things
+        for name in EDIT_OF
+        if one.cell < other.cell and getattr(one, name) != getattr(other, name)
+    ]
+    rng.shuffle(pairs)
+    pairs.sort(key=lambda pair: pair[0] not in preferred and pair[1] not in preferred)
+    for one, other, name in pairs:
+        if one.look() == replace(other, **{name: getattr(one, name)}).look():
+            continue  # alike but for this attribute: exchanging it is moving them
+        return [
+            Edit(EDIT_OF[name], old=one, new=replace(one, **{name: getattr(other, name)})),
+            Edit(EDIT_OF[name], old=other, new=replace(other, **{name: getattr(one, name)})),
+        ]
+    return []
 
 
 def sample_edits(rng: random.Random, scene: Scene, count: int) -> list[Edit]:

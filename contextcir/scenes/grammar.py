@@ -14,13 +14,14 @@ from .trees import Denotation, Leaf, Node, node
 from .world import Scene, Thing
 
 
-def word_edits(rng: random.Random, scene: Scene, edits: Sequence[Edit]) -> list[Node]:
+def word_edits(rng: random.Random, scene: Scene, edits: Sequence[Edit], kept: Thing | None = None) -> list[Node]:
     """A modification text for `edits` on the reference `scene`, as one or several sentences.
 
     Args:
         rng (`random.Random`): Source of the wording.
         scene (`Scene`): The reference scene, which referring expressions are about.
         edits (sequence of `Edit`): At least one.
+        kept (`Thing`, *optional*): Something that no edit touches, and that the text says is to stay as it is.
 
     Returns:
         `list[Node]`: constituency trees; `realise` gives the text and the noun phrases.
@@ -40,10 +41,8 @@ def word_edits(rng: random.Random, scene: Scene, edits: Sequence[Edit]) -> list[
         clauses.append(_removal(rng, both))
         edits = [edit for edit in edits if edit.kind != "remove"]
     clauses += [_clause(rng, scene, edit) for edit in edits]
-    touched = {edit.old for edit in edits} | {edit.old for edit in removed}
-    untouched = [thing for thing in scene.things if thing not in touched]
-    if untouched and rng.random() < 0.08:
-        clauses.append(_left_alone(rng, scene, rng.choice(untouched)))
+    if kept is not None:
+        clauses.append(_left_alone(rng, scene, kept))
     return _punctuate(rng, _join(rng, clauses))
 
 
@@ -242,7 +241,10 @@ def _new_background(rng: random.Random, scene: Scene, edit: Edit) -> Node:
 
 def _left_alone(rng: random.Random, scene: Scene, thing: Thing) -> Node:
     named = refer(rng, scene, thing)
-    if rng.random() < 0.5:
+    way = rng.randrange(3)
+    if way == 0:
+        return node("VP", "VBP do", "RB not", node("VP", "VB change", named))
+    if way == 1:
         return node("VP", "VB leave", node("S", named, node("ADJP", "JJ alone")))
     is_ = node("SBAR", "IN as", node("S", node("NP", "PRP it"), node("VP", "VBZ is")))
     return node("VP", "VB keep", named, is_)

@@ -16,18 +16,16 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from contextcir.images import load_image
 
-from .world import BACKGROUNDS, CELLS, COLOURS, PATTERNS, SHAPES, SIZES, Scene, Thing
+from .ground_truth import scene_from_json
+from .world import Scene
 
 THUMBNAIL = 16  # pixels a side
 COARSE = 4  # pixels a side of what is compared first
@@ -35,8 +33,6 @@ COARSE = 4  # pixels a side of what is compared first
 # nearer to each other than 6.
 MAX_DISTANCE = 4.5
 AMBIGUOUS = 0.75  # the nearest picture must be nearer than this share of the distance to any other scene
-
-_VALUES = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "pattern": PATTERNS}
 
 
 class UnknownPictureError(ValueError):
@@ -60,40 +56,6 @@ class TrueQuery:
     reference: Scene | None
     text: str
     target: Scene
-
-
-def scene_to_json(scene: Scene) -> dict[str, Any]:
-    """`{"background": "plain", "things": [{"cell": [0, 1], "shape": "circle", ...}]}`."""
-    return {"background": scene.background, "things": [asdict(t) | {"cell": list(t.cell)} for t in scene.things]}
-
-
-def scene_from_json(data: dict[str, Any]) -> Scene:
-    """
-    The inverse of [`scene_to_json`].
-
-    Raises:
-        ValueError: There is something that the world of the scenes does not know, or two things are in one cell.
-    """
-    try:
-        background = _known(data["background"], BACKGROUNDS, "background")
-        things = [_thing(tuple(t["cell"]), *(t[name] for name in _VALUES)) for t in data["things"]]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"got {data!r}, expected a scene as scene_to_json writes it ({error!r}).") from None
-    if len({thing.cell for thing in things}) < len(things):
-        raise ValueError(f"got {data!r}, where two things are in one cell; expected one at most.")
-    return Scene(background, tuple(sorted(things)))
-
-
-@cache  # there are 4,608 things; a truth of 100,000 pictures holds each of them once
-def _thing(cell: tuple[int, int], *look: str) -> Thing:
-    _known(cell, CELLS, "cell")
-    return Thing(cell, *(_known(value, _VALUES[name], name) for name, value in zip(_VALUES, look, strict=True)))
-
-
-def _known(value, values: Sequence, name: str):
-    if value not in values:
-        raise ValueError(f"got {name} {value!r}, expected one of {', '.join(map(str, values))}.")
-    return value
 
 
 class Truth:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from contextcir.attention import attention_maps
 from contextcir.visualization.page import (
     GAP,
     GREY,
@@ -60,29 +61,11 @@ def concept_maps(model, processor, image: Image.Image, text: str, noun_phrases: 
     Raises:
         `ValueError`: A span lies outside the text.
     """
+    count = len(noun_phrases)
+    context, isolated = attention_maps(model, processor, [image] * count, [text] * count, noun_phrases)
     pixel_values = processor(images=[image], return_tensors="pt")["pixel_values"]  # (1, 3, height, width)
-    maps = [[None] * len(noun_phrases), [None] * len(noun_phrases)]  # in context, isolated
-    if noun_phrases:
-        # One phrase a row: `phrase_sample` then names those that the processor kept.
-        rows = {"text": [text] * len(noun_phrases), "noun_phrases": [[phrase] for phrase in noun_phrases]}
-        inputs = processor(**rows, return_tensors="pt")
-        for counter in ("num_truncated_texts", "num_dropped_phrases"):
-            del inputs[counter]
-        kept = inputs["phrase_sample"].tolist()
-        device, training = next(model.parameters()).device, model.training
-        model.eval()
-        with torch.inference_mode():
-            pixels = pixel_values.expand(len(noun_phrases), -1, -1, -1)
-            both = model.get_concept_attentions(pixels.to(device), **inputs.to(device))  # 2 x (num_kept, num_patches)
-        model.train(training)
-        height, width = pixel_values.shape[2:]
-        for kind, attentions in enumerate(both):
-            grid_height = round((attentions.shape[1] * height / width) ** 0.5)  # patches are square
-            for row, grid in zip(kept, attentions.float().cpu().unflatten(1, (grid_height, -1)).numpy(), strict=True):
-                maps[kind][row] = grid
-    return ConceptMaps(
-        _seen(pixel_values[0], processor), text, [phrase["text"] for phrase in noun_phrases], maps[0], maps[1]
-    )
+    phrases = [phrase["text"] for phrase in noun_phrases]
+    return ConceptMaps(_seen(pixel_values[0], processor), text, phrases, context, isolated)
 
 
 def _seen(pixel_values: torch.Tensor, processor) -> Image.Image:

@@ -11,8 +11,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 
-from ..edits import Edit
-from ..queries import EDIT_OF
+from ..edits import EDIT_OF, Edit
 from ..world import COLOURS, MAX_OBJECTS, PATTERNS, SHAPES, SIZES, Scene, Thing, sample_thing
 
 SECONDS = ("latency", "jitter", "retry_after", "hang", "batch_seconds")
