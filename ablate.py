@@ -37,6 +37,7 @@ from contextcir.visualization import save_png, seed_dots
 ROOT = Path(__file__).parent
 NAME = re.compile(r"[a-z0-9_.+-]+")
 COLUMNS = ("recall@1", "recall@10", "recall_subset@1")  # of the benchmark's metrics
+GROUNDED = ("pointing", "mass")  # where noun phrases look, of all that denote something
 LOGGED = ("context_entropy", "map_diversity")  # of the last training log
 
 
@@ -232,8 +233,12 @@ def run_grid(args: Arguments, base: dict[str, Any], parts: Sequence[Part]) -> No
 
 def columns_of(record: dict[str, Any]) -> dict[str, float]:
     """The numbers of one result that the page shows."""
-    metrics = record["results"][0]["metrics"]
-    return {name: metrics[name] for name in COLUMNS} | {name: record["logged"].get(name) for name in LOGGED}
+    metrics, grounding = record["results"][0]["metrics"], record.get("grounding", {}).get("all", {})
+    return {
+        **{name: metrics[name] for name in COLUMNS},
+        **{name: grounding.get(name) for name in GROUNDED},
+        **{name: record["logged"].get(name) for name in LOGGED},
+    }
 
 
 def spread(numbers: Sequence[float | None], digits: int = 1) -> str:
@@ -248,11 +253,12 @@ def spread(numbers: Sequence[float | None], digits: int = 1) -> str:
 def part_of_page(part: Part, results: dict[str, list[dict[str, Any]]], figure: str) -> list[str]:
     """Claim, table and figure of a part."""
     lines = [f"## {part.title}", "", part.claim.strip(), ""]
-    header = ["", "seeds", *COLUMNS, *(name.replace("_", " ") for name in LOGGED)]
+    columns = (*COLUMNS, *GROUNDED, *LOGGED)
+    header = ["", "seeds", *(name if "@" in name else name.replace("_", " ") for name in columns)]
     lines += ["| " + " | ".join(header) + " |", "|" + "---|" + "---:|" * (len(header) - 1)]
     for variant, options in part.variants.items():
         found = [columns_of(record) for record in results.get(variant, [])]
-        cells = [spread([row[name] for row in found], 2 if name in LOGGED else 1) for name in (*COLUMNS, *LOGGED)]
+        cells = [spread([row[name] for row in found], 2 if name in LOGGED else 1) for name in columns]
         what = ", ".join(f"{key} {value}" for key, value in options.items() if value is not None)
         label = f"`{variant}`" + (f": {what}" if what else "")
         lines.append("| " + " | ".join([label, str(len(found)), *cells]) + " |")

@@ -55,6 +55,7 @@ def commands(monkeypatch):
                 "commit": "0123456789",
                 "num_queries": 5,
                 "gallery_size": 1234,
+                "grounding": {"all": {"pointing": 50.0 - 10 * seed, "mass": 30.0}},
             }
             Path(options["--output"]).write_text(json.dumps(record))
         else:
@@ -81,7 +82,10 @@ def test_each_variant_is_run_once_and_rendered(grid, commands):
     assert command[-4:] == ["--seed", "2", "--output_dir", "runs/no_mask-2"]
     assert command[command.index("--mask_repeated_targets") + 1] == "false"
     page = Path("page.md").read_text()
-    assert "| `cc_0`: cc_weight 0 | 2 | 21.0 ± 1.4 | 80.0 ± 0.0 | 40.0 ± 0.0 | – | 0.30 ± 0.00 |" in page
+    assert (
+        "| `cc_0`: cc_weight 0 | 2 | 21.0 ± 1.4 | 80.0 ± 0.0 | 40.0 ± 0.0 "
+        "| 40.0 ± 14.1 | 30.0 ± 0.0 | – | 0.30 ± 0.00 |" in page
+    )
     for part in (
         "6 trainings",
         "5 queries, gallery of 1,234",
