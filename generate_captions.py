@@ -5,7 +5,7 @@
     python generate_captions.py --pairs pairs.json --output out --model gpt-4o --max_usd 20 --mode batch
     python generate_captions.py --pairs pairs.csv --output out --model own --base_url http://localhost:8000/v1 --free
     python generate_captions.py --recipe instructcir --images photos --num_pairs 32000 --output out --model gpt-4o
-    python train.py configs/scenes_tiny.yaml --data out/triplets
+    python train.py --clip_name_or_path openai/clip-vit-base-patch32 --data out/triplets --output_dir runs/mine
 
 The default recipe is good4cir's; the other is InstructCIR's. Pairs are read from JSON, JSON Lines, CSV or a dataset
 (`contextcir/pairs.py`), or drawn from a folder of images. The output folder holds `triplets/` (Parquet, for training),

@@ -278,12 +278,12 @@ def test_an_exhausted_quota_stops_and_the_same_command_goes_on(world, serve, don
 
 def test_the_budget_is_never_exceeded(world, serve, tmp_path, capsys):
     _, url = serve()
-    argv = flags(url, tmp_path, "--usd_per_million", "1", "2", "--max_usd", "0.03", pairs=world[0] / "pairs.json")
+    argv = flags(url, tmp_path, "--usd_per_million", "1", "2", "--max_usd", "0.02", pairs=world[0] / "pairs.json")
     argv.remove("--free")
     assert generate_captions.main(argv) == 3
     assert "Raise the limit" in capsys.readouterr().err
     if (tmp_path / "report.json").exists():
-        assert 0 < json.loads((tmp_path / "report.json").read_text())["requests"]["usd"] <= 0.03
+        assert 0 < json.loads((tmp_path / "report.json").read_text())["requests"]["usd"] <= 0.02
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def test_each_stage_is_measured_for_the_price_of_the_last(measure, tmp_path, run
     folder = write_benchmark(tmp_path / "data", queries=6)
     pictures = numbered(range(12), next_one)
     more = ["--split", "validation", "--after_each_stage", "--evaluated", "2"]
-    record = measure("scenes", folder, pictures, *more)
+    record = measure("custom", folder, pictures, *more)
     assert [result["retriever"] for result in record["results"]] == [
         *("imagescope, retrieved", "imagescope, verified", "imagescope")
     ]
@@ -115,7 +115,7 @@ def test_each_stage_is_measured_for_the_price_of_the_last(measure, tmp_path, run
     counts = pictures.counts()
     assert (counts["captioner"], counts["reasoner"], counts["verifier"]) == (12, 12, 6 * 11)
     assert 12 <= counts["evaluator"] <= 24  # two of the gallery and two candidates, which may be the same
-    again = measure("scenes", folder, pictures, *more, "--rerank", run)
+    again = measure("custom", folder, pictures, *more, "--rerank", run)
     assert [result["metrics"]["recall@1"] for result in again["results"]][1:] == [100, 100]
     assert pictures.counts()["verifier"] == 6 * 11  # the same questions about the same pictures
     assert again["results"][2]["calls"]["verifier"] == {"reused": 2 * 6 * 11}

@@ -8,7 +8,7 @@ import pytest
 import benchmark as door
 from contextcir.chat import ChatStop
 from contextcir.retrieval.imagescope.trace import read_trace
-from contextcir.scenes import distractors, render, sample_query
+from contextcir.scenes import mistakes, render, sample_query
 from contextcir.scenes.oracle import Faults, Oracle
 from contextcir.scenes.truth import Truth
 
@@ -32,7 +32,7 @@ def scenes(tmp_path_factory):
         query = sample_query(rng, 2)
         truth.add_query(query.text, query.target, query.reference)
         reference, target = add(query.reference), add(query.target)
-        wrong = [add(scene) for kind, found in distractors(rng, query).items() for scene in found]
+        wrong = [add(scene) for found in mistakes(rng, query, query.edits).values() for scene in found]
         lines.append({"reference": reference, "text": query.text, "targets": [target], "candidates": [target, *wrong]})
     (root / "queries.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return root, truth

@@ -11,6 +11,7 @@ from transformers import AutoModel, CLIPModel
 
 from modeling_baselines import CompositionBaseline, CompositionBaselineConfig
 from modeling_baselines.modeling_baselines import Combiner, Gate
+from modeling_contextcir import ContextCIRProcessor
 
 COMPOSITIONS = ["combiner", "tirg"]
 SMALL = CompositionBaselineConfig(projection_dim=6)
@@ -26,9 +27,9 @@ def build(clip_folder):
 
 
 @pytest.fixture
-def batch(tokenizer):
+def batch(clip_folder):
     torch.manual_seed(1)
-    texts = tokenizer(["make the dog red", "no", "the red one"], padding=True, return_tensors="pt")
+    texts = ContextCIRProcessor.from_pretrained(clip_folder)(text=["make the dog red", "no", "the red one"])
     index = {"reference_index": torch.tensor([0, 1, 1]), "target_index": torch.tensor([1, 2, 3])}
     return {**texts, "pixel_values": torch.randn(4, 3, 30, 30), **index}
 
