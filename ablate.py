@@ -160,7 +160,10 @@ def flags(options: dict[str, Any]) -> list[str]:
 
 def execute(command: list[str], log: Path, gpu: int) -> None:
     """Runs a command of this project with its output in a file; an error shows the end of it."""
-    own = {"OMP_NUM_THREADS": "1"} if not torch.cuda.is_available() else {"CUDA_VISIBLE_DEVICES": str(gpu)}
+    own = {"OMP_NUM_THREADS": "1"}
+    if torch.cuda.is_available():
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        own = {"CUDA_VISIBLE_DEVICES": visible.split(",")[gpu] if visible else str(gpu)}
     with log.open("a", encoding="utf-8") as file:
         file.write(f"$ {shlex.join(command)}\n")
         file.flush()
@@ -274,6 +277,8 @@ def render(args: Arguments, base: dict[str, Any], parts: Sequence[Part]) -> None
     if not results:
         raise ValueError(f"{args.results} has no result of this grid. Run it without --render.")
     records = [record for some in results.values() for record in some]
+    if len(protocols := {record["protocol_id"] for record in records}) > 1:
+        raise ValueError(f"{args.results} holds results of {' and '.join(sorted(protocols))}. Remove the old ones.")
     commits = ", ".join(sorted({f"`{(record['commit'] or 'unknown')[:7]}`" for record in records}))
     page = Path(args.page)
     lines = [
@@ -281,7 +286,8 @@ def render(args: Arguments, base: dict[str, Any], parts: Sequence[Part]) -> None
         "",
         f"{len(records)} trainings of the options in `{args.grid}/base.yaml`, each with what its line names changed;"
         f" measured on the {base['benchmark_split']} split ({records[0]['num_queries']} queries, gallery of"
-        f" {records[0]['gallery_size']:,}), mean ± standard deviation over seeds. Commits {commits}; rendered by"
+        f" {records[0]['gallery_size']:,}, protocol `{records[0]['protocol_id']}`), mean ± standard deviation over"
+        f" seeds. Commits {commits}; rendered by"
         " `python ablate.py --render`.",
         "",
     ]

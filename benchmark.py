@@ -156,6 +156,8 @@ def main(argv: list[str] | None = None) -> Any:
     args, scope_args = parser.parse_args_into_dataclasses(argv)
     if args.retriever == IMAGESCOPE and not scope_args.trace:
         raise ValueError("ImageScope keeps what is paid for: give it a folder with --trace.")
+    if args.retriever != IMAGESCOPE and scope_args != ImageScopeArguments():
+        raise ValueError(f"ImageScope's options have no effect without --retriever {IMAGESCOPE}.")
     if args.benchmark != "all":
         return run(args, scope_args, args.benchmark, args.output, argv)
     names = [name for name in BENCHMARKS if Path(args.data_root, name).is_dir()]
@@ -170,10 +172,11 @@ def run(
 ) -> dict[str, Any]:
     """Everything asked for on one benchmark."""
     state = PartialState(cpu=not torch.accelerator.is_available())
-    if args.retriever == IMAGESCOPE:
+    ranked_by = scope_args.rerank if args.retriever == IMAGESCOPE else args.retriever
+    if args.retriever == IMAGESCOPE and not ranked_by:
         clip = args.clip or PAPER_CLIP
     else:
-        clip = (args.clip or find_clip(args.retriever)) if args.baselines else None
+        clip = (args.clip or find_clip(ranked_by)) if args.baselines else None
     module = BENCHMARKS[name]
     parts = load_parts(module, args, name)
     scored = all(part.is_scored for part in parts)
@@ -281,7 +284,9 @@ def seated(args: ImageScopeArguments, benchmark: str) -> Iterator[Panel]:
     """The four roles at their servers, whose answers may still arrive at the end. Each process pays its share."""
     state, loop, dispatchers = PartialState(), asyncio.new_event_loop(), {}
     folder = Path(args.trace, f"answers-{state.process_index}")
-    with Ledger(folder, {"answers": IMAGESCOPE}, args.max_usd and args.max_usd / state.num_processes) as ledger:
+    # With another number of processes, nobody would count what the ledgers of the others have spent.
+    settings = {"answers": IMAGESCOPE, "processes": state.num_processes}
+    with Ledger(folder, settings, args.max_usd and args.max_usd / state.num_processes) as ledger:
         roles = {}
         for role in PAPER_MODELS:
             model, url = args.server_of(role)
@@ -289,7 +294,9 @@ def seated(args: ImageScopeArguments, benchmark: str) -> Iterator[Panel]:
                 price = FREE if args.free else price_of(model)
                 server = ChatServer(model, url, price=price, temperature=args.temperature)
                 dispatchers[model, url] = Dispatcher(server, ledger, concurrency=args.concurrency)
-            roles[role] = Role(model, dispatchers[model, url].ask)
+            # What tells its answers apart in traces and caches
+            name = model if args.temperature is None else f"{model}, temperature {args.temperature}"
+            roles[role] = Role(name, dispatchers[model, url].ask)
         options = {"cache": Path(args.cache).expanduser(), "benchmark": benchmark, "waiting": 20 * args.concurrency}
         try:
             yield Panel(Roles(**roles), args.trace, loop=loop, **options)

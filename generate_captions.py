@@ -31,6 +31,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
@@ -57,7 +58,7 @@ from contextcir.prices import FREE, Price, price_of
 from contextcir.provenance import git_commit, versions
 
 CARD_TEMPLATE = Path(__file__).parent / "datasets_scripts" / "cards" / "generated.md"
-PUBLISHED = ("README.md", "dataset.json", "pairs.jsonl", "report.json", "triplets/*", "figures/*")
+PUBLISHED = ("README.md", "dataset.json", "pairs.jsonl", "report.json", "triplets/train-*", "figures/*")
 PAIRS_OF_A_BATCH = 20_000  # in the stages at a time; online, twice as many as requests
 REHEARSED_PAIRS = 20  # of which a dry run takes the mean
 STOPPED, INTERRUPTED = 3, 130
@@ -138,7 +139,7 @@ class ServerArguments:
         if self.usd_per_million and len(self.usd_per_million) != 2:
             raise ValueError(f"usd_per_million has two prices, of prompts and of answers, got {self.usd_per_million}.")
 
-    def build(self, allow_urls: bool) -> ChatServer:
+    def build(self) -> ChatServer:
         """The server, with the price of the model."""
         if self.free:
             price = FREE
@@ -151,7 +152,6 @@ class ServerArguments:
             self.base_url,
             price=price,
             key_file=self.key_file,
-            fetch=fetch_public if allow_urls else None,
             temperature=self.temperature,
             max_tokens=self.max_tokens,
             timeout=self.timeout,
@@ -204,14 +204,15 @@ def find_held_out(folder: str | None) -> tuple[HeldOut | None, str]:
     return held_out, f"pairs with images of {names} were left out, by id and for {len(held_out.owners):,} by looks too"
 
 
-async def rehearse(pairs: Sequence[Pair], recipe: str, prompts: dict[str, Prompt], server: ChatServer) -> None:
+async def rehearse(
+    pairs: Sequence[Pair], recipe: str, prompts: dict[str, Prompt], server: ChatServer, inspector: Inspector
+) -> None:
     """Print three requests that would be sent, and what all would cost."""
     rehearsal, results = Rehearsal(), Counter()
-    with closing(Inspector()) as inspector:
-        captioner = Captioner(recipe, rehearsal, prompts, inspector)
-        for pair in (pairs[place] for place in range(min(REHEARSED_PAIRS, len(pairs)))):
-            result = await captioner.caption(pair)
-            results[result.detail if result.reason == "unreadable_image" else ""] += 1
+    captioner = Captioner(recipe, rehearsal, prompts, inspector)
+    for pair in (pairs[place] for place in range(min(REHEARSED_PAIRS, len(pairs)))):
+        result = await captioner.caption(pair)
+        results[result.detail if result.reason == "unreadable_image" else ""] += 1
     if not rehearsal.requests:
         raise ValueError(f"None of the first {results.total()} pairs can be used: {next(iter(results))}")
     for request in (rehearsed.request for rehearsed in rehearsal.requests[:3]):
@@ -219,8 +220,11 @@ async def rehearse(pairs: Sequence[Pair], recipe: str, prompts: dict[str, Prompt
         shown = ", ".join(f"{url.partition(';')[0]} of {len(url):,} characters" for url in images)
         print(f"--- {request.role}: {request.schema.__name__} of {shown or 'no image'}", text, sep="\n")
     likely, most = rehearsal.cost(count_requests(pairs), server)
-    print(f"{len(pairs):,} pairs: about ${likely:,.2f}, and at most ${most:,.2f}, with prices {server.price.source}.")
-    print("Answers of earlier stages are stand-ins of typical length. Nothing was sent.")
+    print(
+        f"{len(pairs):,} pairs: about ${likely:,.2f}, or ${most:,.2f} if every answer is as long as max_tokens allows,"
+        f" with prices {server.price.source}."
+    )
+    print("Retries are not counted, and answers of earlier stages are stand-ins of typical length. Nothing was sent.")
 
 
 def _parts(body: dict[str, Any]) -> list[str]:
@@ -361,7 +365,11 @@ def publish(folder: Path, args: OutputArguments) -> None:
     api = HfApi()
     api.create_repo(args.push_to_hub, repo_type="dataset", private=not args.public, exist_ok=True)
     api.upload_folder(
-        repo_id=args.push_to_hub, repo_type="dataset", folder_path=folder, allow_patterns=list(PUBLISHED)
+        repo_id=args.push_to_hub,
+        repo_type="dataset",
+        folder_path=folder,
+        allow_patterns=list(PUBLISHED),
+        delete_patterns=["triplets/*", "figures/*"],  # what a larger run has left there
     )
 
 
@@ -375,15 +383,16 @@ def main(argv: list[str] | None = None) -> int:
         raise ImportError("Noun phrases need spaCy and benepar: pip install contextcir[parse]")
     prompts = load_prompts(caption_args.recipe, caption_args.prompts)
     pairs = choose_pairs(pair_args)
-    server = server_args.build(pair_args.allow_urls)
+    server = server_args.build()
+    fetch = fetch_public if pair_args.allow_urls else None
     if server_args.dry_run:
-        asyncio.run(rehearse(pairs, caption_args.recipe, prompts, server))
+        with TemporaryDirectory() as downloads, closing(Inspector(fetch=fetch, folder=Path(downloads))) as inspector:
+            asyncio.run(rehearse(pairs, caption_args.recipe, prompts, server, inspector))
         return 0
 
     held_out, sentence = find_held_out(pair_args.test_sets)
     folder = Path(output_args.output)
-    fetch = fetch_public if pair_args.allow_urls else None
-    words = [server.address if word == server_args.base_url else word for word in argv]  # it may hold a password
+    words = [word.replace(server.base_url, server.address) for word in argv]  # which may hold a password
     run = Run(
         pairs,
         caption_args,

@@ -178,6 +178,8 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, CIR
         known = [option.name for kind in kinds for option in dataclasses.fields(kind) if option.init]
         argv = [*_flags_of_yaml(argv[0], known), *argv[1:]]
     model_args, data_args, args = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    if args.hub_token:
+        raise ValueError("hub_token would be published with the command. Run `hf auth login`, or set HF_TOKEN.")
     if model_args.lora_rank and args.train_only:
         raise ValueError("train_only lets the adapters rest as well. Leave out lora_rank.")
     return model_args, data_args, args

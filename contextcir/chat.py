@@ -38,7 +38,7 @@ _DATE = re.compile(r"(-(\d{4}-\d{2}-\d{2}|\d{8}|\d{4}))?")
 _SECRET = re.compile(r"\bsk-[\w*.-]+|(?<=Bearer )\S+")
 _SCHEMA_REFUSED = re.compile(r"response_format|json_schema|structured output|guided|grammar", re.IGNORECASE)
 _FILTERED = ("content_filter", "content_policy_violation")
-_QUOTA = ("insufficient_quota", "billing_hard_limit_reached")
+_QUOTA = ("insufficient_quota", "billing_hard_limit_reached", "token_limit_exceeded")  # the last: of a batch
 _MESSAGE_BYTES = 64  # what a message and its role cost beside their text, in tokens, with room to spare
 
 
@@ -60,7 +60,7 @@ class ChatRequest:
         role (`str`): Stage or role, such as "reference_objects" or "verifier", for reports; not part of the id.
         prompt (`str`): The user's text.
         images (`tuple`, *optional*): Shown before the text, in order; anything that
-            [`~contextcir.images.load_image`] reads, or a URL where the server was given a `fetch`.
+            [`~contextcir.images.load_image`] reads.
         schema (`type[pydantic.BaseModel]`, *optional*): What the answer must fit; free text by default.
         system (`str`, *optional*): The system prompt.
         attempt (`int`, defaults to 0): A question asked again is a request of its own. From 1 on, the schema is also
@@ -130,8 +130,6 @@ class ChatServer:
         key_file (`str`, *optional*): A file with the key, which is otherwise the variable `OPENAI_API_KEY`. A server
             at a `base_url` may do without.
         price ([`~contextcir.prices.Price`]): What tokens cost.
-        fetch (`Callable[[str], bytes]`, *optional*): Downloads images given as URLs, such as
-            [`~contextcir.downloads.fetch_public`]; without it they are refused.
         temperature (`float`, *optional*): The server's own by default.
         max_tokens (`int`, defaults to 2048): Of an answer, thinking included; what a request may cost grows with it.
         max_image_side (`int`, defaults to 1024): In pixels; larger images are scaled down.
@@ -151,7 +149,6 @@ class ChatServer:
         *,
         price,
         key_file: str | os.PathLike | None = None,
-        fetch: Callable[[str], bytes] | None = None,
         temperature: float | None = None,
         max_tokens: int = 2048,
         max_image_side: int = 1024,
@@ -165,8 +162,6 @@ class ChatServer:
         self.max_tokens = max_tokens
         self.max_image_side = max_image_side
         self._temperature = {} if temperature is None else {"temperature": temperature}
-        self._fetch = fetch
-        self._digests: dict[str, bytes] = {}  # of URLs: one download for the id is enough
         self._schema_in_prompt = schema_support == "prompt"
         self._key = _read_key(key_file)
         self._timeout, self._max_retries = timeout, max_retries
@@ -205,7 +200,7 @@ class ChatServer:
         texts = [request.system, request.prompt, request.attempt]
         digest = hashlib.sha256(json.dumps(["contextcir 1", parameters, schema, texts]).encode())
         for image in request.images:
-            digest.update(self._image_digest(image))
+            digest.update(image_digest(image))
         return digest.hexdigest()
 
     def body(self, request: ChatRequest) -> dict[str, Any]:
@@ -226,7 +221,7 @@ class ChatServer:
             prompt += "\n\n" + schema_prompt(request.schema)
         if request.system:
             body["messages"].append({"role": "system", "content": request.system})
-        urls = [image_url(self._download(image), self.max_image_side) for image in request.images]
+        urls = [image_url(image, self.max_image_side) for image in request.images]
         parts = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
         content = [*parts, {"type": "text", "text": prompt}] if parts else prompt
         body["messages"].append({"role": "user", "content": content})
@@ -239,20 +234,6 @@ class ChatServer:
             text += 2 * schema_prompt(request.schema)
         tokens = len(text.encode()) + 2 * _MESSAGE_BYTES + len(request.images) * self.price.image_tokens
         return self.price.usd(tokens, self.max_tokens)
-
-    def _image_digest(self, image) -> bytes:
-        if not _is_url(image):
-            return image_digest(image)
-        if image not in self._digests:
-            self._digests[image] = image_digest(self._download(image))
-        return self._digests[image]
-
-    def _download(self, image):
-        if not _is_url(image):
-            return image
-        if self._fetch is None:
-            raise ImageError(f"{image}: is a URL, and downloads were not allowed. Allow them, or give a file.")
-        return self._fetch(image)
 
     # --- an answer ---------------------------------------------------------------------------------------------------
 
@@ -268,24 +249,30 @@ class ChatServer:
         Raises:
             [`ChatStop`]: Going on is pointless.
         """
-        import openai
-
         attempts = _Attempts(on_response)
         _attempts.set(attempts)
+        try:
+            outcome = await self._complete(request, attempts)
+        except ChatStop as stop:
+            stop.usd += attempts.chargeable * self.estimate(request)
+            raise
+        return replace(outcome, lost_usd=attempts.chargeable * self.estimate(request))
+
+    async def _complete(self, request: ChatRequest, attempts: _Attempts) -> Outcome:
+        openai = _openai()
         try:
             body = await asyncio.to_thread(self.body, request)  # decodes and encodes images
             payload = await self._post(body)
             attempts.chargeable -= 1
-            outcome = self.read_response(payload, request)
+            return self.read_response(payload, request)
         except ImageError as error:
-            outcome = Outcome("failed", error=str(error))
+            return Outcome("failed", error=str(error))
         except openai.APIStatusError as error:
             if "response_format" in body and self.turns_down_schema(error.status_code, str(error)):
-                return await self.complete(request, on_response)
-            outcome = self.read_error(error.status_code, error.body)
+                return await self._complete(request, attempts)
+            return self.read_error(error.status_code, error.body)
         except openai.APIConnectionError as error:
-            outcome = self._unconnected(error)
-        return replace(outcome, lost_usd=attempts.chargeable * self.estimate(request))
+            return self._unconnected(error)
 
     async def _post(self, body: dict[str, Any]) -> Any:
         try:  # the client's typed methods take a millisecond to walk through the images
@@ -375,10 +362,7 @@ class ChatServer:
     @cached_property
     def client(self):
         """The `openai` client, made at the first request: estimates and dry runs need neither library nor key."""
-        try:
-            import openai
-        except ImportError as error:
-            raise ImportError(f"Chat servers need openai ({error}): pip install contextcir[captions]") from error
+        openai = _openai()
         if not self._key and self.base_url == OPENAI_URL:
             raise ChatStop("key", "There is no key. Set OPENAI_API_KEY, or give a file with the key.") from None
         timeout = openai.Timeout(self._timeout, connect=10.0)
@@ -405,20 +389,36 @@ class ChatServer:
     @contextmanager
     def speaking(self):
         """A context in which the faults of the `openai` client become a [`ChatStop`]: for what is not a request."""
-        import openai
-
+        openai = _openai()
         try:
             yield
         except openai.APIStatusError as error:
+            if error.status_code == 404:  # not the model, which no batch or file is asked for
+                said = self._redact(f"{self.address} said 404: {error.message}")
+                raise ChatStop("batch", f"The batch or its file is not there ({said}). Is it another key's?") from None
             outcome = self.read_error(error.status_code, error.body)
             raise ChatStop("unreachable", outcome.error) from None
         except openai.APIConnectionError as error:
             raise ChatStop("unreachable", self._unconnected(error).error) from None
 
 
-async def _count_request(_) -> None:
+def _openai():
+    """The library, which takes a second to import."""
+    try:
+        import openai
+    except ImportError as error:
+        raise ImportError(f"Chat servers need openai ({error}): pip install contextcir[captions]") from error
+    return openai
+
+
+async def _count_request(request) -> None:
+    """Counts an attempt once it is on its way: a connection that was never made costs nothing."""
     if attempts := _attempts.get():
-        attempts.chargeable += 1
+
+        async def trace(event: str, info: dict[str, Any]) -> None:
+            attempts.chargeable += event.endswith("send_request_headers.started")
+
+        request.extensions = {**request.extensions, "trace": trace}
 
 
 async def _judge_response(response) -> None:
@@ -446,7 +446,3 @@ def _read_key(key_file: str | os.PathLike | None) -> str:
     if len(key.split()) != 1:
         raise ChatStop("key", f"The file {key_file} does not hold a key and nothing else.")
     return key
-
-
-def _is_url(image) -> bool:
-    return isinstance(image, str) and image.startswith(("http://", "https://"))

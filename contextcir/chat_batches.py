@@ -29,12 +29,19 @@ def batch_line(request_id: str, body: dict[str, Any]) -> bytes:
     return json.dumps(line).encode() + b"\n"
 
 
-async def submit_batch(server, path: Path, key: str) -> str:
-    """Upload a file of requests and start on it; returns what the server calls the batch."""
+async def upload_requests(server, path: Path) -> str:
+    """Upload a file of requests; returns what the server calls it."""
     with server.speaking(), open(path, "rb") as file:
-        uploaded = await server.client.files.create(file=file, purpose="batch")
-        batch = await server.client.batches.create(
-            input_file_id=uploaded.id, endpoint=ENDPOINT, completion_window="24h", metadata={_LABEL: key}
+        return (await server.client.files.create(file=file, purpose="batch")).id
+
+
+async def submit_batch(server, file: str, key: str) -> str:
+    """Have a file of requests worked on; returns what the server calls the batch. Where this fails as "unreachable",
+    the batch may exist all the same, and has its label."""
+    with server.speaking():
+        # Not repeated by the client: a batch whose answer was lost may exist, and a second would be paid for too.
+        batch = await server.client.with_options(max_retries=0).batches.create(
+            input_file_id=file, endpoint=ENDPOINT, completion_window="24h", metadata={_LABEL: key}
         )
     return batch.id
 

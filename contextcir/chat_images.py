@@ -30,7 +30,7 @@ def image_content(source) -> bytes | Image.Image:
         source: Whatever [`load_image`] reads.
 
     Returns:
-        `bytes` of a file, or the `PIL.Image.Image` that `source` is or, for an array, holds.
+        `bytes` of a file, or the RGB `PIL.Image.Image` that the loader makes of pixels.
 
     Raises:
         [`~contextcir.images.ImageError`]: The file cannot be read.
@@ -43,15 +43,15 @@ def image_content(source) -> bytes | Image.Image:
         with open(source, "rb") as file:
             return file.read()
     except (OSError, TypeError, ValueError):  # pixels, or a file with a fault that the loader has words for
-        return source if isinstance(source, Image.Image) else load_image(source)
+        return load_image(source)  # a palette and an orientation are part of what it shows
 
 
 def image_digest(source) -> bytes:
-    """SHA-256 of what an image consists of: the bytes of a file whatever its name, or size, mode and pixels."""
+    """SHA-256 of what an image consists of: the bytes of a file whatever its name, or size and pixels."""
     content = image_content(source)
     if isinstance(content, bytes):
         return hashlib.sha256(content).digest()
-    return hashlib.sha256(f"{content.mode} {content.size} ".encode() + content.tobytes()).digest()
+    return hashlib.sha256(f"{content.size} ".encode() + content.tobytes()).digest()
 
 
 def image_url(source, max_side: int) -> str:

@@ -17,8 +17,9 @@ from contextcir.images import ImageError
 
 MAX_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
+_UNICAST = ipaddress.ip_network("2000::/3")  # all of IPv6 that is given out: is_global takes more for public
 # Public by themselves, but a gateway may lead from there to a private IPv4 address that they hold
-_GATEWAYS = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")))
+_GATEWAYS = tuple(map(ipaddress.ip_network, ("2002::/16", "2001::/32")))
 
 
 def fetch_public(url: str, *, max_bytes: int = 20_000_000, timeout: float = 30.0) -> bytes:
@@ -52,7 +53,8 @@ def _get(url: str, max_bytes: int, timeout: float) -> tuple[bytes | None, str]:
     if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
         raise ImageError(f"expected http:// or https://, a host and no password, got {parts.scheme}://…")
     secure = parts.scheme == "https"
-    sock = _connect(parts.hostname, parts.port or (443 if secure else 80), timeout)
+    port = parts.port or (443 if secure else 80)
+    sock = _connect(parts.hostname, port, timeout)
     # The time-out of a socket is that of one packet; a server that drips bytes is cut off by the clock.
     clock = threading.Timer(timeout, lambda: _cut_off(sock))
     clock.start()
@@ -61,7 +63,8 @@ def _get(url: str, max_bytes: int, timeout: float) -> tuple[bytes | None, str]:
             context = ssl.create_default_context()
             sock = context.wrap_socket(sock, server_hostname=parts.hostname, do_handshake_on_connect=False)
             sock.do_handshake()
-        connection = http.client.HTTPConnection(parts.hostname, parts.port)
+        connection = http.client.HTTPConnection(parts.hostname, port)  # a port, or it would look for one in an IPv6
+        connection.default_port = 443 if secure else 80  # which the Host header leaves out
         connection.sock = sock
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         connection.request("GET", path, headers={"User-Agent": "contextcir", "Accept": "image/*"})
@@ -89,7 +92,7 @@ def _connect(host: str, port: int, timeout: float) -> socket.socket:
         if not is_public(address):
             raise ImageError(f"{host} is at {address}, which is not a public address.")
     problem: OSError | None = None
-    for address in addresses:
+    for address in addresses[:3]:  # each takes its time, and a stranger's DNS says how many there are
         try:
             return socket.create_connection((address, port), timeout)
         except OSError as error:
@@ -101,8 +104,9 @@ def is_public(address: str) -> bool:
     """Whether an IP address is one of the public internet."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     ip = getattr(ip, "ipv4_mapped", None) or ip
-    tunnelled = ip.version == 6 and any(ip in network for network in _GATEWAYS)
-    return ip.is_global and not ip.is_multicast and not tunnelled
+    if ip.version == 6 and (ip not in _UNICAST or any(ip in network for network in _GATEWAYS)):
+        return False
+    return ip.is_global and not ip.is_multicast
 
 
 def _cut_off(sock: socket.socket) -> None:

@@ -104,12 +104,21 @@ class Ledger:
             raise
 
     def _open(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self.path, isolation_level=None)
+        try:
+            db = sqlite3.connect(self.path, isolation_level=None)
+        except sqlite3.OperationalError as error:
+            raise LedgerError(f"{self.path} cannot be opened ({error}). Check the folder's permissions.") from None
         try:
             # Without waiting for the disk at each answer: safe when a process dies, and whole when the machine does.
             db.execute("pragma journal_mode = wal")
             db.execute("pragma synchronous = normal")
             db.executescript(_TABLES)
+        except sqlite3.OperationalError as error:  # full, read-only or locked: what was paid for is in there
+            db.close()
+            raise LedgerError(
+                f"{self.path} cannot be written ({error}). Check the disk, its permissions and other programs, and"
+                " keep the file."
+            ) from None
         except sqlite3.DatabaseError as error:
             db.close()
             raise LedgerError(f"{self.path} is not a ledger ({error}). Remove it, or choose another folder.") from None

@@ -27,7 +27,7 @@ def recorded_arguments(args) -> dict[str, Any]:
         option.name: values[option.name]
         for option in fields(args)
         if option.name in always
-        or (option.name not in NEVER_RECORDED and values[option.name] != option.default and values[option.name])
+        or (option.name not in NEVER_RECORDED and values[option.name] not in (option.default, None, "", [], {}))
     }
 
 

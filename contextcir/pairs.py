@@ -177,6 +177,10 @@ class _DatasetPairs(Sequence):
         data = data.select_columns([name for name in (*REQUIRED, *OPTIONAL) if name in data.column_names])
         for name in REQUIRED:
             data = data.cast_column(name, datasets.Image(decode=False))
+        if "original_caption" in data.column_names and data.features["original_caption"] != datasets.Value("string"):
+            raise ValueError(
+                f"{name_or_path}: original_caption is {data.features['original_caption']}, expected a column of texts."
+            )
         self._data = data
 
     def __len__(self) -> int:
@@ -187,7 +191,9 @@ class _DatasetPairs(Sequence):
         for side in ("reference", "target"):
             image = row[f"{side}_image"] or {"bytes": None, "path": None}  # an empty cell: nothing that can be read
             row[f"{side}_image"] = image
-            if not row.get(f"{side}_id"):
+            if row.get(f"{side}_id") not in (None, ""):
+                row[f"{side}_id"] = str(row[f"{side}_id"])
+            else:
                 content = image["bytes"] if image["bytes"] is not None else (image["path"] or f"row {index}").encode()
                 row[f"{side}_id"] = hashlib.sha256(content).hexdigest()[:16]
         return Pair(**row)

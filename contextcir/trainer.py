@@ -269,7 +269,8 @@ class CIRTrainer(Trainer):
             return model(**batch, **options)
         target_index = batch.pop("target_index")
         outputs = model(**batch, **options)
-        outputs.target_embeds = self.moving_average.embed_targets(batch["pixel_values"], target_index)
+        with self.accelerator.autocast():  # which the prepared model does by itself
+            outputs.target_embeds = self.moving_average.embed_targets(batch["pixel_values"], target_index)
         return outputs
 
     def _references(self, outputs) -> torch.Tensor | None:

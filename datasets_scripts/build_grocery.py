@@ -300,7 +300,12 @@ def main(argv=None) -> None:
     if args.push_to_hub:
         api = HfApi()
         api.create_repo(args.push_to_hub, repo_type="dataset", private=True, exist_ok=True)
-        api.upload_folder(repo_id=args.push_to_hub, repo_type="dataset", folder_path=root)
+        api.upload_folder(
+            repo_id=args.push_to_hub,
+            repo_type="dataset",
+            folder_path=root,
+            delete_patterns="*.parquet",  # of an earlier build with more of them
+        )
 
 
 if __name__ == "__main__":

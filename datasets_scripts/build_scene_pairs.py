@@ -44,6 +44,8 @@ def main(argv=None) -> None:
     """Build everything into the output folder."""
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)
     root, rng = Path(args.output), random.Random(f"pairs {args.seed}")
+    if any((root / "images").rglob("*.jpg")):  # which the new truth would not know
+        raise ValueError(f"{root / 'images'} holds pictures already. Choose another output, or remove the folder.")
     pairs, pictures, queries = [], [], []
 
     def picture(scene: Scene, name: str) -> str:

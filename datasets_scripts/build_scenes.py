@@ -291,7 +291,12 @@ def main(argv=None) -> dict:
     if args.push_to_hub:
         api = HfApi()
         api.create_repo(args.push_to_hub, repo_type="dataset", private=True, exist_ok=True)
-        api.upload_folder(repo_id=args.push_to_hub, repo_type="dataset", folder_path=output)
+        api.upload_folder(
+            repo_id=args.push_to_hub,
+            repo_type="dataset",
+            folder_path=output,
+            delete_patterns="*.parquet",  # of an earlier build with more of them
+        )
     return record
 
 

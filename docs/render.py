@@ -4,7 +4,8 @@
     python docs/render.py --check    # fails when README.md says anything else than the JSON files
 
 A part of the README between `<!-- NAME -->` and `<!-- /NAME -->` belongs to the function of that name in `PARTS`.
-The files under `docs/results` are what `benchmark.py`, `bench.py` and `train_parser.py` wrote.
+The files under `docs/results` are what `benchmark.py` and `bench.py` wrote; `demo.json` holds what `time` said
+of `make demo`.
 """
 
 import json

@@ -111,9 +111,8 @@ class Gate(nn.Module):
 
 class CompositionBaseline(PreTrainedModel):
     r"""
-    A composer on pooled CLIP features, trained and measured through the same doors as [`ContextCIRModel`].
-
-    Its `forward` takes what the collator makes and leaves noun phrases alone: it has no attention to be consistent.
+    A composer on pooled CLIP features, trained and measured through the same doors as [`ContextCIRModel`], without
+    noun phrases: it has no attention to be consistent.
     """
 
     config_class = CompositionBaselineConfig
@@ -170,7 +169,9 @@ class CompositionBaseline(PreTrainedModel):
         inherited = ("vision_config", "text_config", "projection_dim", "logit_scale_init_value")
         config = CompositionBaselineConfig(**{key: getattr(clip.config, key) for key in inherited} | fields)
         model = cls._from_config(config, dtype=clip.dtype, attn_implementation=clip.config._attn_implementation)
-        model.load_state_dict(clip.state_dict(), strict=False)  # strict but for the composer, which CLIP lacks
+        given = {"logit_scale"} if "logit_scale_init_value" in fields else set()
+        tensors = {name: tensor for name, tensor in clip.state_dict().items() if name not in given}
+        model.load_state_dict(tensors, strict=False)  # CLIP lacks the composer
         return model.eval()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -193,7 +194,7 @@ class CompositionBaseline(PreTrainedModel):
         return self._compose(self._image_features(pixel_values), input_ids, attention_mask)
 
     def forward(
-        self, input_ids, pixel_values, reference_index, target_index, attention_mask=None, **noun_phrases
+        self, input_ids, pixel_values, reference_index, target_index=None, attention_mask=None
     ) -> CompositionBaselineOutput:
         r"""
         One training step over the distinct images of the batch.
@@ -202,9 +203,9 @@ class CompositionBaseline(PreTrainedModel):
             input_ids (`torch.LongTensor` of shape `(batch_size, length)`): Modification texts.
             pixel_values (`torch.FloatTensor` of shape `(num_images, 3, height, width)`): Images, each once.
             reference_index (`torch.LongTensor` of shape `(batch_size,)`): Which of them is the reference of each text.
-            target_index (`torch.LongTensor` of shape `(batch_size,)`): Which of them is its target.
+            target_index (`torch.LongTensor` of shape `(batch_size,)`, *optional*): Which of them is its target;
+                without, no targets are returned.
             attention_mask (`torch.LongTensor` of shape `(batch_size, length)`, *optional*): 1 for real tokens.
-            **noun_phrases: What else the collator makes, without effect.
 
         Returns:
             [`CompositionBaselineOutput`]
@@ -215,7 +216,7 @@ class CompositionBaseline(PreTrainedModel):
                 self.logit_scale.clamp_(max=MAX_LOG_SCALE)
         return CompositionBaselineOutput(
             query_embeds=self._compose(images[reference_index], input_ids, attention_mask),
-            target_embeds=images[target_index],
+            target_embeds=None if target_index is None else images[target_index],
             reference_embeds=images[reference_index],
             logit_scale=self.logit_scale.float().exp().clamp(max=100.0),
         )

@@ -437,7 +437,7 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
         input_ids: torch.LongTensor,
         pixel_values: torch.FloatTensor,
         reference_index: torch.LongTensor,
-        target_index: torch.LongTensor,
+        target_index: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
         phrase_input_ids: torch.LongTensor | None = None,
         phrase_attention_mask: torch.LongTensor | None = None,
@@ -454,7 +454,8 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
             input_ids (`torch.LongTensor` of shape `(batch_size, length)`): modification texts, padded on the right.
             pixel_values (`torch.FloatTensor` of shape `(num_images, 3, height, width)`): images, each once.
             reference_index (`torch.LongTensor` of shape `(batch_size,)`): which of them is the reference of each text.
-            target_index (`torch.LongTensor` of shape `(batch_size,)`): which of them is its target.
+            target_index (`torch.LongTensor` of shape `(batch_size,)`, *optional*): which of them is its target;
+                without, no targets are returned.
             attention_mask (`torch.LongTensor` of shape `(batch_size, length)`, *optional*):
                 1 for real tokens; without it a text ends with its first end token.
             phrase_input_ids (`torch.LongTensor` of shape `(num_phrases, phrase_length)`, *optional*):
@@ -485,7 +486,7 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
             context, isolated = self._concept_attentions(references, attentions, phrase_inputs, isolated_grad)
         return ContextCIROutput(
             query_embeds=query_embeds,
-            target_embeds=image_embeds[target_index],
+            target_embeds=None if target_index is None else image_embeds[target_index],
             reference_embeds=image_embeds[reference_index],
             logit_scale=self._bounded_logit_scale(),
             context_attentions=context,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the network; tests/test_hub.py talks to a loopback Hub
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -15,6 +16,8 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProce
 from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
 
 torch.set_num_threads(1)
+# In the background of a shell SIGINT is ignored, and would be in the processes that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 IMAGE_SIZE = 30  # patches of 6: 5 x 5
 

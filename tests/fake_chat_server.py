@@ -53,6 +53,7 @@ class FakeChatServer:
         self.faults: deque[Reply] = deque()
         self.bodies: list[dict] = []  # of chat completions, single and in batches
         self.keys: set[str | None] = set()
+        self.lost_batches = 0  # of the next ones
         self.batch_ends: deque[tuple[str, int]] = deque()  # (status, lines answered) of the next batches
         self.batch_error = None  # of batches that end as "failed"
         self.looks = 0  # at a batch before it is done
@@ -108,7 +109,8 @@ class FakeChatServer:
             batches = [self._public(batch) for batch in self.batches.values()]
             reply = Reply(body={"object": "list", "data": batches, "has_more": False})
         else:
-            reply = Reply(body=self._look(self.batches[route[1]]))
+            known = self.batches.get(route[1])
+            reply = Reply(body=self._look(known)) if known else error(404, f"no batch {route[1]}")
         self._send(handler, reply)
 
     def _send(self, handler, reply: Reply) -> None:
@@ -151,6 +153,9 @@ class FakeChatServer:
         batch |= {"endpoint": body["endpoint"], "completion_window": body["completion_window"]}
         batch["end"] = self.batch_ends.popleft() if self.batch_ends else ("completed", None)
         self.batches[batch["id"]] = batch
+        if self.lost_batches:  # made, and nobody hears of it
+            self.lost_batches -= 1
+            return error(500)
         return Reply(body=self._public(batch))
 
     def _public(self, batch):

@@ -24,6 +24,7 @@ class LoopbackHub:
     def __init__(self):
         self.repos: dict[tuple[str, str], dict[str, bytes]] = {}
         self.commits: dict[tuple[str, str], int] = {}
+        self.private: dict[tuple[str, str], bool] = {}
         self.large_files: dict[str, bytes] = {}
         self.unknown_requests: list[str] = []
         handler = type("Handler", (_Handler,), {"hub": self})
@@ -92,6 +93,8 @@ class _Handler(BaseHTTPRequestHandler):
             status = 409 if repo in hub.repos else 200
             if status == 200:
                 hub.repos[repo], hub.commits[repo] = {}, 0
+                # huggingface_hub says it by one name or the other
+                hub.private[repo] = request.get("private") is True or request.get("visibility") == "private"
             prefix = "datasets/" if repo[0] == "dataset" else ""
             return self._answer({"id": name, "name": name, "url": f"{hub.endpoint}/{prefix}{name}"}, status)
         if path.startswith("/large-files/"):

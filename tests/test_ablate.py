@@ -53,6 +53,7 @@ def commands(monkeypatch):
             record = {
                 "results": [{"metrics": metrics}],
                 "commit": "0123456789",
+                "protocol_id": execute.protocol,
                 "num_queries": 5,
                 "gallery_size": 1234,
                 "grounding": {"all": {"pointing": 50.0 - 10 * seed, "mass": 30.0}},
@@ -61,7 +62,7 @@ def commands(monkeypatch):
         else:
             Path(command[-1]).mkdir()
 
-    execute.fails = False
+    execute.fails, execute.protocol = False, "scenes-3"
     monkeypatch.setattr(ablate, "execute", execute)
     called.append(execute)  # to be told to fail
     return called
@@ -131,6 +132,13 @@ def test_a_run_that_fails_is_named_when_the_others_are_through(grid, commands):
     assert {path.stem for path in Path("results").iterdir()} == {"default-0", "no_mask-0"}
 
 
+def test_results_of_two_protocols_are_not_averaged(grid, commands):
+    run(grid, "--seeds", "0")
+    commands[0].protocol = "scenes-4"
+    with pytest.raises(ValueError, match="holds results of scenes-3 and scenes-4. Remove the old ones"):
+        run(grid, "--seeds", "0", "1")
+
+
 def test_data_are_prepared_once(grid, commands):
     (grid / "1_loss.yaml").write_text(yaml.safe_dump(FIRST | {"prepare": {"leaves": "build.py --leaves leaves"}}))
     run(grid, "--seeds", "0", "--parts", "loss")
@@ -175,6 +183,7 @@ def test_what_is_wrong_with_a_grid_is_said(grid):
 def test_the_grid_that_ships_can_be_run():
     base, parts = ablate.read_grid(ablate.ROOT / "configs" / "scenes_ablation")
     runs = ablate.planned(base, parts, [0])
+    assert len({run.digest for run in runs}) == len(runs)  # no two names for one experiment
     assert len(runs) > 20 and base["benchmark_split"] == "validation"
     for run in runs:
         *_, args = train.parse_arguments([*ablate.flags(run.options), "--output_dir", "out", "--use_cpu", "true"])

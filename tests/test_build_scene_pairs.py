@@ -56,3 +56,9 @@ def test_same_arguments_same_files(built, tmp_path):
 def test_no_pairs_are_refused(tmp_path):
     with pytest.raises(ValueError, match="num_pairs must be at least 1, got 0"):
         build(tmp_path, num_pairs=0)
+
+
+def test_a_second_build_leaves_no_pictures_that_the_truth_does_not_know(tmp_path):
+    build_scene_pairs.main(["--output", str(tmp_path), "--num_pairs", "2"])
+    with pytest.raises(ValueError, match="holds pictures already. Choose another output"):
+        build_scene_pairs.main(["--output", str(tmp_path), "--num_pairs", "1", "--seed", "1"])

@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 import pytest
-from datasets import load_dataset
+from datasets import Dataset, load_dataset
 
 from contextcir.benchmarks import scenes as benchmark
 from contextcir.images import load_image
@@ -161,6 +161,18 @@ def test_card(built):
 
 def copy_of(built, tmp_path):
     return shutil.copytree(built, tmp_path / "scenes")
+
+
+def test_files_that_do_not_fit_together_are_refused(built, tmp_path):
+    folder = tmp_path / "mixed"
+    shutil.copytree(built, folder)
+    path = next((folder / "phrases").glob("test-*.parquet"))
+    rows = Dataset.from_parquet(str(path)).to_list()
+    rows[0]["query_id"] = "test-of-another-build"
+    Dataset.from_list(rows, features=Dataset.from_parquet(str(path)).features).to_parquet(path)
+    (part,) = benchmark.load(str(folder), "test")
+    with pytest.raises(ValueError, match="phrases speak of 'test-of-another-build', which is not in the other files"):
+        benchmark.load_ground_truth(str(folder), part, "test")
 
 
 def test_data_of_another_version_are_refused(built, tmp_path):

@@ -518,6 +518,19 @@ def test_an_image_is_read_once(pair, tmp_path, monkeypatch):
     assert [Path(source).name for source in reads] == ["0.png", "1.png", "2.png"]
 
 
+def test_an_image_that_pairs_in_flight_share_is_read_once(pair, tmp_path, monkeypatch):
+    reads = []
+
+    def load(source, **options):
+        reads.append(Path(source).name)
+        return load_image(source, **options)
+
+    monkeypatch.setattr(inspection, "load_image", load)
+    target = str(tmp_path / "2.png")
+    run([pair, *(Pair(pair.reference_image, target, "0.png", f"{n}.png") for n in range(8))], Model(), tmp_path)
+    assert reads.count("0.png") == 1
+
+
 def test_urls_are_downloaded_once_and_their_faults_are_the_pairs(pair, tmp_path):
     fetched = []
 

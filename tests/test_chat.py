@@ -133,22 +133,8 @@ def test_an_unusable_image_fails_and_nothing_is_sent(fake, tmp_path):
     for image in (tmp_path / "gone.png", PICTURE[:100], "http://example.com/a.png"):
         outcome = complete(fake, ask(images=(image,)))
         assert outcome.kind == "failed" and outcome.usd == 0
-    assert "downloads were not allowed" in outcome.error
+    assert "is a URL. Download it first" in outcome.error
     assert not fake.bodies
-
-
-def test_urls_are_fetched_by_us_once_for_the_id(fake):
-    calls = []
-
-    def fetch(url):
-        calls.append(url)
-        return PICTURE
-
-    server = server_at(fake, fetch=fetch)
-    request = ask(images=("https://example.com/a.png",))
-    assert server.request_id(request) == server.request_id(request) == server.request_id(ask(images=(PICTURE,)))
-    assert len(calls) == 1
-    assert sent_image(server.body(request)) == ("data:image/png", PICTURE)
 
 
 # --- the id ----------------------------------------------------------------------------------------------------------

@@ -243,6 +243,14 @@ def test_a_server_that_is_gone(tmp_path, fake):
     assert outcome.kind == "answered"
 
 
+def test_attempts_that_may_be_charged_count_where_the_run_stops(tmp_path, fake):
+    """The first try is cut off by the clock, the second is told that the key is wrong."""
+    fake.faults.extend([completion(), error(401)])
+    fake.faults[0].delay = 8.0
+    (stop,), _, (_, unsure), _ = ask_all(tmp_path, fake, questions(1), retries=1)
+    assert stop.reason == "key" and unsure == pytest.approx(bound_of(questions(1)[0]))
+
+
 # --- the budget ------------------------------------------------------------------------------------------------------
 
 
@@ -568,6 +576,30 @@ def test_a_killed_run_asks_after_its_batch(tmp_path, fake):
     assert len(fake.batches) == 2  # the second for the one new question
     assert spent == pytest.approx(31 * 15e-6) and unsure == 0
     assert sum(row["sends"] for row in report) == 31
+
+
+def test_a_batch_that_was_made_and_not_heard_of_is_not_made_again(tmp_path, fake):
+    fake.lost_batches = 1
+    (stop, *_), _, (spent, unsure), _ = ask_all(tmp_path, fake, questions(3), "batch", retries=5)
+    assert stop.reason == "unreachable" and len(fake.batches) == 1 and spent == 0 and unsure > 0
+    outcomes, _, (spent, unsure), _ = ask_all(tmp_path, fake, questions(3), "batch")
+    assert {outcome.kind for outcome in outcomes} == {"answered"}
+    assert len(fake.batches) == 1 and spent == pytest.approx(3 * 15e-6) and unsure == 0
+
+
+def test_a_batch_that_is_gone_is_sent_again(tmp_path, fake):
+    fake.looks = 10**6
+    process = start_process(tmp_path, fake, "batch")
+    deadline = time.monotonic() + 60
+    while not fake.batches and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    fake.batches.clear()  # as they are for another key
+    fake.looks = 0
+    outcomes, *_ = ask_all(tmp_path, fake, questions(30), "batch")
+    assert {outcome.kind for outcome in outcomes} == {"answered"}
 
 
 @pytest.mark.parametrize("named", [True, False])

@@ -36,7 +36,7 @@ def test_each_stage_is_a_row_with_what_was_said(searched, tmp_path):
     assert shown[0] == "make it plus 5 and cost $3"
     assert shown[2] == "1. Is it picture 15? (yes)\n2. Is it picture 16? (no)"
     rows = shown[3:]
-    assert [row.split("\n")[0] for row in rows[::5]] == ["retrieved by", "by propositions", "the accepted"]
+    assert [row.split("\n")[0] for row in rows[::5]] == ["retrieved", "by propositions", "the accepted"]
     assert rows[1:5] == [f"{score:.3f}" for score in record["scores"][:4]]
     assert record["verified"][:4] == ["p15", "p17", "p18", "p19"]
     assert rows[6:10] == ["✓✓", "?", "✗✓", "✗✓"]

@@ -4,9 +4,11 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 
@@ -277,13 +279,14 @@ def test_an_exhausted_quota_stops_and_the_same_command_goes_on(world, serve, don
 
 
 def test_the_budget_is_never_exceeded(world, serve, tmp_path, capsys):
-    _, url = serve()
+    oracle, url = serve()
     argv = flags(url, tmp_path, "--usd_per_million", "1", "2", "--max_usd", "0.02", pairs=world[0] / "pairs.json")
     argv.remove("--free")
     assert generate_captions.main(argv) == 3
     assert "Raise the limit" in capsys.readouterr().err
-    if (tmp_path / "report.json").exists():
-        assert 0 < json.loads((tmp_path / "report.json").read_text())["requests"]["usd"] <= 0.02
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as ledger:
+        (spent,) = ledger.execute("select total(usd + lost_usd + reserved_usd) from requests").fetchone()
+    assert oracle.num_answered > 0 and 0 < spent <= 0.02
 
 
 @pytest.mark.parametrize(
@@ -400,5 +403,6 @@ def test_published_without_the_ledger(world, done, tmp_path, public):
         environment = os.environ | hub.environment(tmp_path) | {"PYTHONPATH": str(ROOT)}
         subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
         files = hub.files("dataset", "tester/made")
+        assert hub.private["dataset", "tester/made"] is not public
     assert {"README.md", "dataset.json", "pairs.jsonl", "report.json", "triplets/train-00000.parquet"} <= files.keys()
     assert not [name for name in files if "ledger" in name]

@@ -125,3 +125,6 @@ def test_errors_are_readable(tmp_path):
     argv = ["--retriever", "imagescope", "--benchmark", "scenes", "--data-root", str(tmp_path)]
     with pytest.raises(ValueError, match="give it a folder with --trace"):
         door.main(argv)
+    argv[1] = "runs/demo"
+    with pytest.raises(ValueError, match="ImageScope's options have no effect without --retriever imagescope"):
+        door.main([*argv, "--rerank", "runs/other"])

@@ -150,6 +150,15 @@ def test_a_file_that_is_no_ledger(tmp_path):
         Ledger(tmp_path, SETTINGS)
 
 
+def test_a_ledger_that_cannot_be_written_is_not_to_be_removed(tmp_path, monkeypatch):
+    def connect(*_, **__):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    with pytest.raises(LedgerError, match=r"cannot be opened \(database or disk is full\). Check"):
+        Ledger(tmp_path, {})
+
+
 def test_a_new_limit_is_no_other_setting(tmp_path):
     with Ledger(tmp_path, SETTINGS, max_usd=0.1) as ledger:
         assert not send(ledger, "a", 0.2)

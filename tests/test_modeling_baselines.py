@@ -125,6 +125,18 @@ def test_a_clip_that_lacks_tensors_is_refused(clip_folder, tmp_path):
         CompositionBaseline.from_clip_pretrained(tmp_path)
 
 
+def test_temperature_is_that_of_clip_unless_one_is_given(clip_folder, clip_config):
+    own = CompositionBaseline.from_clip_pretrained(clip_folder)
+    given = CompositionBaseline.from_clip_pretrained(clip_folder, logit_scale_init_value=1.5)
+    assert own.logit_scale.item() == pytest.approx(clip_config.logit_scale_init_value)
+    assert given.logit_scale.item() == pytest.approx(1.5)
+
+
+def test_without_targets_none_are_embedded(build, batch):
+    outputs = build("tirg")(**{name: value for name, value in batch.items() if name != "target_index"})
+    assert outputs.target_embeds is None and outputs.query_embeds.shape == (3, 20)
+
+
 def test_an_unknown_composition_is_refused():
     with pytest.raises(StrictDataclassFieldValidationError, match=r"one of \('combiner', 'tirg'\), got sum"):
         CompositionBaselineConfig(composition="sum")

@@ -12,7 +12,7 @@ from contextcir.scenes.edits import EDIT_OF, KINDS
 from contextcir.scenes.phrases import refer
 from contextcir.scenes.world import CELLS, COLOURS, SHAPES
 
-PINNED = "c76f7fcee4d8e90c"
+PINNED = "eff578d15df1ebe4"
 
 STAR = Thing((0, 0), "star", "red", "large", "plain")
 RING = Thing((1, 1), "ring", "blue", "small", "striped")

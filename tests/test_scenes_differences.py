@@ -87,6 +87,12 @@ def test_a_difference_that_does_not_tell_the_edit(told):
     assert score_differences([told], TWO, target) == Score(right=0, given=1, true=1)
 
 
+def test_a_background_that_is_taken_away_is_named():
+    for text, right in (("remove the sand", 1), ("change the background to the sea", 0)):
+        told = difference("replace", text, "background", "background")
+        assert score_differences([told], TWO, Scene("plain", (STAR, RING))) == Score(right=right, given=1, true=1)
+
+
 def test_saying_it_twice_is_right_once_and_what_is_ambiguous_is_given_to_what_it_fits():
     two_red = Scene("beach", (STAR, replace(STAR, cell=(0, 1)), RING))
     target = two_red.with_things([replace(STAR, colour="blue"), replace(STAR, cell=(0, 1), colour="blue"), RING])

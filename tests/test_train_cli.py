@@ -120,6 +120,7 @@ def test_lists_dicts_booleans_and_nothing_in_a_file(options, tmp_path):
         ({"predictor_text": False}, "predictor_text: contextcir has fusion_direction, "),
         ({"lora_rank": -1}, "lora_rank must not be negative"),
         ({"lora_rank": 2, "train_only": "fusion"}, "train_only lets the adapters rest as well"),
+        ({"hub_token": "hf_secret"}, "hub_token would be published with the command"),
         ({"benchmark_max_queries": 0}, "benchmark_max_queries must be at least 1"),
     ],
 )

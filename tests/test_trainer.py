@@ -149,6 +149,7 @@ REPEATED = [
         ({"lr_num_cycles": 2}, None),
         ({"lr_scheduler_type": "constant"}, None),
         ({"weight_decay": 0.5}, None),
+        ({"ema_momentum": 0.5}, None),
     ],
     ids=str,
 )

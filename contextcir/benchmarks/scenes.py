@@ -61,6 +61,7 @@ def load(
     benchmark.protocol_id = f"{world}/{sizes}/{protocol}"
     benchmark.distractors = {query.id: {} for query in benchmark.queries}
     for row in load_config(path, "distractors", split, TRUTH_FEATURES["distractors"]):
+        _check_known(path, "distractors", row["query_id"], benchmark.distractors)
         benchmark.distractors[row["query_id"]][row["gallery_id"]] = row["kind"]
     return [benchmark]
 
@@ -131,9 +132,17 @@ def load_ground_truth(path: str, benchmark: Benchmark, split: str) -> dict[str, 
         for row in load_config(path, "truth", split, TRUTH_FEATURES["truth"])
         if row["id"] in references
     }
+    for reference in references:
+        _check_known(path, "queries", reference, shown)
     found = {query.id: GroundTruth(*shown[query.reference_id], []) for query in benchmark.queries}
     for row in load_config(path, "phrases", split, TRUTH_FEATURES["phrases"]):
+        _check_known(path, "phrases", row["query_id"], found)
         truth = found[row["query_id"]]
         denotes = denotation_from_row(truth.scene, row)
         truth.phrases.append(GroundedPhrase(row["text"], row["start"], row["end"], row["role"], denotes))
     return found
+
+
+def _check_known(path: str, config: str, id_: str, known) -> None:
+    if id_ not in known:
+        raise ValueError(f"{path}: {config} speak of {id_!r}, which is not in the other files. Build it again.")

@@ -89,10 +89,10 @@ class Inspector:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def _look_once(self, image_id: str, source: Any, url: str | None) -> _Look:
-        if image_id not in self._looks:
+        if image_id not in self._looks:  # kept before it is there: pairs in flight share images
             loop = asyncio.get_running_loop()
-            self._looks[image_id] = await loop.run_in_executor(self._pool, self._look, image_id, source, url)
-        return self._looks[image_id]
+            self._looks[image_id] = loop.run_in_executor(self._pool, self._look, image_id, source, url)
+        return await asyncio.shield(self._looks[image_id])
 
     def _look(self, image_id: str, source: Any, url: str | None) -> _Look:
         try:

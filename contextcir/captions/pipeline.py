@@ -68,7 +68,7 @@ class ResultLog:
     """
 
     def __init__(self, path: str | os.PathLike, count: int):
-        self._file = open(path, "w+b")  # noqa: SIM115 (closed by `close`)
+        self._file = open(path, "w+b")  # closed by `close`
         self._starts = [-1] * count
 
     def write(self, place: int, result: PairResult) -> None:

@@ -82,7 +82,7 @@ class Rehearsal:
             server (`ChatServer`): Whose prices count.
 
         Returns:
-            `tuple[float, float]`: USD, likely and at most.
+            `tuple[float, float]`: USD, likely, and with answers as long as they may be; without retries.
         """
         likely = most = 0.0
         for stage, count in counts.items():

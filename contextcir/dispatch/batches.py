@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from contextcir.chat import ChatRequest, ChatServer, ChatStop, Outcome
-from contextcir.chat_batches import FINAL, batch_line, batch_state, download_lines, find_batch, submit_batch
+from contextcir.chat_batches import (
+    FINAL,
+    batch_line,
+    batch_state,
+    download_lines,
+    find_batch,
+    submit_batch,
+    upload_requests,
+)
 from contextcir.dispatch.asking import Asking
 from contextcir.images import ImageError
 from contextcir.ledger import Entry, Ledger
@@ -125,17 +133,25 @@ class BatchDispatcher(Asking):
             if not members:
                 return
             try:
-                name = await submit_batch(self.server, path, key)
+                file = await upload_requests(self.server, path)
             except ChatStop:
-                for one in members:
-                    self.ledger.release(one.request_id)
+                self._release(members)
                 raise
+        try:
+            name = await submit_batch(self.server, file, key)
+        except ChatStop as stop:
+            if stop.reason != "unreachable":  # else the batch may exist: the next run looks for its label
+                self._release(members)
+            raise
         self.ledger.name_batch(key, name)
         self._start(self._follow(name, members))
 
+    def _release(self, members: list[_Waiting]) -> None:
+        for one in members:
+            self.ledger.release(one.request_id)
+
     async def _write(self, path: Path, key: str, new: deque[_Waiting]) -> list[_Waiting]:
         members, size = [], 0
-        self.ledger.open_batch(key)
         with open(path, "wb") as file:
             while new and len(members) < self.max_requests:
                 one, bound = new[0], self.server.estimate(new[0].request)
@@ -148,6 +164,8 @@ class BatchDispatcher(Asking):
                 line = batch_line(one.request_id, body)
                 if members and size + len(line) > self.max_bytes:
                     break
+                if not members:
+                    self.ledger.open_batch(key)
                 if not self.ledger.reserve(one.request_id, bound, batch=key):
                     await self._await_budget(bound, members)
                     break
@@ -168,9 +186,14 @@ class BatchDispatcher(Asking):
         name = self.ledger.batch_name(key) or await find_batch(self.server, key)
         if name is None:  # the run before died before the server heard of it
             self._again(members, "was never sent")
-        else:
-            self.ledger.name_batch(key, name)
+            return
+        self.ledger.name_batch(key, name)
+        try:
             await self._follow(name, members)
+        except ChatStop as stop:
+            if stop.reason != "batch":
+                raise
+            self._again(members, f"in a batch that is gone: {stop}")
 
     async def _follow(self, name: str, members: list[_Waiting]) -> None:
         """Wait for a batch and hand out its outcomes; what it lacks is asked for again."""

@@ -82,7 +82,7 @@ def sample_block(rng: random.Random, split: str) -> Block:
             continue
         queries = tuple(zip(*texts, strict=True))
         scenes = [version.scene for version in versions] + [query.target for row in queries for query in row]
-        if len(set(scenes)) == len(scenes):
+        if len(set(scenes)) == len(scenes) and all(scene.things for scene in scenes):
             return Block(split, tuple(versions), queries)
 
 

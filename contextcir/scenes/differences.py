@@ -109,18 +109,22 @@ def score_differences(differences: Iterable[Mapping[str, Any]], reference: Scene
         [`Score`]
     """
     differences, edits = list(differences), edits_between(reference, target)
-    told = [[number for number, edit in enumerate(edits) if tells(difference, edit)] for difference in differences]
+    told = [
+        [number for number, edit in enumerate(edits) if tells(difference, edit, reference)]
+        for difference in differences
+    ]
     return Score(_most_pairs(told), len(differences), len(edits))
 
 
-def tells(difference: Mapping[str, Any], edit: Edit) -> bool:
-    """Whether a difference caption tells an edit, as far as its words can show."""
+def tells(difference: Mapping[str, Any], edit: Edit, reference: Scene) -> bool:
+    """Whether a difference caption tells an edit of `reference`, as far as its words can show."""
     if difference["operation"] not in OPERATIONS.get(edit.kind, ("modify", "replace")):
         return False
     text = difference["text"]
     if edit.kind == "background":  # a background that is only taken away leaves a plain one
         spoken_of = read_backgrounds(text)
-        return edit.background in spoken_of or (edit.background == "plain" and bool(spoken_of))
+        taken_away = edit.background == "plain" and set(spoken_of) == {reference.background}
+        return taken_away or edit.background in spoken_of
     objects = ((edit.old, difference["source_object"]), (edit.new, difference["target_object"]))
     if not all(_names(name, thing) for thing, name in objects):
         return False

@@ -53,7 +53,8 @@ def sample_kept(rng: random.Random, scene: Scene, edits: Sequence[Edit]) -> Thin
 
 
 def sample_query(rng: random.Random, num_edits: int) -> SceneQuery:
-    """A random query of exactly `num_edits` edits (1 to 5), nothing held out."""
+    """A random query of exactly `num_edits` edits (1 to 5), from the whole world: also what `splits` keeps from
+    training, so not to train on before a test on its splits."""
     if not 1 <= num_edits <= MAX_EDITS:
         raise ValueError(f"num_edits must be 1 to {MAX_EDITS}, got {num_edits}")
     while True:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 
+from .benchmark import compose
 from .blocks import sample_block
 from .queries import sample_family
 from .splits import SPLITS
@@ -13,11 +14,15 @@ VERSION = "3"
 
 
 def fingerprint(seed: int = 0, n: int = 100) -> str:
-    """A hash of scenes, texts and spans: equal fingerprints mean the same data for the same seed."""
+    """A hash of scenes, texts and spans, and of a small gallery with its mistakes: equal fingerprints mean the same
+    data for the same seed, but for how scenes are drawn."""
     rng = random.Random(seed)
     digest = hashlib.sha256(VERSION.encode())
     queries = [query for _ in range(n) for query in sample_family(rng)]
     queries += [query for split in SPLITS for row in sample_block(rng, split).queries for query in row]
     for query in queries:
         digest.update(repr((query.reference, query.target, query.text, query.noun_phrases)).encode())
+    for question in compose("test", 24, None, seed).questions:
+        asked = (question.reference_id, question.target_ids, question.candidate_ids, sorted(question.wrong.items()))
+        digest.update(repr(asked).encode())
     return digest.hexdigest()[:16]

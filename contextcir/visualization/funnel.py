@@ -20,7 +20,7 @@ from contextcir.visualization.page import (
 )
 
 ROW = TILE + 44  # with its labels
-STAGES = {"retrieved": "retrieved by CLIP", "verified": "by propositions that hold", "evaluated": "the accepted first"}
+STAGES = {"retrieved": "retrieved", "verified": "by propositions that hold", "evaluated": "the accepted first"}
 
 
 def funnel_figure(

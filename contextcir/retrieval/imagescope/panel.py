@@ -136,11 +136,11 @@ class Panel:
         known = cache.read()
         state.wait_for_everyone()  # nobody is to see what another one adds already
         missing = [content for content in images if content not in known]
+        self.tally.roles["captioner"]["reused"] += len(images) - len(missing)
         mine = missing[state.process_index :: state.num_processes]
         self.on_all(lambda: self.in_flight(map(describe, mine), len(mine), "Captions", self.waiting))
         if missing:
             known = cache.read()
-        self.tally.roles["captioner"]["reused"] += len(images) - len(missing)
         return {content: known[content] for content in images if content in known}
 
     def on_all(self, work: Callable[[], Awaitable[T]]) -> T:

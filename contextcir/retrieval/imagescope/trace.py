@@ -179,7 +179,7 @@ class Tally:
         count = self.roles[request.role]
         count.update({"asked": 1, outcome.kind: 1})
         count.update({name: getattr(outcome, name) for name in SUMS})
-        if count["asked"] >= GIVE_UP_AFTER and not count["answered"]:
+        if count["asked"] >= GIVE_UP_AFTER and not count["answered"] and not count["reused"]:
             raise ChatStop(
                 "model",
                 f"The {request.role} ({role.model}) answered none of its first {count['asked']} questions; the last"

@@ -43,12 +43,15 @@ def main(argv=None) -> None:
 def _serve(args: Arguments, faults: Faults) -> None:
     truth = Truth.from_folder(args.truth)
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     oracle = Oracle(truth, faults=faults, seed=args.seed, models=args.models, api_key=args.api_key, port=args.port)
-    with oracle as url:
-        logger.info("%s pictures known; serving %s at %s", f"{len(truth.pictures):,}", ", ".join(args.models), url)
-        stop.wait()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with oracle as url:
+            logger.info("%s pictures known; serving %s at %s", f"{len(truth.pictures):,}", ", ".join(args.models), url)
+            stop.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     logger.info("%s", oracle.summary())
 
 

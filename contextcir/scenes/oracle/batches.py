@@ -44,9 +44,13 @@ class Batches:
         """Answer a call."""
         _, kind, *rest = call.path.strip("/").split("/")  # v1, files or batches, id, what of it
         if call.method == "POST" and not rest:
-            return self._upload(call) if kind == "files" else self._create(json.loads(call.body))
+            body = None if kind == "files" else json.loads(call.body)
+            if kind != "files" and not isinstance(body, dict):
+                return failure(400, "expected a JSON object", "invalid_request")
+            return self._upload(call) if kind == "files" else self._create(body)
         if not rest:
-            return Reply(200, {"object": "list", "data": list(self.batches.values()), "has_more": False})
+            known = map(self._file, self.files) if kind == "files" else self.batches.values()
+            return Reply(200, {"object": "list", "data": list(known), "has_more": False})
         known = self.files if kind == "files" else self.batches
         if rest[0] not in known:
             return failure(404, f"no such {kind}: {rest[0]!r}", "not_found")

@@ -70,8 +70,10 @@ class LoopbackServer:
     def _run(self, started: Future[None]) -> None:
         try:
             asyncio.run(self._serve(started))  # at its end, it cancels the connections that are still open
-        except OSError as error:
-            started.set_exception(error)
+        except BaseException as error:
+            if started.done():
+                raise
+            started.set_exception(error)  # in the thread that waits
 
     async def _serve(self, started: Future[None]) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
@@ -90,7 +92,7 @@ class LoopbackServer:
                 writer.write(_encode(reply))
                 await writer.drain()
                 reply.delivered()
-        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError, ConnectionError):
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError, OSError, ValueError):
             pass  # the client has gone, does not speak HTTP, or the server stops
         finally:
             writer.close()

@@ -51,7 +51,6 @@ class Oracle:
     Attributes:
         received (`Counter`): Digest of a request -> how often it arrived online.
         answered (`Counter`): Digest of a request -> how often its answer was delivered, online or in a batch.
-        num_answered (`int`): How many answers were delivered.
         outcomes (`Counter`): `"answered"`, the name of a fault, or the code of an error -> how often.
     """
 
@@ -70,7 +69,6 @@ class Oracle:
         self.received: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
         self.outcomes: Counter[str] = Counter()
-        self.num_answered = 0
         self._batches = Batches(self.respond, self.faults)
         self._server = LoopbackServer(self._handle, port)
 
@@ -85,6 +83,11 @@ class Oracle:
         outcomes = ", ".join(f"{count:,} {kind}" for kind, count in self.outcomes.most_common()) or "nothing asked"
         again = sum(count > 1 for count in self.answered.values())
         return f"{outcomes}; {len(self.answered):,} different requests answered, {again:,} of them more than once"
+
+    @property
+    def num_answered(self) -> int:
+        """`int`: How many answers were delivered."""
+        return self.answered.total()
 
     async def _handle(self, call: Call) -> Reply | None:
         if self.api_key and call.headers.get("authorization") != f"Bearer {self.api_key}":
@@ -182,7 +185,6 @@ class Oracle:
 
         def delivered() -> None:
             self.answered[question.digest] += 1
-            self.num_answered += 1
             self.outcomes[kind] += 1
 
         return Reply(200, payload, {"x-request-id": f"req_{question.digest[:24]}"}, delivered)
