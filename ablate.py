@@ -137,7 +137,12 @@ def read_grid(folder: Path, names: Sequence[str] | None = None) -> tuple[dict[st
 def planned(base: dict[str, Any], parts: Sequence[Part], seeds: Sequence[int]) -> list[Run]:
     """Every run once, all variants of the first seed before the second: an interrupted grid can be read early."""
     variants = {name: options for part in parts for name, options in part.variants.items()}
-    return [Run(name, seed, {**base, **options}) for seed in seeds for name, options in variants.items()]
+    return [Run(name, seed, _given(base | options)) for seed in seeds for name, options in variants.items()]
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """Without those that are null, by which a variant takes an option of the base back."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def result_of(run: Run, folder: Path) -> dict[str, Any] | None:
@@ -148,11 +153,9 @@ def result_of(run: Run, folder: Path) -> dict[str, Any] | None:
 
 
 def flags(options: dict[str, Any]) -> list[str]:
-    """Options as arguments of a command; those that are null are not given."""
+    """Options as arguments of a command."""
     found = []
     for name, value in options.items():
-        if value is None:
-            continue
         values = value if isinstance(value, list) else [value]
         found += [f"--{name}", *(str(value).lower() if isinstance(value, bool) else str(value) for value in values)]
     return found
