@@ -137,7 +137,7 @@ def naive_step(model, batch) -> torch.Tensor:
 
     def fuse(pixels, ids, mask):
         ids, mask = pad_to_77(ids, mask, end)
-        prepared = model.fusion.prepare_images(model._encode_images(pixels))
+        prepared = model.fusion.prepare_images(model.encode_images(pixels))
         return model._fuse(prepared, model._encode_texts(ids), mask.bool(), True)
 
     def distribution(attentions, token_mask):
@@ -237,7 +237,7 @@ def bench_encoding(model, batch_size: int, repeats: int, device: str, report: Re
     short = [text.to(device) for text in (ids, mask)]
 
     def encode_padded():
-        prepared = model.fusion.prepare_images(model._encode_images(pixels))
+        prepared = model.fusion.prepare_images(model.encode_images(pixels))
         return model._fuse(prepared, model._encode_texts(padded[0]), padded[1].bool())[0]
 
     variants = (encode_padded, partial(model.get_query_features, pixels, *short))

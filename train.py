@@ -48,6 +48,7 @@ MODELS = {
 CONFIG_FIELDS = {
     "contextcir": (
         "fusion_direction",
+        "fusion_class_token",
         "target_encoding",
         "projection_dim",
         "fusion_hidden_size",
@@ -82,6 +83,9 @@ class ModelArguments:
     )
     target_encoding: Literal["fusion", "clip"] | None = field(
         default=None, metadata={"help": "Gallery images as f(I, '') (fusion, default) or by CLIP's projection (clip)."}
+    )
+    fusion_class_token: bool | None = field(
+        default=None, metadata={"help": "Whether the fusion sees the image's class token; it does by default."}
     )
     projection_dim: int | None = field(default=None, metadata={"help": "Size of the embeddings; CLIP's by default."})
     fusion_hidden_size: int | None = field(default=None, metadata={"help": "Width of the fusion."})

@@ -27,6 +27,7 @@ from transformers.utils import logging
 from contextcir.checkpoints import checkpoint_problem, last_whole_checkpoint
 from contextcir.distributed import gather_with_gradient
 from contextcir.ema import MovingAverage
+from contextcir.encoded_images import EncodedImages, encode_images
 from contextcir.loss_parts import LossParts
 from contextcir.losses import concept_consistency_loss, concept_losses, contrastive_loss
 from contextcir.model_card import recorded_arguments, write_model_card
@@ -108,6 +109,8 @@ class CIRTrainer(Trainer):
             kwargs["eval_dataset"] = []  # transformers refuses an eval_strategy without one
         _freeze(model, args)
         super().__init__(model, args, **kwargs)
+        if args.encode_images_once:
+            self.data_collator.encoded_images = self._encode_images_once()
         self._parts = LossParts(MEANS, COUNTS, args.device)
         self.moving_average = None
         if args.ema_momentum is not None:
@@ -128,6 +131,29 @@ class CIRTrainer(Trainer):
             return dataset
         logger.warning(f"{split}: {len(rows)} of {len(dataset)} triplets have an unreadable image and are left out.")
         return dataset.select([row for row in range(len(dataset)) if row not in rows])
+
+    def _encode_images_once(self) -> EncodedImages:
+        if not hasattr(self.model, "encode_images"):
+            raise ValueError(
+                f"{type(self.model).__name__} has no image encoder of its own, apart from the text. Leave out"
+                " encode_images_once."
+            )
+        args, model = self.args, self.model.eval()
+        half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+
+        def encode(pixel_values):
+            with self.accelerator.autocast():
+                return model.encode_images(pixel_values.to(args.device))
+
+        with args.main_process_first(desc="encoding images"):  # the others read the cache
+            return encode_images(
+                self.train_dataset,
+                self.processing_class,
+                model.vision_model,
+                encode,
+                dtype=half,
+                batch_size=args.per_device_eval_batch_size,
+            )
 
     # Training
 
@@ -252,7 +278,7 @@ class CIRTrainer(Trainer):
                 slack=args.cc_slack,
                 form=args.cc_form,
             )
-            loss = contrastive + args.cc_weight * concepts.loss
+            loss = contrastive + self._cc_weight() * concepts.loss
             self._parts.add("loss_concept_consistency", concepts.loss)
             self._parts.add("num_concepts", concepts.num_concepts / batch_size)
             self._parts.add("context_entropy", concepts.context_entropy, concepts.num_concepts)
@@ -262,6 +288,12 @@ class CIRTrainer(Trainer):
             self._parts.count("dropped_phrases", keys["num_dropped_phrases"])
             self._parts.count("captions_without_phrases", (phrases == 0).sum())
         return (loss, outputs) if return_outputs else loss
+
+    def _cc_weight(self) -> float:
+        """The weight of the concept-consistency loss in this step."""
+        rise = self.args.cc_warmup_steps
+        steps = rise * self.state.max_steps if rise < 1 else rise
+        return self.args.cc_weight * min(1.0, self.state.global_step / steps if steps else 1.0)
 
     def _forward(self, model, batch: dict[str, torch.Tensor]):
         options = {"isolated_grad": self.args.isolated_grad} if self.args.cc_weight else {}

@@ -43,6 +43,13 @@ class CIRTrainingArguments(TrainingArguments):
             "help": "Weight of the concept consistency loss (lambda); 0 leaves it out and saves its computation."
         },
     )
+    cc_warmup_steps: float = field(
+        default=0,
+        metadata={
+            "help": "Steps, or below 1 the share of all steps, in which the weight of the concept consistency loss "
+            "rises from 0."
+        },
+    )
     cc_slack: float = field(
         default=0.0, metadata={"help": "Difference of two attention values that costs nothing (epsilon), in [0, 1)."}
     )
@@ -70,6 +77,13 @@ class CIRTrainingArguments(TrainingArguments):
         default=True, metadata={"help": "Whether the temperature of the contrastive loss is learned."}
     )
     freeze_vision: bool = field(default=False, metadata={"help": "Whether the image encoder keeps its weights."})
+    encode_images_once: bool = field(
+        default=False,
+        metadata={
+            "help": "Keep what the resting image encoder makes of each training image, on the disk (in the cache of "
+            "datasets), instead of computing it in every epoch. Needs freeze_vision, and no augmentation."
+        },
+    )
     freeze_text: bool = field(default=False, metadata={"help": "Whether the text encoder keeps its weights."})
 
     train_only: str | None = field(
@@ -123,7 +137,7 @@ class CIRTrainingArguments(TrainingArguments):
             value = getattr(self, option.name)
             if all(isinstance(choice, str) for choice in choices) and choices and value not in choices:
                 raise ValueError(f"{option.name} must be one of {', '.join(choices)}, got {value!r}.")
-        for name in ("cc_weight", "min_learning_rate", "cc_slack"):
+        for name in ("cc_weight", "cc_warmup_steps", "min_learning_rate", "cc_slack"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         if self.cc_slack and self.cc_form == "contrastive":
@@ -136,6 +150,10 @@ class CIRTrainingArguments(TrainingArguments):
             raise ValueError(f"ema_momentum must be at least 0 and below 1, got {self.ema_momentum}.")
         if self.train_only is not None and (self.freeze_vision or self.freeze_text):
             raise ValueError("train_only lets all else rest: leave out freeze_vision and freeze_text.")
+        if self.encode_images_once and (not self.freeze_vision or self.augmentation != "none"):
+            raise ValueError(
+                "encode_images_once needs images and an encoder that stay: freeze_vision, no augmentation."
+            )
         for name in ("lr_num_cycles", "max_phrases"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")

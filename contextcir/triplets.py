@@ -11,7 +11,7 @@ import math
 import os
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -260,7 +260,7 @@ def find_bad_images(dataset: datasets.Dataset, num_proc: int | None = None) -> l
             {"row": Value("int64"), "id": Value("string"), **dict.fromkeys(IMAGE_COLUMNS, Value("string"))}
         ),
         num_proc=num_proc,
-        new_fingerprint=_images_fingerprint(dataset),
+        new_fingerprint=images_fingerprint(dataset),
         desc="Checking images",
     )
     return [
@@ -271,8 +271,9 @@ def find_bad_images(dataset: datasets.Dataset, num_proc: int | None = None) -> l
     ]
 
 
-def _images_fingerprint(dataset: datasets.Dataset) -> str:
-    """`datasets` itself would look at the rows and at the name of the function alone."""
+def images_fingerprint(dataset: datasets.Dataset) -> str:
+    """What changes with the images of triplets, which `datasets` takes for the same while their rows are, and with the
+    code that reads them."""
     states = []  # of the files behind paths
     for column in IMAGE_COLUMNS:
         image = dataset.data.column(column)
@@ -290,14 +291,15 @@ def _image_errors(triplet: dict[str, Any], row: int) -> dict[str, Any]:
     errors = {"row": row, "id": triplet["id"]}
     for column in IMAGE_COLUMNS:
         try:
-            _load(triplet, column)
+            triplet_image(triplet, column)
             errors[column] = ""
         except ImageError as error:
             errors[column] = str(error)
     return errors
 
 
-def _load(triplet: dict[str, Any], column: str) -> PILImage.Image:
+def triplet_image(triplet: dict[str, Any], column: str) -> PILImage.Image:
+    """The image in a column of a triplet; an [`~contextcir.images.ImageError`] names both."""
     path = triplet[column].get("path") if isinstance(triplet[column], dict) else None
     return load_image(triplet[column], name=f"triplet {triplet['id']!r}, {column}" + (f" ({path})" if path else ""))
 
@@ -324,6 +326,9 @@ class TripletCollator:
         augmentation (`"none"` or `"crop"`): `"crop"` cuts out 80 to 100 % of each image's area, in proportion.
             Nothing flips or recolours, since texts speak of sides and colours.
         seed (`int`, defaults to 0): Seed of the augmentation.
+        encoded_images (`Callable`, *optional*): Ids of N images -> encoded images `(N, ...)`, such as
+            [`~contextcir.encoded_images.EncodedImages`]; the batch then has `encoded_images` in place of
+            `pixel_values`, and nothing is read.
 
     Returns of a call:
         `dict[str, torch.Tensor]` with, for B rows, N distinct images and P noun phrases, `pixel_values`
@@ -338,13 +343,22 @@ class TripletCollator:
         ValueError: for two images with one id.
     """
 
-    def __init__(self, processor, *, max_phrases: int = 10, augmentation: Augmentation = "none", seed: int = 0):
+    def __init__(
+        self,
+        processor,
+        *,
+        max_phrases: int = 10,
+        augmentation: Augmentation = "none",
+        seed: int = 0,
+        encoded_images: Callable[[Sequence[str]], torch.Tensor] | None = None,
+    ):
         if augmentation not in get_args(Augmentation):
             raise ValueError(f"augmentation must be one of {get_args(Augmentation)}, got {augmentation!r}.")
         self.processor = processor
         self.max_phrases = max_phrases
         self.augmentation = augmentation
         self.seed = seed
+        self.encoded_images = encoded_images
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()  # seen by workers that outlive an epoch
 
     def set_epoch(self, epoch: int) -> None:
@@ -352,7 +366,7 @@ class TripletCollator:
         self._epoch.fill_(epoch)
 
     def for_evaluation(self) -> "TripletCollator":
-        """The same without augmentation."""
+        """The same without augmentation, for other triplets than those of training."""
         return TripletCollator(self.processor, max_phrases=self.max_phrases)
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -365,8 +379,9 @@ class TripletCollator:
                         f"Triplets {first[0]['id']!r} and {row['id']!r} show different images under one id,"
                         f" {row[f'{side}_id']!r}. An id must stand for one image."
                     )
+        pixels = None if self.encoded_images else [self._image(row, side) for row, side in shown.values()]
         encoded = self.processor(
-            images=[self._image(row, side) for row, side in shown.values()],
+            images=pixels,
             text=[row["modification_text"] for row in rows],
             **self._of_noun_phrases(rows),
         )
@@ -377,6 +392,7 @@ class TripletCollator:
         return {
             "input_ids": encoded.pop("input_ids"),  # first: its length is taken for the batch size
             **encoded,
+            **({"encoded_images": self.encoded_images(list(shown))} if self.encoded_images else {}),
             **{f"{side}_index": torch.tensor([places[image_id] for image_id in ids[side]]) for side in ids},
             **{f"{side}_keys": torch.tensor([image_key(image_id) for image_id in ids[side]]) for side in ids},
         }
@@ -388,7 +404,7 @@ class TripletCollator:
         return {"count_truncated": True}
 
     def _image(self, row: dict[str, Any], side: str) -> PILImage.Image:
-        image = _load(row, f"{side}_image")
+        image = triplet_image(row, f"{side}_image")
         if self.augmentation == "none":
             return image
         draw = random.Random(f"{self.seed}/{self._epoch.item()}/{row[f'{side}_id']}")

@@ -4,7 +4,8 @@
     python datasets_scripts/build_scenes.py --output data/scenes_10k --gallery_size 10000 --num_test 1920
     python datasets_scripts/build_scenes.py --output data/scenes --push_to_hub my-name/scenes
 
-Triplets come without noun phrases: `datasets_scripts/add_noun_phrases.py` adds them, as for any other data set.
+Triplets come without noun phrases: `datasets_scripts/add_noun_phrases.py` adds them, as for any other data set. With
+`--gold_phrases` they come with those of the trees that the texts were made of.
 Training triplets come in families of hard negatives: one change done to one thing after another; or a reference edited
 in whole and in part, a near miss of what comes out, and the way back. They keep to what `contextcir/scenes/splits.py`
 leaves them. Same version, same arguments: same bytes.
@@ -36,6 +37,7 @@ from contextcir.scenes import (
     Picture,
     Question,
     SceneBenchmark,
+    SceneQuery,
     compose,
     count_kinds,
     denotation_to_row,
@@ -47,7 +49,7 @@ from contextcir.scenes import (
 )
 from contextcir.triplets import TRIPLET_FEATURES
 
-PUBLISHED = Features({name: kind for name, kind in TRIPLET_FEATURES.items() if name != "noun_phrases"})
+WITHOUT_PHRASES = Features({name: kind for name, kind in TRIPLET_FEATURES.items() if name != "noun_phrases"})
 BENCHMARK_FEATURES = FEATURES | TRUTH_FEATURES
 
 
@@ -64,6 +66,9 @@ class Arguments:
     gallery_size: int = field(default=2000, metadata={"help": "Pictures to search in for the test queries."})
     image_size: int = field(default=96, metadata={"help": "Side of the pictures in pixels."})
     seed: int = field(default=0, metadata={"help": "Seed of everything."})
+    gold_phrases: bool = field(
+        default=False, metadata={"help": "Whether triplets have the noun phrases that were written, instead of none."}
+    )
     push_to_hub: str | None = field(default=None, metadata={"help": "Hub name to publish under (private)."})
 
     def __post_init__(self):
@@ -78,6 +83,11 @@ def encode(picture: Picture, image_size: int) -> dict:
     buffer = io.BytesIO()
     render(picture.scene, picture.nuisance, image_size).save(buffer, format="JPEG", quality=92)
     return {"bytes": buffer.getvalue(), "path": None}
+
+
+def spans(query: SceneQuery) -> list[dict]:
+    """The gold noun phrases of a text, breadth first."""
+    return [{"text": phrase.text, "start": phrase.start, "end": phrase.end} for phrase in query.noun_phrases]
 
 
 def training_triplets(count: int, seed: int, image_size: int, unseen: set[int]) -> Iterator[dict]:
@@ -105,6 +115,7 @@ def training_triplets(count: int, seed: int, image_size: int, unseen: set[int]) 
                     "reference_image": pictures[reference],
                     "target_image": pictures[target],
                     "modification_text": query.text,
+                    "noun_phrases": spans(query),
                     "reference_id": f"{prefix}-{reference:06d}",
                     "target_id": f"{prefix}-{target:06d}",
                 }
@@ -123,6 +134,7 @@ def validation_triplets(benchmark: SceneBenchmark, image_size: int) -> Iterator[
             "reference_image": encode(pictures[question.reference_id], image_size),
             "target_image": encode(pictures[target_id], image_size),
             "modification_text": question.query.text,
+            "noun_phrases": spans(question.query),
             "reference_id": question.reference_id,
             "target_id": target_id,
         }
@@ -208,11 +220,12 @@ def build(args: Arguments, folder: Path) -> dict:
         counts |= write_benchmark(benchmark, folder, args.image_size)
         unseen |= {hash(picture.scene) for _, picture in benchmark.pictures()}  # 8 bytes each, not whole scenes
     validation, test = benchmarks
+    features = TRIPLET_FEATURES if args.gold_phrases else WITHOUT_PHRASES
     for part, rows in (
         ("validation", validation_triplets(validation, args.image_size)),
         ("train", training_triplets(args.num_train, args.seed, args.image_size, unseen)),
     ):
-        counts[f"{part} triplets"] = write_shards(rows, PUBLISHED, folder / "triplets", part)
+        counts[f"{part} triplets"] = write_shards(rows, features, folder / "triplets", part)
     kinds = count_kinds(test.questions)
     settings = asdict(args)
     record = {

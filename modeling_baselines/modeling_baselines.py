@@ -177,8 +177,13 @@ class CompositionBaseline(PreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.text_model.get_input_embeddings()
 
-    def _image_features(self, pixel_values):
-        return _normalize(self.visual_projection(self.vision_model(pixel_values).pooler_output))
+    def encode_images(self, pixel_values) -> torch.FloatTensor:
+        """CLIP's pooled image features before their projection, `(batch_size, vision_hidden_size)`. Where the image
+        encoder rests, training may begin here, with `forward(encoded_images=...)`."""
+        return self.vision_model(pixel_values).pooler_output
+
+    def _project_images(self, encoded_images):
+        return _normalize(self.visual_projection(encoded_images))
 
     def _compose(self, image_features, input_ids, attention_mask):
         text = self.text_model(input_ids=input_ids, attention_mask=attention_mask).pooler_output
@@ -186,31 +191,40 @@ class CompositionBaseline(PreTrainedModel):
 
     def get_image_features(self, pixel_values) -> torch.FloatTensor:
         """Images `(batch_size, 3, height, width)` -> `(batch_size, projection_dim)`, L2-normalised."""
-        return self._image_features(pixel_values)
+        return self._project_images(self.encode_images(pixel_values))
 
     def get_query_features(self, pixel_values, input_ids, attention_mask=None) -> torch.FloatTensor:
         """Reference images `(batch_size, 3, height, width)` and texts `(batch_size, length)` -> `(batch_size,
         projection_dim)`, L2-normalised."""
-        return self._compose(self._image_features(pixel_values), input_ids, attention_mask)
+        return self._compose(self.get_image_features(pixel_values), input_ids, attention_mask)
 
     def forward(
-        self, input_ids, pixel_values, reference_index, target_index=None, attention_mask=None
+        self,
+        input_ids,
+        pixel_values=None,
+        reference_index=None,
+        target_index=None,
+        attention_mask=None,
+        encoded_images=None,
     ) -> CompositionBaselineOutput:
         r"""
         One training step over the distinct images of the batch.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, length)`): Modification texts.
-            pixel_values (`torch.FloatTensor` of shape `(num_images, 3, height, width)`): Images, each once.
+            pixel_values (`torch.FloatTensor` of shape `(num_images, 3, height, width)`, *optional*): Images, each
+                once.
             reference_index (`torch.LongTensor` of shape `(batch_size,)`): Which of them is the reference of each text.
             target_index (`torch.LongTensor` of shape `(batch_size,)`, *optional*): Which of them is its target;
                 without, no targets are returned.
             attention_mask (`torch.LongTensor` of shape `(batch_size, length)`, *optional*): 1 for real tokens.
+            encoded_images (`torch.FloatTensor` of shape `(num_images, vision_hidden_size)`, *optional*): What
+                `encode_images` makes of `pixel_values`, in their place.
 
         Returns:
             [`CompositionBaselineOutput`]
         """
-        images = self._image_features(pixel_values)
+        images = self._project_images(self.encode_images(pixel_values) if encoded_images is None else encoded_images)
         if self.training:
             with torch.no_grad():
                 self.logit_scale.clamp_(max=MAX_LOG_SCALE)

@@ -39,6 +39,9 @@ class ContextCIRConfig(PreTrainedConfig):
         fusion_direction (`str`, defaults to `"text_to_image"`):
             `"text_to_image"`: text tokens are the queries, image tokens the keys and values, so that the attention of
             a token is a distribution over the image. `"image_to_text"`: the other way round.
+        fusion_class_token (`bool`, defaults to `True`):
+            Whether the fusion sees the class token of the image beside its patches. Attention that goes there goes
+            nowhere in the image, and is left out of the maps of noun phrases.
         target_encoding (`str`, defaults to `"fusion"`):
             How gallery images and query-image negatives are embedded. `"fusion"`: `f(I, "")`, the image fused with the
             empty text, as in the paper (section 3.4). `"clip"`: the plain projection of CLIP's image encoder.
@@ -68,6 +71,7 @@ class ContextCIRConfig(PreTrainedConfig):
     fusion_num_heads: int | None = None
     fusion_intermediate_size: int | None = None
     fusion_direction: Literal["text_to_image", "image_to_text"] = "text_to_image"
+    fusion_class_token: bool = True
     target_encoding: Literal["fusion", "clip"] = "fusion"
     logit_scale_init_value: float | int = 2.6592
 

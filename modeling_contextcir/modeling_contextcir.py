@@ -120,6 +120,7 @@ class ContextCIRFusion(nn.Module):
     def __init__(self, config: ContextCIRConfig):
         super().__init__()
         self.text_queries = config.fusion_direction == "text_to_image"
+        self.class_token = config.fusion_class_token
         row_size, memory_size = config.text_config.hidden_size, config.vision_config.hidden_size
         if not self.text_queries:
             row_size, memory_size = memory_size, row_size
@@ -133,6 +134,7 @@ class ContextCIRFusion(nn.Module):
     def prepare_images(self, image_tokens):
         """What depends on the image alone, in tensors whose first dimension is the image: keys and values of each
         layer, or rows."""
+        image_tokens = image_tokens if self.class_token else image_tokens[:, 1:]
         return self._project_memory(image_tokens) if self.text_queries else self.input_projection(image_tokens)
 
     def select_images(self, prepared, index):
@@ -329,8 +331,9 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
             raise ValueError(f"There is a 'vision' and a 'text' encoder, got {name!r}.")
         getattr(self, f"{name}_model").requires_grad_(False)
 
-    def _encode_images(self, pixel_values):
-        """`phi_I`: all image tokens, the class token first, `(batch_size, 1 + num_patches, vision_hidden_size)`."""
+    def encode_images(self, pixel_values) -> torch.FloatTensor:
+        """`phi_I`: all image tokens, the class token first, `(batch_size, 1 + num_patches, vision_hidden_size)`. Where
+        the image encoder rests, training may begin here, with `forward(encoded_images=...)`."""
         # CLIP normalises its class token only; here every token is read, by layers that expect normalised input.
         return self.vision_model.post_layernorm(self.vision_model(pixel_values).last_hidden_state)
 
@@ -383,7 +386,7 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
         """`attentions` are those of the whole texts, `(batch_size, length, num_image_tokens)`. Two tensors
         `(num_phrases, num_patches)`: in context, isolated."""
         input_ids, attention_mask, phrase_sample, phrase_token_mask = phrase_inputs
-        context = _patch_distribution((attentions[phrase_sample] * phrase_token_mask[:, :, None]).sum(dim=1))
+        context = self._over_patches((attentions[phrase_sample] * phrase_token_mask[:, :, None]).sum(dim=1))
         # The text encoder is causal: a phrase that begins its text is read as if it stood alone. Encoded again, it
         # would give the same map but for rounding, and of that the ReLU of the loss would make a gradient.
         first = phrase_token_mask[:, 1] & self.fusion.text_queries
@@ -393,10 +396,17 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
             if len(others):
                 mask = self._text_mask(input_ids, attention_mask)[others]
                 isolate = self._isolated_rows if self.fusion.text_queries else self._isolated_memories
-                isolated[others] = _patch_distribution(
+                isolated[others] = self._over_patches(
                     isolate(prepared, input_ids[others], mask, phrase_sample[others])
                 )
         return context, isolated
+
+    def _over_patches(self, attentions):
+        """Attention of noun phrases, summed over their tokens, `(num_phrases, num_image_tokens)` -> `(num_phrases,
+        num_patches)`: class token left out, normalised over patches."""
+        # No matrix product made the sum: autocast would have made half precision of it.
+        patches = attentions[:, 1:] if self.config.fusion_class_token else attentions
+        return patches / patches.sum(dim=-1, keepdim=True).clamp(min=1e-12)
 
     def _isolated_rows(self, prepared, input_ids, mask, phrase_sample):
         """Attention of noun phrases that are encoded by themselves, `(num_phrases, num_image_tokens)`, where their
@@ -435,8 +445,8 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
     def forward(
         self,
         input_ids: torch.LongTensor,
-        pixel_values: torch.FloatTensor,
-        reference_index: torch.LongTensor,
+        pixel_values: torch.FloatTensor | None = None,
+        reference_index: torch.LongTensor | None = None,
         target_index: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
         phrase_input_ids: torch.LongTensor | None = None,
@@ -445,6 +455,7 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
         phrase_token_mask: torch.BoolTensor | None = None,
         output_concept_attentions: bool = True,
         isolated_grad: bool = False,
+        encoded_images: torch.FloatTensor | None = None,
     ) -> ContextCIROutput:
         r"""
         One training step: all embeddings and attention maps that the losses need, from one pass of the vision encoder
@@ -452,7 +463,8 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
 
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, length)`): modification texts, padded on the right.
-            pixel_values (`torch.FloatTensor` of shape `(num_images, 3, height, width)`): images, each once.
+            pixel_values (`torch.FloatTensor` of shape `(num_images, 3, height, width)`, *optional*): images, each
+                once.
             reference_index (`torch.LongTensor` of shape `(batch_size,)`): which of them is the reference of each text.
             target_index (`torch.LongTensor` of shape `(batch_size,)`, *optional*): which of them is its target;
                 without, no targets are returned.
@@ -469,12 +481,14 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
             output_concept_attentions (`bool`): whether to compute the attention maps of noun phrases, if there are
                 any.
             isolated_grad (`bool`): whether the isolated side carries a gradient.
+            encoded_images (`torch.FloatTensor`, *optional*): what `encode_images` makes of `pixel_values`, in their
+                place, `(num_images, 1 + num_patches, vision_hidden_size)`.
 
         Returns:
             [`ContextCIROutput`]
         """
         with_concepts = output_concept_attentions and phrase_input_ids is not None
-        image_tokens = self._encode_images(pixel_values)
+        image_tokens = self.encode_images(pixel_values) if encoded_images is None else encoded_images
         prepared = self.fusion.prepare_images(image_tokens)
         references = self.fusion.select_images(prepared, reference_index)
         text_mask = self._text_mask(input_ids, attention_mask)
@@ -514,7 +528,7 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
         Returns:
             `torch.FloatTensor` of shape `(batch_size, projection_dim)`, L2-normalised.
         """
-        prepared = self.fusion.prepare_images(self._encode_images(pixel_values))
+        prepared = self.fusion.prepare_images(self.encode_images(pixel_values))
         return self._fuse_texts(prepared, input_ids, self._text_mask(input_ids, attention_mask))[0]
 
     def get_image_features(self, pixel_values) -> torch.FloatTensor:
@@ -527,7 +541,7 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
         Returns:
             `torch.FloatTensor` of shape `(batch_size, projection_dim)`, L2-normalised.
         """
-        image_tokens = self._encode_images(pixel_values)
+        image_tokens = self.encode_images(pixel_values)
         prepared = None if self.config.target_encoding == "clip" else self.fusion.prepare_images(image_tokens)
         return self._embed_images(image_tokens, prepared)
 
@@ -548,7 +562,7 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
             `tuple` of two `torch.FloatTensor` of shape `(num_phrases, num_patches)`: in context and isolated. Each row
             is a distribution over the patches of the image, row by row from the top left.
         """
-        prepared = self.fusion.prepare_images(self._encode_images(pixel_values))
+        prepared = self.fusion.prepare_images(self.encode_images(pixel_values))
         text_mask = self._text_mask(input_ids, attention_mask)
         attentions = self._fuse_texts(prepared, input_ids, text_mask, True)[1]
         phrase_inputs = (phrase_input_ids, phrase_attention_mask, phrase_sample, phrase_token_mask)
@@ -592,14 +606,6 @@ def _own_tokens(mask):
     own = mask & mask.roll(-1, dims=1)
     own[:, [0, -1]] = False
     return own
-
-
-def _patch_distribution(attentions):
-    """Attention of noun phrases, summed over their tokens, `(num_phrases, 1 + num_patches)` -> `(num_phrases,
-    num_patches)`: class token left out, normalised over patches."""
-    # No matrix product made the sum: autocast would have made half precision of it.
-    patches = attentions[:, 1:]
-    return patches / patches.sum(dim=-1, keepdim=True).clamp(min=1e-12)
 
 
 __all__ = ["ContextCIRModel", "ContextCIROutput", "ContextCIRPreTrainedModel"]

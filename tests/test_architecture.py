@@ -26,6 +26,7 @@ ALLOWED_SIDEWAYS = {  # an engine needs these arrows between files of its own le
     ("visualization", "visualization"),
     ("captions", "captions"),
     ("dispatch", "dispatch"),
+    ("encoded_images", "triplets"),
     ("chat", "chat_answers"),
     ("chat", "chat_images"),
 }

@@ -73,6 +73,17 @@ def test_triplets(built):
         assert row["reference_image"]["bytes"] == part.gallery.images[place]["bytes"]
 
 
+def test_gold_phrases_are_those_of_the_trees(tmp_path):
+    few = {**SMALL, "num_train": 30, "num_test": 24, "gallery_size": 250}
+    options = [word for name, value in few.items() for word in (f"--{name}", str(value))]
+    build_scenes.main(["--output", str(tmp_path / "gold"), *options, "--gold_phrases", "true"])
+    validation = load_triplets(str(tmp_path / "gold"), "validation", config_name="triplets")
+    assert validation["noun_phrases"] == [
+        [{"text": phrase.text, "start": phrase.start, "end": phrase.end} for phrase in question.query.noun_phrases]
+        for question in compose("validation", 24, None, 0).questions
+    ]
+
+
 def test_the_benchmark(test_part):
     assert test_part.protocol_id == f"scenes-{VERSION}-seed0-48px/test-120-in-700/reference-excluded"
     assert (len(test_part.queries), len(test_part.gallery)) == (120, 700)

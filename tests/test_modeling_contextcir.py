@@ -134,7 +134,7 @@ def test_phrases_may_come_in_any_order(build, batch, direction):
 def test_context_attention_from_the_definition(build, batch):
     """Mean of tokens, heads and layers, class token left out, normalised: written out with one layer."""
     model = build(fusion_num_layers=1)
-    images = model._encode_images(batch["pixel_values"][:4])
+    images = model.encode_images(batch["pixel_values"][:4])
     layer = model.fusion.layers[0]
     rows = layer.norm1(model.fusion.input_projection(model._encode_texts(batch["input_ids"])))
     phrase = 4
@@ -149,7 +149,7 @@ def test_context_attention_from_the_definition(build, batch):
 def test_image_queries_from_the_definition(build, batch):
     """For each patch the attention on the phrase's tokens, normalised over patches: written out with one layer."""
     model = build("image_to_text", fusion_num_layers=1)
-    rows = model.fusion.input_projection(model._encode_images(batch["pixel_values"][:4]))
+    rows = model.fusion.input_projection(model.encode_images(batch["pixel_values"][:4]))
     layer, phrase = model.fusion.layers[0], 0
     sample, tokens = batch["phrase_sample"][phrase], batch["phrase_token_mask"][phrase]
     length = int(batch["attention_mask"][sample].sum())

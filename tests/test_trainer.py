@@ -72,7 +72,9 @@ def trained(trainer):
 
 
 @pytest.mark.parametrize(
-    "model_options", [{}, {"fusion_direction": "image_to_text"}, {"target_encoding": "clip"}], ids=str
+    "model_options",
+    [{}, {"fusion_direction": "image_to_text"}, {"target_encoding": "clip"}, {"fusion_class_token": False}],
+    ids=str,
 )
 def test_every_parameter_moves(build, model_options):
     trainer = build(model_options=model_options, max_steps=3)
@@ -83,6 +85,45 @@ def test_frozen_parameters_stay(build):
     assert not any(name.startswith("vision_model.") for name in trained(build(output="a", freeze_vision=True)))
     assert not any(name.startswith("text_model.") for name in trained(build(output="b", freeze_text=True)))
     assert "logit_scale" not in trained(build(output="c", learn_temperature=False))
+
+
+@pytest.mark.parametrize("model_options", [{}, {"fusion_class_token": False}, {"target_encoding": "clip"}], ids=str)
+def test_encoding_images_once_changes_nothing_but_the_work(build, model_options, monkeypatch):
+    options = {"freeze_vision": True, "max_steps": 4, "model_options": model_options}
+    usual = build(output="usual", **options)
+    usual.train()
+    once = build(output="once", encode_images_once=True, **options)
+    encoded = []
+    monkeypatch.setattr(type(once.model), "encode_images", lambda *args: encoded.append(args))
+    once.train()
+    assert not encoded
+    for one, other in zip(logged(once), logged(usual), strict=True):
+        for name in ("loss_contrastive", "loss_concept_consistency", "context_entropy"):
+            assert one[name] == pytest.approx(other[name], rel=1e-4)
+    after = weights(once)
+    for name, value in weights(usual).items():
+        # A fraction of the four steps of 1e-3: AdamW makes steps of rounding where a gradient vanishes.
+        torch.testing.assert_close(after[name], value, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"freeze_vision": True, "augmentation": "crop"}, {"freeze_vision": True, "ema_momentum": 0.9}],
+    ids=str,
+)
+def test_images_that_change_are_not_encoded_once(build, options):
+    with pytest.raises(ValueError, match="encode_images_once"):
+        build(encode_images_once=True, **options)
+
+
+def test_the_weight_of_the_concept_loss_rises(build):
+    trainer = build(cc_weight=0.5, cc_warmup_steps=0.75, max_steps=4)
+    trainer.train()
+    for step, entry in enumerate(logged(trainer)):
+        weight = 0.5 * min(1, step / 3)
+        assert entry["loss"] == pytest.approx(
+            entry["loss_contrastive"] + weight * entry["loss_concept_consistency"], rel=1e-5
+        )
 
 
 def test_logged_parts_add_up_to_the_loss(build):

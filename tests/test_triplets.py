@@ -280,7 +280,7 @@ def test_files_that_change_are_looked_at_again(tmp_path, as_images):
 def test_the_same_files_are_looked_at_once_and_by_each_version_of_the_code(tmp_path, monkeypatch):
     folder = write_image_folder(tmp_path / "images", noun_phrases=[])
     find_bad_images(load_triplets(folder))
-    monkeypatch.setattr("contextcir.triplets._load", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr("contextcir.triplets.triplet_image", lambda *_: pytest.fail("read again"))
     assert find_bad_images(load_triplets(folder)) == []
     monkeypatch.setattr("PIL.__version__", "0")
     with pytest.raises(pytest.fail.Exception, match="read again"):
