@@ -151,9 +151,9 @@ class CIRTrainingArguments(TrainingArguments):
         if self.train_only is not None and (self.freeze_vision or self.freeze_text):
             raise ValueError("train_only lets all else rest: leave out freeze_vision and freeze_text.")
         if self.encode_images_once and (not self.freeze_vision or self.augmentation != "none"):
-            raise ValueError(
-                "encode_images_once needs images and an encoder that stay: freeze_vision, no augmentation."
-            )
+            raise ValueError("encode_images_once needs images that stay as they are: freeze_vision, no augmentation.")
+        if self.encode_images_once and self.ema_momentum is not None:
+            raise ValueError("encode_images_once leaves a moving average no images to embed. Leave out one of them.")
         for name in ("lr_num_cycles", "max_phrases"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
