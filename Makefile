@@ -48,7 +48,7 @@ check: .venv/installed  ## Lint, format and the dependency rule
 	$(BIN)/python -m pytest tests/test_architecture.py
 
 bench: .venv/installed  ## Measure speed and memory
-	$(BIN)/python bench.py --output docs/results/bench.json
+	$(BIN)/python -m bench.models --output docs/results/bench.json
 
 clean:  ## Remove what can be made again
 	rm -rf .venv data runs

@@ -4,7 +4,7 @@
     python docs/render.py --check    # fails when README.md says anything else than the JSON files
 
 A part of the README between `<!-- NAME -->` and `<!-- /NAME -->` belongs to the function of that name in `PARTS`.
-The files under `docs/results` are what `benchmark.py` and `bench.py` wrote; `demo.json` holds what `time` said
+The files under `docs/results` are what `benchmark.py` and `bench/` wrote; `demo.json` holds what `time` said
 of `make demo`.
 """
 
@@ -75,7 +75,7 @@ def consistency() -> str:
 
 
 def bench() -> str:
-    """The table of `bench.py`."""
+    """The table of `bench/models.py`."""
     record = read("bench.json")
     rows = [
         [row["name"], f"{row['ratio']:.2f}", row["goal"], "yes" if row["met"] else "**no**"] for row in record["rows"]

@@ -3,7 +3,7 @@
 import json
 import os
 
-import bench
+from bench import models as bench
 
 
 def test_quick(tmp_path, capsys):

@@ -1,8 +1,8 @@
 """Speed and memory on ViT-B/32 shapes with random weights, as a table and as JSON.
 
-    python bench.py                        # CPU, one thread, CPU seconds: about 25 minutes
-    python bench.py --device cuda          # wall seconds
-    python bench.py --quick                # tiny shapes, one repeat: does it run?
+    python -m bench.models                        # CPU, one thread, CPU seconds: about 25 minutes
+    python -m bench.models --device cuda          # wall seconds
+    python -m bench.models --quick                # tiny shapes, one repeat: does it run?
 
 Each line compares two variants of the same work. They alternate, after one round to warm up, and the medians of
 `--repeats` rounds are compared, so that a busy machine is unfair to both. A training step is forward and backward. The
@@ -436,7 +436,7 @@ def main(argv=None) -> dict:
         bench_loading(report)
     settings = {"quick": args.quick, "device": device, "threads": args.threads, "repeats": repeats}
     machine = platform.machine() if device == "cpu" else torch.cuda.get_device_name()
-    commit = git_commit(Path(__file__).parent)
+    commit = git_commit(Path(__file__).parents[1])
     result = {**settings, "torch": torch.__version__, "machine": machine, "commit": commit, "rows": report.rows}
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     Path(args.output).write_text(json.dumps(result, indent=2) + "\n")
