@@ -8,9 +8,16 @@ import yaml
 
 import ablate
 import train
+from contextcir.ablation.grid import read_grid
+from contextcir.ablation.page import agreement
 
 BASE = {"data": "triplets", "benchmark": "scenes", "benchmark_split": "validation", "cc_weight": 0.08}
-FIRST = {"title": "The loss", "claim": "It helps.", "variants": {"default": {}, "cc_0": {"cc_weight": 0}}}
+FIRST = {
+    "title": "The loss",
+    "claim": "It helps.",
+    "variants": {"default": {}, "cc_0": {"cc_weight": 0}},
+    "paper": [{"of": "cc_0", "recall@1": -6.32}],
+}
 SECOND = {
     "title": "Masking",
     "claim": "It matters.",
@@ -49,7 +56,8 @@ def commands(monkeypatch):
                 raise RuntimeError("cc_0 ran out of memory")
         elif command[0] == "benchmark.py":
             seed = int(options["--retriever"][-1])
-            metrics = {"recall@1": 20.0 + seed, "recall@10": 80.0, "recall_subset@1": 40.0}
+            worse = "cc_0" in options["--retriever"]
+            metrics = {"recall@1": 20.0 + seed - worse * (1 + seed), "recall@10": 80.0, "recall_subset@1": 40.0}
             record = {
                 "results": [{"metrics": metrics}],
                 "commit": "0123456789",
@@ -84,11 +92,13 @@ def test_each_variant_is_run_once_and_rendered(grid, commands):
     assert command[command.index("--mask_repeated_targets") + 1] == "false"
     page = Path("page.md").read_text()
     assert (
-        "| `cc_0`: cc_weight 0 | 2 | 21.0 ± 1.4 | 80.0 ± 0.0 | 40.0 ± 0.0 "
+        "| `cc_0`: cc_weight 0 | 2 | 19.0 ± 0.0 | 80.0 ± 0.0 | 40.0 ± 0.0 "
         "| 40.0 ± 14.1 | 30.0 ± 0.0 | – | 0.30 ± 0.00 |" in page
     )
+    assert "| `cc_0` less `default` | -6.32 | -2.0 (-3.0 to -1.0) | +0.0 (+0.0 to +0.0) | yes |" in page
     for part in (
         "6 trainings",
+        "mean over 2 seeds",
         "5 queries, gallery of 1,234",
         "`0123456`",
         "## Masking",
@@ -96,9 +106,16 @@ def test_each_variant_is_run_once_and_rendered(grid, commands):
         "It does not.",
     ):
         assert part in page, part
-    assert Path("figures/scenes_loss.png").stat().st_size > 1000
+    assert Path("figures/page_loss.png").stat().st_size > 1000
     assert not list(Path("runs").glob("*/"))  # models are not kept
     assert not list(Path("results").glob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("ours", "verdict"), [([-1, -2], "yes"), ([1, 2], "no"), ([-1, 2], "undecided"), ([0, -1], "undecided"), ([], "–")]
+)
+def test_a_claim_agrees_where_all_seeds_do(ours, verdict):
+    assert agreement(-6.32, ours) == verdict
 
 
 def test_what_has_a_result_is_left_alone_unless_its_options_change(grid, commands):
@@ -135,7 +152,7 @@ def test_a_run_that_fails_is_named_when_the_others_are_through(grid, commands):
 def test_results_of_two_protocols_are_not_averaged(grid, commands):
     run(grid, "--seeds", "0")
     commands[0].protocol = "scenes-4"
-    with pytest.raises(ValueError, match="holds results of scenes-3 and scenes-4. Remove the old ones"):
+    with pytest.raises(ValueError, match="There are results of scenes-3 and scenes-4. Remove the old ones"):
         run(grid, "--seeds", "0", "1")
 
 
@@ -156,35 +173,36 @@ def test_a_command_that_fails_shows_its_end(tmp_path):
 
 def test_what_is_wrong_with_a_grid_is_said(grid):
     with pytest.raises(ValueError, match="has the parts loss, masking, got 'lost'"):
-        ablate.read_grid(grid, ["lost"])
-    with pytest.raises(ValueError, match="results has no result of this grid"):
+        read_grid(grid, ["lost"])
+    with pytest.raises(ValueError, match="There is no result of this grid"):
         run(grid, "--render")
     for content, message in (
         (
-            FIRST | {"variants": {"no_mask": {}}},
+            FIRST | {"variants": {"no_mask": {}}, "paper": []},
             "masking: 'no_mask' is {'mask_repeated_targets': False}, and elsewhere {}",
         ),
-        (FIRST | {"variants": {"No Mask": {}}}, "small letters, digits and _.+-, got 'No Mask'"),
+        (FIRST | {"variants": {"No Mask": {}}, "paper": []}, "small letters, digits and _.+-, got 'No Mask'"),
+        (FIRST | {"paper": [{"of": "lost", "recall@1": 1}]}, "loss: a claim of the paper is `of` a variant"),
         (FIRST | {"variant": {}}, "1_loss.yaml: expected title, claim.*'variant'"),
     ):
         (grid / "1_loss.yaml").write_text(yaml.safe_dump(content))
         with pytest.raises(ValueError, match=message):
-            ablate.read_grid(grid)
+            read_grid(grid)
     (grid / "base.yaml").write_text("a: [")
     with pytest.raises(ValueError, match="base.yaml is not YAML"):
-        ablate.read_grid(grid)
+        read_grid(grid)
     (grid / "base.yaml").unlink()
     with pytest.raises(ValueError, match="There is no .*base.yaml"):
-        ablate.read_grid(grid)
+        read_grid(grid)
     with pytest.raises(ValueError, match="jobs must be at least 1, got 0"):
         ablate.Arguments(jobs=0)
 
 
 def test_the_grid_that_ships_can_be_run():
-    base, parts = ablate.read_grid(ablate.ROOT / "configs" / "scenes_ablation")
-    runs = ablate.planned(base, parts, [0])
+    grid = read_grid(ablate.ROOT / "configs" / "scenes_ablation")
+    runs = ablate.planned(grid, [0])
     assert len({run.digest for run in runs}) == len(runs)  # no two names for one experiment
-    assert len(runs) > 20 and base["benchmark_split"] == "validation"
+    assert len(runs) > 20 and grid.base["benchmark_split"] == "validation"
     for run in runs:
         *_, args = train.parse_arguments([*ablate.flags(run.options), "--output_dir", "out", "--use_cpu", "true"])
         for name in set(run.options) & {"cc_weight", "cc_form", "query_negatives", "freeze_text"}:

@@ -23,6 +23,7 @@ ALLOWED_SIDEWAYS = {  # an engine needs these arrows between files of its own le
     ("retrieval", "retrieval"),
     ("metrics", "metrics"),
     ("scenes", "scenes"),
+    ("ablation", "ablation"),
     ("visualization", "visualization"),
     ("captions", "captions"),
     ("dispatch", "dispatch"),
