@@ -28,7 +28,7 @@ def measure(tmp_path, clip_folder, monkeypatch):
             assert benchmark == name
             yield pictures.panel(tmp_path / "trace", benchmark=benchmark)
 
-        monkeypatch.setattr(door, "seated", seated)
+        monkeypatch.setattr("commands.imagescope.seated", seated)
         argv = ["--retriever", "imagescope", "--clip", clip_folder, "--benchmark", name, "--data-root", str(root)]
         return door.main([*argv, "--trace", str(tmp_path / "trace"), "--verified", "60", *map(str, more)])
 
