@@ -163,6 +163,14 @@ def test_data_are_prepared_once(grid, commands):
     assert [command for command in commands[1:] if command[0] == "build.py"] == [["build.py", "--leaves", "leaves"]]
 
 
+def test_untrained_results_stand_beside(grid, commands):
+    (grid / "1_loss.yaml").write_text(yaml.safe_dump(FIRST | {"beside": "untrained.json"}))
+    metrics = {"recall@1": 3.0, "recall@10": 12.0, "recall_subset@1": 20.0}
+    Path("untrained.json").write_text(json.dumps({"results": [{"retriever": "CLIP, slerp", "metrics": metrics}]}))
+    run(grid, "--seeds", "0", "--parts", "loss")
+    assert "| CLIP, slerp | – | 3.0 | 12.0 | 20.0 | – | – | – | – |" in Path("page.md").read_text()
+
+
 def test_a_command_that_fails_shows_its_end(tmp_path):
     log = tmp_path / "log"
     with pytest.raises(RuntimeError, match=r"(?s)no_such_script.py --x ended with 2; .*log ends:\n.*No such file"):

@@ -15,7 +15,8 @@ NAME = re.compile(r"[a-z0-9_.+-]+")
 
 @dataclass(frozen=True)
 class Part:
-    """A claim and what is compared for it."""
+    """A claim and what is compared for it: trainings, and `beside` them the results of a file of `benchmark.py`. What
+    `prepare` names is made by its command where it is missing."""
 
     name: str
     title: str
@@ -24,6 +25,7 @@ class Part:
     verdict: str = ""
     paper: list[dict[str, Any]] = field(default_factory=list)
     prepare: dict[str, str] = field(default_factory=dict)
+    beside: str = ""
 
     def __post_init__(self):
         for claim in self.paper:
@@ -95,7 +97,7 @@ def read_grid(folder: Path, names: Sequence[str] | None = None) -> Grid:
             parts.append(Part(name, **read_yaml(path)))
         except TypeError as error:
             raise ValueError(
-                f"{path}: expected title, claim, variants, verdict, paper and prepare ({error})."
+                f"{path}: expected title, claim, variants, verdict, paper, prepare and beside ({error})."
             ) from error
     meaning: dict[str, dict] = {}
     for part in parts:

@@ -1,7 +1,9 @@
 """The page of a grid: a table and a figure for each part, and the claims of a paper beside what came out here."""
 
+import json
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from .grid import Grid, Part
@@ -75,6 +77,9 @@ def part_lines(part: Part, results: dict[str, list[dict[str, Any]]], figure: str
         what = ", ".join(f"{key} {value}" for key, value in options.items() if value is not None)
         label = f"`{variant}`" + (f": {what}" if what else "")
         lines.append("| " + " | ".join([label, str(len(found)), *cells]) + " |")
+    for result in json.loads(Path(part.beside).read_text(encoding="utf-8"))["results"] if part.beside else ():
+        cells = [f"{result['metrics'][name]:.1f}" if name in COLUMNS else "–" for name in columns]
+        lines.append("| " + " | ".join([result["retriever"], "–", *cells]) + " |")
     return [*lines, "", f"![{part.title}]({figure})", "", part.verdict.strip(), ""]
 
 
