@@ -77,18 +77,24 @@ class ContextCIRAttention(nn.Module):
         """`(batch_size, length, memory_size)` -> keys and values, `(batch_size, num_heads, length, head_dim)` each."""
         return self._split_heads(self.k_proj(memory)), self._split_heads(self.v_proj(memory))
 
-    def forward(self, rows, key, value, mask=None, output_attentions=False):
+    def weights(self, rows, key, mask=None):
+        """How much each row looks at each place of the memory, float32, `(batch_size, num_heads, num_rows,
+        memory_length)`."""
         query = self._split_heads(self.q_proj(rows))
+        scores = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
+        if mask is not None:
+            scores = scores.masked_fill(~mask, float("-inf"))
+        return scores.softmax(dim=-1)
+
+    def forward(self, rows, key, value, mask=None, output_attentions=False):
         attentions = None
         if output_attentions or self.config._attn_implementation == "eager":
-            scores = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
-            if mask is not None:
-                scores = scores.masked_fill(~mask, float("-inf"))
-            weights = scores.softmax(dim=-1)  # (batch_size, num_heads, num_rows, memory_length), float32
+            weights = self.weights(rows, key, mask)
             attended = weights.to(value.dtype) @ value
             if output_attentions:
                 attentions = weights.mean(dim=1)
         else:
+            query = self._split_heads(self.q_proj(rows))
             attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.out_proj(attended.transpose(1, 2).flatten(2)), attentions
 
@@ -143,7 +149,7 @@ class ContextCIRFusion(nn.Module):
             return [(key.index_select(0, index), value.index_select(0, index)) for key, value in prepared]
         return prepared.index_select(0, index)
 
-    def forward(self, prepared, text_tokens, text_mask=None, output_attentions=False):
+    def forward(self, prepared, text_tokens, text_mask=None, output_attentions=False, output_rows=True):
         r"""
         Args:
             prepared: the images, from `prepare_images`.
@@ -151,11 +157,13 @@ class ContextCIRFusion(nn.Module):
                 image.
             text_mask (`torch.BoolTensor` of shape `(batch_size, text_length)`): false for padding.
             output_attentions (`bool`): whether attention weights are wanted.
+            output_rows (`bool`): whether anything else is wanted.
 
         Returns:
-            rows `(batch_size, num_rows, fusion_hidden_size)` and, if asked for, float32 attention weights
+            rows `(batch_size, num_rows, fusion_hidden_size)` and float32 attention weights
             `(batch_size, text_length, num_image_tokens)`, mean of layers and heads: a distribution over image tokens
-            for each text token, or, where image tokens are the queries, over text tokens for each image token.
+            for each text token, or, where image tokens are the queries, over text tokens for each image token. What is
+            not wanted is `None`.
         """
         if self.text_queries:
             # A padded text token makes a row that nobody reads, so that image tokens need no mask.
@@ -165,7 +173,10 @@ class ContextCIRFusion(nn.Module):
             mask = None if text_mask is None else text_mask[:, None, None, :]
         total = 0.0
         for layer, (key, value) in zip(self.layers, memories, strict=True):
-            rows, attentions = layer(rows, key, value, mask, output_attentions)
+            if layer is self.layers[-1] and not output_rows:
+                rows, attentions = None, layer.attention.weights(layer.norm1(rows), key, mask).mean(dim=1)
+            else:
+                rows, attentions = layer(rows, key, value, mask, output_attentions)
             if output_attentions:
                 total = total + attentions / len(self.layers)
         if not output_attentions:
@@ -417,7 +428,7 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
 
         def look(index, longest):
             images = self.fusion.select_images(prepared, index)
-            return self.fusion(images, rows[index, :longest], None, True)[1]
+            return self.fusion(images, rows[index, :longest], None, True, False)[1]
 
         own = _own_tokens(mask)
         states = _in_passes(encode, mask.sum(dim=1), mask.shape[1])[own]  # (num_tokens, text_hidden_size)
@@ -437,7 +448,8 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
 
         def look(index, longest):
             images = self.fusion.select_images(prepared, phrase_sample[index])
-            return self.fusion(images, self._encode_texts(input_ids[index, :longest]), mask[index, :longest], True)[1]
+            texts = self._encode_texts(input_ids[index, :longest])
+            return self.fusion(images, texts, mask[index, :longest], True, False)[1]
 
         maps = _in_passes(look, mask.sum(dim=1), mask.shape[1])  # (num_phrases, phrase_length, num_image_tokens)
         return (maps * _own_tokens(mask)[:, :, None]).sum(dim=1)
