@@ -26,6 +26,7 @@ from contextcir.scenes.ground_truth import scene_to_json
 from contextcir.scenes.oracle import Faults, Oracle
 from contextcir.scenes.truth import Truth
 from contextcir.triplets import TRIPLET_FEATURES, load_triplets
+from datasets_scripts import score_scene_captions
 
 ROOT = Path(__file__).parent.parent
 PAIRS = 8
@@ -110,6 +111,24 @@ def test_captions_tell_the_truth(world, done):
             pair["captions"], *(world[1][pair[f"{side}_id"]] for side in ("reference", "target"))
         )
     assert score.precision > 0.95 and score.recall > 0.9
+
+
+def test_captions_are_compared_with_the_truth(world, done, tmp_path, capsys):
+    found = score_scene_captions.main([str(done), "--truth", str(world[0])])
+    scores, told = found["scores"], [caption for pair in lines(done) for caption in pair["captions"]]
+    assert scores["all"]["precision"] > 95 and scores["all"]["recall"] > 90
+    for name in ("add", "remove"):
+        assert scores[name]["captions"] == sum(caption["operation"] == name for caption in told)
+    assert sum(scores[name]["edits"] for name in ("add", "remove", "change")) == scores["all"]["edits"]
+    assert "precision" in capsys.readouterr().out
+    assert json.loads((done / "truth_scores.json").read_text()) == found
+    turned = tmp_path / "turned"  # references and targets change places: what was removed is now added
+    turned.mkdir()
+    swapped = [pair | {"reference_id": pair["target_id"], "target_id": pair["reference_id"]} for pair in lines(done)]
+    swapped.append(swapped[0] | {"captions": []})
+    (turned / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in swapped))
+    found = score_scene_captions.main([str(turned), "--truth", str(world[0])])
+    assert found["scores"]["all"]["precision"] < 50 and found["failed_pairs"] == 1
 
 
 def test_triplets_are_ready_to_train_on(world, done):

@@ -21,6 +21,7 @@ from .world import Scene, Thing
 ATTRIBUTES = ("cell", "shape", "colour", "size", "pattern")
 KIND_OF = {"cell": "move", "colour": "recolour", "size": "resize", "pattern": "repattern"}
 OPERATIONS = {"add": ("add",), "remove": ("remove",)}  # any other kind of edit modifies something or replaces it
+GROUPS = (*OPERATIONS, "change")
 SIZE_WORDS = {
     "large": (*WORDS["large"], "larger", "bigger", "enlarge", "grow"),
     "small": (*WORDS["small"], "smaller", "shrink", "reduce"),
@@ -108,12 +109,24 @@ def score_differences(differences: Iterable[Mapping[str, Any]], reference: Scene
     Returns:
         [`Score`]
     """
+    return sum(score_by_operation(differences, reference, target).values(), Score())
+
+
+def score_by_operation(differences: Iterable[Mapping[str, Any]], reference: Scene, target: Scene) -> dict[str, Score]:
+    """[`score_differences`] apart for what is added, removed and changed (modified or replaced): a caption of one
+    never tells an edit of another."""
     differences, edits = list(differences), edits_between(reference, target)
-    told = [
-        [number for number, edit in enumerate(edits) if tells(difference, edit, reference)]
-        for difference in differences
-    ]
-    return Score(_most_pairs(told), len(differences), len(edits))
+    scores = {}
+    for name in GROUPS:
+        given = [difference for difference in differences if _group(difference["operation"]) == name]
+        true = [edit for edit in edits if _group(operation(edit)) == name]
+        told = [[place for place, edit in enumerate(true) if tells(one, edit, reference)] for one in given]
+        scores[name] = Score(_most_pairs(told), len(given), len(true))
+    return scores
+
+
+def _group(operation: str) -> str:
+    return operation if operation in OPERATIONS else "change"
 
 
 def tells(difference: Mapping[str, Any], edit: Edit, reference: Scene) -> bool:
