@@ -43,6 +43,7 @@ def encode_images(
     encoder: torch.nn.Module,
     encode: Callable[[torch.Tensor], torch.Tensor],
     *,
+    kind: Callable | str = "",
     dtype: torch.dtype = torch.float32,
     batch_size: int = 64,
 ) -> EncodedImages:
@@ -55,6 +56,8 @@ def encode_images(
         encoder (`torch.nn.Module`): What must not change meanwhile: other weights are another result.
         encode (`Callable[[torch.Tensor], torch.Tensor]`): Pixel values `(batch_size, 3, height, width)` -> encoded
             images `(batch_size, ...)`. Called without gradient.
+        kind (`Callable` or `str`, defaults to `""`): What tells two ways to encode with the same weights apart, such
+            as the method behind `encode`: other code is another result.
         dtype (`torch.dtype`, defaults to `torch.float32`): What is kept.
         batch_size (`int`, defaults to 64): Images of one pass.
 
@@ -87,17 +90,19 @@ def encode_images(
         writer_batch_size=batch_size,
         remove_columns=distinct.column_names,
         features=Features({"encoded": Value("binary")}),
-        new_fingerprint=_fingerprint(triplets, processor, encoder, dtype),
+        new_fingerprint=_fingerprint(triplets, processor, encoder, kind, dtype),
         desc="Encoding images",
     )
     shape = encoded([triplets[0]], [IMAGE_COLUMNS[0]])[0].shape
     return EncodedImages(rows, {image_id: place for place, image_id in enumerate(shown)}, shape, dtype)
 
 
-def _fingerprint(triplets: datasets.Dataset, processor, encoder: torch.nn.Module, dtype: torch.dtype) -> str:
+def _fingerprint(
+    triplets: datasets.Dataset, processor, encoder: torch.nn.Module, kind: Callable | str, dtype: torch.dtype
+) -> str:
     weights = hashlib.blake2b()
     for name, tensor in encoder.state_dict().items():
         weights.update(name.encode())
         weights.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     pixels = processor.image_processor.to_json_string()
-    return Hasher.hash((images_fingerprint(triplets), weights.hexdigest(), pixels, str(dtype)))
+    return Hasher.hash((images_fingerprint(triplets), weights.hexdigest(), kind, pixels, str(dtype)))

@@ -151,6 +151,7 @@ class CIRTrainer(Trainer):
                 self.processing_class,
                 model.vision_model,
                 encode,
+                kind=type(model).encode_images,
                 dtype=half,
                 batch_size=args.per_device_eval_batch_size,
             )

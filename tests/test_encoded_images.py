@@ -7,8 +7,11 @@ from PIL import Image
 
 from contextcir.encoded_images import encode_images
 from contextcir.images import ImageError
+from contextcir.trainer import CIRTrainer
+from contextcir.training_args import CIRTrainingArguments
 from contextcir.triplets import load_triplets
-from modeling_contextcir import ContextCIRProcessor
+from modeling_baselines import CompositionBaseline
+from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +75,22 @@ def test_an_image_is_encoded_once_until_something_changes(folder, processor):
     Image.new("RGB", (32, 32), "white").save(folder / "b.png")
     whiter = encoded(folder, processor, second)(["b.png", "c.png"])
     assert whiter[0, 0] > whiter[1, 0]
+
+
+def test_two_models_on_one_clip_do_not_share_what_they_encode(folder, processor, clip_folder, tmp_path):
+    shapes = []
+    for number, kind in enumerate((ContextCIRModel, CompositionBaseline)):
+        options = CIRTrainingArguments(
+            str(tmp_path / str(number)), use_cpu=True, freeze_vision=True, encode_images_once=True, cc_weight=0.0
+        )
+        trainer = CIRTrainer(
+            kind.from_clip_pretrained(clip_folder),
+            options,
+            train_dataset=load_triplets(str(folder)),
+            processing_class=processor,
+        )
+        shapes.append(trainer.data_collator.encoded_images(["a.png", "b.png"]).shape)
+    assert shapes == [(2, 26, 24), (2, 24)]
 
 
 def test_an_unreadable_image_is_named(folder, processor):
