@@ -62,6 +62,7 @@ def commands(monkeypatch):
                 "results": [{"metrics": metrics}],
                 "commit": "0123456789",
                 "protocol_id": execute.protocol,
+                "device": "cpu",
                 "num_queries": 5,
                 "gallery_size": 1234,
                 "grounding": {"all": {"pointing": 50.0 - 10 * seed, "mass": 30.0}},

@@ -83,6 +83,12 @@ def part_lines(part: Part, results: dict[str, list[dict[str, Any]]], figure: str
     return [*lines, "", f"![{part.title}]({figure})", "", part.verdict.strip(), ""]
 
 
+def _budget(base: dict[str, Any]) -> str:
+    """How long each run trains."""
+    names = {"max_steps": "steps", "num_train_epochs": "epochs", "per_device_train_batch_size": "triplets a step"}
+    return ", ".join(f"{base[name]} {what}" for name, what in names.items() if name in base)
+
+
 def page_lines(
     grid: Grid, results: dict[str, list[dict[str, Any]]], command: str, figures: dict[str, str]
 ) -> list[str]:
@@ -108,7 +114,8 @@ def page_lines(
     lines = [
         f"# {grid.title}",
         "",
-        f"{len(records)} trainings of the options in `base.yaml`, each with what its line names changed; measured on"
+        f"{len(records)} trainings of the options in `base.yaml` ({_budget(grid.base)} on {first['device']}),"
+        " each with what its line names changed; measured on"
         f" the {split} split ({first['num_queries']} queries, gallery of {first['gallery_size']:,}, protocol"
         f" `{first['protocol_id']}`), mean ± standard deviation over seeds. Commits {commits}; rendered by"
         f" `{command}`.",
