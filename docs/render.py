@@ -10,7 +10,6 @@ of `make demo`.
 
 import json
 import re
-import statistics
 import sys
 from pathlib import Path
 
@@ -48,29 +47,30 @@ def measured(name: str) -> str:
     return table(["", *METRICS], rows) + "\n\n" + provenance(record)
 
 
-def spread(numbers: list[float]) -> str:
-    """Mean and standard deviation."""
-    return f"{statistics.mean(numbers):.1f} ± {statistics.stdev(numbers):.1f}"
+def claims() -> str:
+    """What `ablate.py` has found of the paper's claims, from its page."""
+    page = (ROOT / "docs" / "scenes_results.md").read_text(encoding="utf-8")
+    return re.search(r"<!-- claims -->\n(.*?)\n<!-- /claims -->", page, flags=re.DOTALL).group(1)
 
 
-def consistency() -> str:
-    """The demo's training with and without the concept-consistency loss, seed by seed."""
-    files = {state: sorted(RESULTS.glob(f"scenes_cc/{state}-*.json")) for state in ("on", "off")}
-    records = {state: [read(str(path)) for path in paths] for state, paths in files.items()}
-    on, off = (
-        {metric: [record["results"][0]["metrics"][metric] for record in records[state]] for metric in METRICS}
-        for state in ("on", "off")
-    )
-    differences = {metric: [a - b for a, b in zip(on[metric], off[metric], strict=True)] for metric in METRICS}
+def data_rate() -> str:
+    """The table of `bench/data.py`."""
+    record = read("bench_data.json")
     rows = [
-        [name, *(spread(values[metric]) for metric in METRICS)]
-        for name, values in (("with the loss", on), ("without", off), ("difference, seed by seed", differences))
+        [
+            "encoded once, kept by `datasets`" if row["encoded"] else "read, decoded and encoded in every step",
+            f"{row['rate']:.0%}",
+            f"{row['images_per_second']:,.0f}",
+            f"{row['share_waiting']:.0%}",
+            f"{row['seconds_per_step']:.2f}",
+        ]
+        for row in record["rows"]
     ]
-    first = records["on"][0]
-    return table(["", *METRICS], rows) + (
-        f"\n\nMean and standard deviation over {len(records['on'])} seeds; `train.py configs/scenes_tiny.yaml --seed N"
-        f" --cc_weight W` with weights 0.08 and 0, protocol `{first['protocol_id']}`, at commit"
-        f" `{first['commit'][:7]}`."
+    header = ["images", "of the rate in memory", "images/s", "waiting", "seconds a step"]
+    how = f"{record['device']}, {record['cores']} cores, {record['workers']} loader process"
+    return table(header, rows) + (
+        f"\n\n`python -m bench.data`, the demo's recipe, batch {record['batch_size']}, {how}, medians of"
+        f" {record['repeats']} rounds of {record['steps']} steps, at commit `{record['commit'][:7]}`."
     )
 
 
@@ -96,7 +96,8 @@ def demo() -> str:
 PARTS = {
     "demo": demo,
     "scenes": lambda: measured("scenes_tiny.json"),
-    "consistency": consistency,
+    "claims": claims,
+    "data_rate": data_rate,
     "full": lambda: measured("scenes_full.json"),
     "bench": bench,
     "grocery": lambda: measured("grocery.json"),
