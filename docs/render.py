@@ -53,27 +53,6 @@ def claims() -> str:
     return re.search(r"<!-- claims -->\n(.*?)\n<!-- /claims -->", page, flags=re.DOTALL).group(1)
 
 
-def data_rate() -> str:
-    """The table of `bench/data.py`."""
-    record = read("bench_data.json")
-    rows = [
-        [
-            "encoded once, kept by `datasets`" if row["encoded"] else "read, decoded and encoded in every step",
-            f"{row['rate']:.0%}",
-            f"{row['images_per_second']:,.0f}",
-            f"{row['share_waiting']:.0%}",
-            f"{row['seconds_per_step']:.2f}",
-        ]
-        for row in record["rows"]
-    ]
-    header = ["images", "of the rate in memory", "images/s", "waiting", "seconds a step"]
-    how = f"{record['device']}, {record['cores']} cores, {record['workers']} loader process"
-    return table(header, rows) + (
-        f"\n\n`python -m bench.data`, the demo's recipe, batch {record['batch_size']}, {how}, medians of"
-        f" {record['repeats']} rounds of {record['steps']} steps, at commit `{record['commit'][:7]}`."
-    )
-
-
 def bench() -> str:
     """The table of `bench/models.py`."""
     record = read("bench.json")
@@ -97,7 +76,6 @@ PARTS = {
     "demo": demo,
     "scenes": lambda: measured("scenes_tiny.json"),
     "claims": claims,
-    "data_rate": data_rate,
     "full": lambda: measured("scenes_full.json"),
     "bench": bench,
     "grocery": lambda: measured("grocery.json"),

@@ -42,8 +42,8 @@ def agreement(paper: float, ours: Sequence[float]) -> str:
     """Whether every seed has the paper's sign, or the opposite one."""
     if not ours:
         return "–"
-    signs = {difference * paper > 0 for difference in ours}
-    return "undecided" if len(signs) > 1 else "yes" if True in signs else "no"
+    signs = {(difference * paper > 0) - (difference * paper < 0) for difference in ours}
+    return {1: "yes", -1: "no"}.get(signs.pop(), "undecided") if len(signs) == 1 else "undecided"
 
 
 def claims_table(parts: Sequence[Part], results: dict[str, list[dict[str, Any]]]) -> list[str]:
