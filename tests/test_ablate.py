@@ -113,7 +113,16 @@ def test_each_variant_is_run_once_and_rendered(grid, commands):
 
 
 @pytest.mark.parametrize(
-    ("ours", "verdict"), [([-1, -2], "yes"), ([1, 2], "no"), ([-1, 2], "undecided"), ([0, -1], "undecided"), ([0, 1], "undecided"), ([0], "undecided"), ([], "–")]
+    ("ours", "verdict"),
+    [
+        ([-1, -2], "yes"),
+        ([1, 2], "no"),
+        ([-1, 2], "undecided"),
+        ([0, -1], "undecided"),
+        ([0, 1], "undecided"),
+        ([0], "undecided"),
+        ([], "–"),
+    ],
 )
 def test_a_claim_agrees_where_all_seeds_do(ours, verdict):
     assert agreement(-6.32, ours) == verdict
