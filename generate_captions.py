@@ -5,6 +5,7 @@
     python generate_captions.py --pairs pairs.json --output out --model gpt-4o --max_usd 20 --mode batch
     python generate_captions.py --pairs pairs.csv --output out --model own --base_url http://localhost:8000/v1 --free
     python generate_captions.py --recipe instructcir --images photos --num_pairs 32000 --output out --model gpt-4o
+    python generate_captions.py --recipe instructcir … --reformulator runs/reformulator  # own adapter, no server
     python train.py --clip_name_or_path openai/clip-vit-base-patch32 --data out/triplets --output_dir runs/mine
 
 The default recipe is good4cir's; the other is InstructCIR's. Pairs are read from JSON, JSON Lines, CSV or a dataset
@@ -27,7 +28,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,6 +40,7 @@ from tqdm import tqdm
 from transformers import HfArgumentParser
 
 from contextcir.captions import (
+    NOT_REACHED,
     Captioner,
     HeldOut,
     Inspector,
@@ -59,7 +61,7 @@ from contextcir.provenance import git_commit, versions
 
 CARD_TEMPLATE = Path(__file__).parent / "datasets_scripts" / "cards" / "generated.md"
 PUBLISHED = ("README.md", "dataset.json", "pairs.jsonl", "report.json", "triplets/train-*", "figures/*")
-PAIRS_OF_A_BATCH = 20_000  # in the stages at a time; online, twice as many as requests
+PAIRS_OF_A_BATCH = 5_000  # in the stages at a time, 25 kB or more each; online, twice as many as requests
 REHEARSED_PAIRS = 20  # of which a dry run takes the mean
 STOPPED, INTERRUPTED = 3, 130
 
@@ -102,6 +104,13 @@ class CaptionArguments:
     max_changes: int = field(
         default=4, metadata={"help": "Most captions of a pair that are joined in one text (good4cir); 1 joins none."}
     )
+    reformulator: str | None = field(
+        default=None,
+        metadata={
+            "help": "Adapter of datasets_scripts/train_reformulator.py, folder or Hub name, that writes the changes of"
+            " instructcir in place of the server's model."
+        },
+    )
     parser: str | None = field(
         default=None, metadata={"help": "benepar name or path for noun phrases; by default the shipped parser."}
     )
@@ -109,6 +118,8 @@ class CaptionArguments:
     def __post_init__(self):
         if self.max_changes < 1:
             raise ValueError(f"max_changes must be at least 1, got {self.max_changes}.")
+        if self.reformulator and self.recipe != "instructcir":
+            raise ValueError(f"{self.recipe} reformulates nothing. Leave out --reformulator.")
 
 
 @dataclass
@@ -179,6 +190,31 @@ def choose_pairs(args: PairArguments) -> Sequence[Pair]:
     return [Pair(str(root / one), str(root / other), one, other) for one, other in drawn]
 
 
+def choose_prompts(args: CaptionArguments) -> dict[str, Prompt]:
+    """The prompts of the recipe. A reformulator is asked with the one that it was trained with."""
+    prompts = load_prompts(args.recipe, args.prompts)
+    if args.reformulator is None:
+        return prompts
+    from contextcir.captions.reformulator import adapter_prompt  # with torch
+
+    prompt = adapter_prompt(args.reformulator)
+    if args.prompts and Path(args.prompts, "reformulation.txt").is_file():
+        if prompts["reformulation"].text != prompt.text:
+            raise ValueError(
+                f"{args.reformulator} was trained with another reformulation.txt than that of {args.prompts}."
+            )
+    return prompts | {"reformulation": prompt}
+
+
+def load_reformulator(name_or_path: str | None):
+    """The adapter and its model, if one is asked for."""
+    if name_or_path is None:
+        return None
+    from contextcir.captions.reformulator import Reformulator
+
+    return Reformulator.load(name_or_path)
+
+
 def find_held_out(folder: str | None) -> tuple[HeldOut | None, str]:
     """The test images of the benchmarks in a folder, and a sentence about them for the card."""
     if folder is None:
@@ -205,11 +241,11 @@ def find_held_out(folder: str | None) -> tuple[HeldOut | None, str]:
 
 
 async def rehearse(
-    pairs: Sequence[Pair], recipe: str, prompts: dict[str, Prompt], server: ChatServer, inspector: Inspector
+    pairs: Sequence[Pair], args: CaptionArguments, prompts: dict[str, Prompt], server: ChatServer, inspector: Inspector
 ) -> None:
     """Print three requests that would be sent, and what all would cost."""
     rehearsal, results = Rehearsal(), Counter()
-    captioner = Captioner(recipe, rehearsal, prompts, inspector)
+    captioner = Captioner(args.recipe, rehearsal, prompts, inspector)
     for pair in (pairs[place] for place in range(min(REHEARSED_PAIRS, len(pairs)))):
         result = await captioner.caption(pair)
         results[result.detail if result.reason == "unreadable_image" else ""] += 1
@@ -219,7 +255,10 @@ async def rehearse(
         *images, text = _parts(server.body(request))
         shown = ", ".join(f"{url.partition(';')[0]} of {len(url):,} characters" for url in images)
         print(f"--- {request.role}: {request.schema.__name__} of {shown or 'no image'}", text, sep="\n")
-    likely, most = rehearsal.cost(count_requests(pairs), server)
+    counts = count_requests(pairs)
+    if args.reformulator:
+        del counts["reformulation"]  # costs nothing
+    likely, most = rehearsal.cost(counts, server)
     print(
         f"{len(pairs):,} pairs: about ${likely:,.2f}, or ${most:,.2f} if every answer is as long as max_tokens allows,"
         f" with prices {server.price.source}."
@@ -244,7 +283,9 @@ class Bar:
         self.dispatcher: Any = None
 
     def __call__(self, result) -> None:
-        """Another pair is done."""
+        """Another pair is done, or left open by a stop."""
+        if result.reason == NOT_REACHED:
+            return
         self.failed += bool(result.reason)
         self.refused += result.reason.endswith((": refused", ": filtered"))
         progress = self.dispatcher.progress
@@ -275,10 +316,16 @@ class Run:
     inspector: Inspector
     folder: Path
     facts: dict[str, Any]  # for the report
+    reformulator: Any = None  # in this process, for one stage
+
+    @property
+    def answering(self) -> dict[str, Any]:
+        """Who answers."""
+        return self.server.settings | (self.reformulator.settings if self.reformulator else {})
 
     def settings(self) -> dict[str, Any]:
         """What all answers in a folder have in common."""
-        return self.server.settings | {"recipe": self.caption.recipe, "prompts": prompts_hash(self.prompts)}
+        return self.answering | {"recipe": self.caption.recipe, "prompts": prompts_hash(self.prompts)}
 
 
 async def caption_pairs(run: Run, ledger: Ledger, log: ResultLog) -> ChatStop | None:
@@ -292,8 +339,15 @@ async def caption_pairs(run: Run, ledger: Ledger, log: ResultLog) -> ChatStop | 
             dispatcher = Dispatcher(run.server, ledger, concurrency=args.concurrency)
             in_flight = 2 * args.concurrency
         bar.dispatcher = dispatcher
-        async with run.server, dispatcher:
-            captioner = Captioner(run.caption.recipe, dispatcher.ask, run.prompts, run.inspector)
+        reformulation = dispatcher
+        async with run.server, dispatcher, AsyncExitStack() as stack:
+            if run.reformulator:
+                reformulation = await stack.enter_async_context(Dispatcher(run.reformulator, ledger))
+
+            async def ask(request):
+                return await (reformulation if request.role == "reformulation" else dispatcher).ask(request)
+
+            captioner = Captioner(run.caption.recipe, ask, run.prompts, run.inspector)
             await caption_all(run.pairs, captioner.caption, log, in_flight=in_flight, on_result=bar)
     return captioner.stopped
 
@@ -325,7 +379,7 @@ def write_results(run: Run, ledger: Ledger, log: ResultLog, stopped: ChatStop | 
         "triplets": counts.report(),
         "requests": report_requests(ledger.report()) | {"unsure_usd": ledger.unsure_usd},
         "prompts": {name: {"version": one.version, "hash": one.hash} for name, one in run.prompts.items()},
-        "settings": run.server.settings | {"price": run.server.price.source},
+        "settings": run.answering | {"price": run.server.price.source},
         **run.facts,
     }
     (run.folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -381,13 +435,13 @@ def main(argv: list[str] | None = None) -> int:
     pair_args, caption_args, server_args, output_args = parser.parse_args_into_dataclasses(argv)
     if not (find_spec("spacy") and find_spec("benepar")):  # said before anything is paid for
         raise ImportError("Noun phrases need spaCy and benepar: pip install contextcir[parse]")
-    prompts = load_prompts(caption_args.recipe, caption_args.prompts)
+    prompts = choose_prompts(caption_args)
     pairs = choose_pairs(pair_args)
     server = server_args.build()
     fetch = fetch_public if pair_args.allow_urls else None
     if server_args.dry_run:
         with TemporaryDirectory() as downloads, closing(Inspector(fetch=fetch, folder=Path(downloads))) as inspector:
-            asyncio.run(rehearse(pairs, caption_args.recipe, prompts, server, inspector))
+            asyncio.run(rehearse(pairs, caption_args, prompts, server, inspector))
         return 0
 
     held_out, sentence = find_held_out(pair_args.test_sets)
@@ -408,6 +462,7 @@ def main(argv: list[str] | None = None) -> int:
             "commit": git_commit(Path(__file__).parent),
             "versions": versions(),
         },
+        reformulator=load_reformulator(caption_args.reformulator),
     )
     with (
         Ledger(folder, run.settings(), server_args.max_usd) as ledger,

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -285,7 +286,9 @@ def test_an_exhausted_quota_stops_and_the_same_command_goes_on(world, serve, don
     first, url = serve(quota=15)
     argv = ["--concurrency", "2"]
     assert generate_captions.main(flags(url, tmp_path, *argv, pairs=world[0] / "pairs.json")) == 3
-    assert "The quota is exhausted" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "The quota is exhausted" in said
+    assert set(re.findall(r"failed=(\d+)", said)) == {"0"}  # a pair that is left open has not failed
     report = json.loads((tmp_path / "report.json").read_text())
     assert not report["complete"] and report["failures"]["not_reached"] + report["pairs"]["kept"] == PAIRS
     assert len({pair["reference_id"] for pair in lines(tmp_path)}) == PAIRS

@@ -590,6 +590,8 @@ class TestLine:
             post(url, body_of(None, "no image"))
         (digest,) = oracle.answered
         assert oracle.answered[digest] == oracle.num_answered == statuses.count(200) > 1
+        usage = oracle.respond(REQUEST).body["usage"]
+        assert oracle.tokens["prompt"] == oracle.num_answered * usage["prompt_tokens"]
         assert oracle.received[digest] == 20
         assert oracle.outcomes["rate_5xx"] + oracle.outcomes["answered"] + oracle.outcomes["invalid_request"] == 21
         assert oracle.summary().endswith("1 different requests answered, 1 of them more than once")
@@ -699,11 +701,14 @@ class TestBatches:
         batch, results, oracle = self.work(truth)
         assert (batch.status, batch.error_file_id) == ("completed", None)
         assert (batch.request_counts.total, batch.request_counts.completed) == (9, 9)
-        assert oracle.num_answered == 9
+        assert oracle.num_answered == 9 and oracle.ends_of_batches == {"completed": 1}
         for number in range(9):
             response = results[f"line-{number}"]["response"]
             assert response["status_code"] == 200
             assert response["body"] == Oracle(truth).respond(line(number)["body"]).body
+        for kind in ("prompt", "completion"):
+            delivered = [result["response"]["body"]["usage"][f"{kind}_tokens"] for result in results.values()]
+            assert oracle.tokens[kind] == sum(delivered) > 0
 
     def test_a_batch_fails_whole(self, truth):
         batch, results, oracle = self.work(truth, Faults(failed_batches=1))
@@ -715,14 +720,14 @@ class TestBatches:
         assert batch.status == "expired" and batch.expired_at
         errors = [row["error"] and row["error"]["code"] for row in results.values()]
         assert (errors.count(None), errors.count("batch_expired")) == (4, 5)
-        assert oracle.num_answered == 4
+        assert oracle.num_answered == 4 and oracle.ends_of_batches == {"expired": 1}
 
     def test_a_batch_fails_in_part(self, truth):
         batch, results, oracle = self.work(truth, Faults(partly_failed_batches=1))
         assert batch.status == "completed" and batch.request_counts.failed == 3
         statuses = [results[f"line-{number}"]["response"]["status_code"] for number in range(9)]
         assert statuses == [500, 200, 200] * 3
-        assert oracle.num_answered == 6
+        assert oracle.num_answered == 6 and oracle.ends_of_batches == {"completed in part": 1}
 
     def test_a_batch_is_cancelled(self, truth):
         batch, results, oracle = self.work(truth, Faults(batch_seconds=0.2), wait=False)

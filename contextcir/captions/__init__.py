@@ -9,13 +9,14 @@ knows a server: requests go to an `ask`, see `contextcir.chat`.
 from .gates import GATES, MAX_WORDS, gate_captions
 from .inspection import Inspector
 from .leakage import HeldOut
-from .pipeline import Captioner, PairResult, ResultLog, caption_all
+from .pipeline import NOT_REACHED, Captioner, PairResult, ResultLog, caption_all
 from .prompts import Prompt, load_prompts, prompts_hash
 from .stages import Caption, Conversation, Draft, StageError, good4cir, instructcir
 
 __all__ = [
     "GATES",
     "MAX_WORDS",
+    "NOT_REACHED",
     "Caption",
     "Captioner",
     "Conversation",

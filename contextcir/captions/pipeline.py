@@ -20,6 +20,8 @@ from contextcir.chat import Ask, ChatStop
 from contextcir.images import ImageError
 from contextcir.pairs import Pair
 
+NOT_REACHED = "not_reached"  # the reason of a pair that the end of a run has left open
+
 
 @dataclass
 class PairResult:
@@ -124,7 +126,7 @@ class Captioner:
             result.reason, result.detail = "unreadable_image", str(error)
         except ChatStop as error:
             self.stopped = self.stopped or error
-            result.reason, result.detail = "not_reached", str(error)
+            result.reason, result.detail = NOT_REACHED, str(error)
         result.stages = [
             {"stage": stage, "outcome": outcome.kind, "model": outcome.model, "request_id": outcome.request_id}
             for stage, outcome in conversation.outcomes

@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from .faults import Faults
 from .loopback import Call, Reply, failure
 
 Respond = Callable[[dict[str, Any]], Reply]
+ENDS = ("completed", "failed", "expired", "cancelled")
 
 
 class Batches:
@@ -59,6 +61,14 @@ class Batches:
         if rest[1:] == ["cancel"] and self.batches[rest[0]]["status"] in ("validating", "in_progress"):
             self.batches[rest[0]]["status"] = "cancelling"
         return Reply(200, self.batches[rest[0]])
+
+    def ends(self) -> Counter[str]:
+        """How the batches that are over have ended -> how many."""
+        ends: Counter[str] = Counter()
+        for batch in list(self.batches.values()):  # who asks is in another thread
+            if (end := batch["status"]) in ENDS:
+                ends[f"{end} in part" if end == "completed" and batch["request_counts"]["failed"] else end] += 1
+        return ends
 
     def _upload(self, call: Call) -> Reply:
         """A form with a file (multipart/form-data)."""

@@ -52,6 +52,7 @@ class Oracle:
         received (`Counter`): Digest of a request -> how often it arrived online.
         answered (`Counter`): Digest of a request -> how often its answer was delivered, online or in a batch.
         outcomes (`Counter`): `"answered"`, the name of a fault, or the code of an error -> how often.
+        tokens (`Counter`): `"prompt"` and `"completion"` -> how many were delivered, which is what a bill is made of.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Oracle:
         self.received: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
         self.outcomes: Counter[str] = Counter()
+        self.tokens: Counter[str] = Counter()
         self._batches = Batches(self.respond, self.faults)
         self._server = LoopbackServer(self._handle, port)
 
@@ -88,6 +90,11 @@ class Oracle:
     def num_answered(self) -> int:
         """`int`: How many answers were delivered."""
         return self.answered.total()
+
+    @property
+    def ends_of_batches(self) -> Counter[str]:
+        """`Counter`: How batches have ended, `"completed"` or otherwise, or `"completed in part"` -> how many."""
+        return self._batches.ends()
 
     async def _handle(self, call: Call) -> Reply | None:
         if self.api_key and call.headers.get("authorization") != f"Bearer {self.api_key}":
@@ -186,6 +193,7 @@ class Oracle:
         def delivered() -> None:
             self.answered[question.digest] += 1
             self.outcomes[kind] += 1
+            self.tokens.update(prompt=prompt_tokens, completion=completion_tokens)
 
         return Reply(200, payload, {"x-request-id": f"req_{question.digest[:24]}"}, delivered)
 

@@ -1,0 +1,154 @@
+"""What a reformulator learns from: two captions and the change between them, read, judged and split.
+
+InstructCIR (arXiv 2504.00812, section II-A) fine-tunes its own reformulator on texts of a stronger model, or on those
+of a supervised data set (its "GT" variant). A text is judged as one that a reformulator writes is judged, or it would
+learn what is thrown away later.
+"""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from contextcir.captions.gates import MAX_WORDS, text_problem
+from contextcir.captions.prompts import Prompt
+
+COLUMNS = ("caption_a", "caption_b", "modification_text")
+MADE_HERE = ("reference", "target", "captions")  # of `pairs.jsonl`, beside the ids
+
+
+@dataclass(frozen=True)
+class Example:
+    """
+    A lesson.
+
+    Args:
+        caption_a (`str`): What the reference image shows.
+        caption_b (`str`): What the target image shows.
+        modification_text (`str`): The change from the one to the other.
+    """
+
+    caption_a: str
+    caption_b: str
+    modification_text: str
+
+
+def read_examples(source: str, split: str = "train") -> list[Example]:
+    """
+    Read examples as they are.
+
+    Args:
+        source (`str`): A `.jsonl` file with the columns `caption_a`, `caption_b` and `modification_text`;
+            `pairs.jsonl` as `generate_captions.py --recipe instructcir` leaves it; or a folder or Hub name of a
+            dataset with these columns.
+        split (`str`, defaults to `"train"`): Of a dataset.
+
+    Raises:
+        ValueError: There is nothing in it, a line is no JSON object, a column is missing or holds something else than
+            text, or captions are of another recipe.
+    """
+    if source.endswith(".jsonl"):
+        rows = _lines(Path(source))
+    else:
+        from datasets import load_dataset  # here, since whoever generates captions needs none of it
+
+        rows = enumerate(load_dataset(source, split=split).to_iterable_dataset(), 1)
+    examples = [example for number, row in rows for example in _read(row, f"{source}, row {number}")]
+    if not examples:
+        raise ValueError(f"{source} holds no examples. Give rows with {', '.join(COLUMNS)}.")
+    return examples
+
+
+def _lines(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
+    if not path.is_file():
+        raise ValueError(f"There is no file {path}.")
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line) if line.strip() else None
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}, row {number} is not JSON: {error}") from None
+            if row is not None:
+                yield number, row
+
+
+def _read(row: Any, where: str) -> Iterable[Example]:
+    """The examples of a row: of ours, as many as captions were kept."""
+    if not isinstance(row, dict):
+        raise ValueError(f"{where}: expected an object with {', '.join(COLUMNS)}, got {type(row).__name__}.")
+    if row.keys() >= set(MADE_HERE):
+        if row["reason"]:
+            return []
+        texts = [caption["text"] for caption in row["captions"] if caption["dropped"] is None]
+        values = [(row["reference"], row["target"], text) for text in texts]
+    elif missing := [name for name in COLUMNS if name not in row]:
+        raise ValueError(f"{where}: {', '.join(missing)} missing, there are {', '.join(row)}.")
+    else:
+        values = [tuple(row[name] for name in COLUMNS)]
+    for name, value in ((name, value) for ones in values for name, value in zip(COLUMNS, ones, strict=True)):
+        if not isinstance(value, str):
+            hint = " Only the recipe instructcir leaves captions." if isinstance(value, list) else ""
+            raise ValueError(f"{where}: {name} is {type(value).__name__}, expected text.{hint}")
+    return [Example(a.strip(), b.strip(), " ".join(text.split())) for a, b, text in values]
+
+
+def judge_examples(
+    examples: Iterable[Example], prompts: Collection[Prompt] = ()
+) -> tuple[list[Example], dict[str, int]]:
+    """
+    Leave out what nothing should be learned from.
+
+    Args:
+        examples (`Iterable[Example]`): As read.
+        prompts (`Collection[Prompt]`): What the texts must not repeat.
+
+    Returns:
+        `tuple[list[Example], dict[str, int]]`: Those that are left, and how many were not, by reason: `empty_caption`,
+        `same_captions`, `repeated`, or the gate that the text fails (`length`: not 2 to 12 words).
+    """
+    kept: dict[Example, None] = {}
+    left_out: Counter[str] = Counter()
+    for example in examples:
+        if not example.caption_a or not example.caption_b:
+            problem = "empty_caption"
+        elif example.caption_a == example.caption_b:
+            problem = "same_captions"
+        elif example in kept:
+            problem = "repeated"
+        else:
+            problem = text_problem(example.modification_text, MAX_WORDS["instructcir"], prompts)
+        if problem:
+            left_out[problem] += 1
+        else:
+            kept[example] = None
+    return list(kept), dict(left_out.most_common())
+
+
+def split_examples(examples: Sequence[Example], fraction: float, seed: int = 0) -> tuple[list[Example], list[Example]]:
+    """
+    Hold examples out, at random. Those of the same two captions, in either order, stay on one side.
+
+    Args:
+        examples (`Sequence[Example]`): All.
+        fraction (`float`): Of the pairs of captions, to hold out, in (0, 1); at least one pair on each side.
+        seed (`int`, defaults to 0): Of the draw.
+
+    Returns:
+        `tuple[list[Example], list[Example]]`: To learn from, and held out.
+
+    Raises:
+        ValueError: All are of one pair of captions.
+    """
+    groups: dict[frozenset[str], list[Example]] = {}
+    for example in examples:
+        groups.setdefault(frozenset((example.caption_a, example.caption_b)), []).append(example)
+    if len(groups) < 2:
+        raise ValueError(f"All {len(examples)} examples are of one pair of captions: none can be held out. Add more.")
+    drawn = list(groups.values())
+    random.Random(seed).shuffle(drawn)
+    count = min(max(1, round(fraction * len(drawn))), len(drawn) - 1)
+    held_out, learned = ([example for group in some for example in group] for some in (drawn[:count], drawn[count:]))
+    return learned, held_out

@@ -1,0 +1,75 @@
+"""Build a tiny causal language model with random weights: something to try `train_reformulator.py` on, offline.
+
+    python datasets_scripts/build_tiny_lm.py --output data/tiny_lm
+
+Llama's architecture with a byte-pair vocabulary that is learned from the texts of the scenes grammar, so that every
+text is some tokens and those of scenes are few. It knows nothing: whatever it writes after training, the adapter has
+taught it. Same arguments, same files.
+"""
+
+import random
+from dataclasses import dataclass, field
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import HfArgumentParser, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from contextcir.scenes import describe, realise, sample_query
+
+END = "<|end|>"
+
+
+@dataclass
+class Arguments:
+    """What to build."""
+
+    output: str = field(metadata={"help": "Folder of the model and its tokenizer."})
+    hidden_size: int = field(default=128, metadata={"help": "Width."})
+    num_layers: int = field(default=2, metadata={"help": "Blocks."})
+    vocab_size: int = field(default=1000, metadata={"help": "Most tokens; at least the 256 bytes and the end."})
+    num_texts: int = field(default=2000, metadata={"help": "Texts that the vocabulary is learned from."})
+    seed: int = field(default=0, metadata={"help": "Of the texts and the weights."})
+
+
+def build_tokenizer(args: Arguments) -> PreTrainedTokenizerFast:
+    """Byte-pairs of captions and modification texts."""
+    rng, texts = random.Random(f"tiny lm {args.seed}"), []
+    for _ in range(args.num_texts // 2):
+        query = sample_query(rng, 2)
+        texts += [query.text, realise(describe(rng, query.reference))[0]]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=args.vocab_size, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Builds and saves both."""
+    (args,) = HfArgumentParser(Arguments, description=__doc__.split("\n")[0]).parse_args_into_dataclasses(argv)
+    tokenizer = build_tokenizer(args)
+    torch.manual_seed(args.seed)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=args.hidden_size,
+            intermediate_size=2 * args.hidden_size,
+            num_hidden_layers=args.num_layers,
+            num_attention_heads=4,
+            max_position_embeddings=2048,
+            initializer_range=16 / args.hidden_size,  # the highest logit is about 16; of 0.02, nothing would be sure
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+    model.save_pretrained(args.output)
+    tokenizer.save_pretrained(args.output)
+    print(f"{model.num_parameters():,} parameters, {len(tokenizer):,} tokens: {args.output}")
+
+
+if __name__ == "__main__":
+    main()
