@@ -1,23 +1,30 @@
 """Draw what a trained model does: a retrieval grid, its mistakes, the attention of noun phrases, the curves of its
-training.
+training. Or what ImageScope made of queries.
 
     python visualize.py --run runs/demo --data-root data/scenes --split test
     python visualize.py --run runs/demo --compare runs/demo_without_cc --data-root data/scenes --split test
+    python visualize.py --trace runs/imagescope/trace --data-root data/scenes --split test --queries 3
 
 Writes `retrieval_grid.png`, `concept_attention.png` and `training_curves.png` into `figures/` of the run; and
 `error_profile.png`, where `benchmark.py --output RUN/metrics.json` has measured it on a benchmark that names mistakes,
 as scenes does. With `--compare`, a second run stands beside the first in all but the grid.
 
+With `--trace`, the folder that `benchmark.py --retriever imagescope --trace` has filled, it writes into `figures/` of
+that folder a `funnel_ID.png` for each query: the candidates after each stage, and what was said of each.
+
 The queries are not picked by hand: `--queries n` takes those at the places 0, N/n, 2N/n ... of the split's N queries,
-good or bad. Evenly spaced, and not simply the first, because neighbours are often alike.
+good or bad; of a trace, of those that it holds to the end. Evenly spaced, and not simply the first, because neighbours
+are often alike.
 """
 
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 from accelerate import PartialState
 from transformers import HfArgumentParser
@@ -25,9 +32,11 @@ from transformers import HfArgumentParser
 from contextcir.benchmarks.published import load_benchmark
 from contextcir.noun_phrases import NounPhraseExtractor
 from contextcir.retrieval.dense import DenseRetriever
+from contextcir.retrieval.imagescope.trace import query_key, read_trace
 from contextcir.visualization import (
     concept_attention_figure,
     concept_maps,
+    funnel_figure,
     profile_figure,
     read_history,
     retrieval_grid,
@@ -37,6 +46,7 @@ from contextcir.visualization import (
 from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
 
 logger = logging.getLogger("visualize")
+Write = Callable[[Any, str], None]  # a figure, into the output folder under a name
 HALVES = ("CLIP, image only", "CLIP, text only")
 
 
@@ -44,16 +54,23 @@ HALVES = ("CLIP, image only", "CLIP, text only")
 class VisualizeArguments:
     """What to draw."""
 
-    run: str = field(metadata={"help": "Output folder of train.py: model, processor and trainer_state.json."})
     data_root: str = field(metadata={"help": "Benchmark: a folder, or the name of a dataset on the Hub."})
+    run: str | None = field(
+        default=None, metadata={"help": "Output folder of train.py: model, processor and trainer_state.json."}
+    )
+    trace: str | None = field(default=None, metadata={"help": "In place of a run: folder of an ImageScope trace."})
     split: str = field(default="test", metadata={"help": "Split of the benchmark."})
     compare: str | None = field(default=None, metadata={"help": "A second run, such as one without the CC loss."})
     queries: int = field(default=6, metadata={"help": "How many queries to draw, evenly spaced over the split."})
-    output: str | None = field(default=None, metadata={"help": "Folder of the pictures; RUN/figures by default."})
+    output: str | None = field(
+        default=None, metadata={"help": "Folder of the pictures; by default figures/ of the run or trace."}
+    )
 
     def __post_init__(self):
         if self.queries < 1:
             raise ValueError(f"queries must be at least 1, got {self.queries}.")
+        if (self.run is None) == (self.trace is None) or (self.compare and self.trace):
+            raise ValueError("Give either --run, with which --compare goes, or --trace.")
 
 
 def evenly_spaced(items: Sequence, count: int) -> list:
@@ -68,24 +85,26 @@ def name_run(run: str, history: Sequence[dict]) -> str:
     return f"{Path(run).resolve().name} ({'with' if with_cc else 'without'} CC loss)"
 
 
-def read_profiles(runs: Sequence[str]) -> dict[str, dict]:
-    """The error profiles that `benchmark.py` has left in the folders of runs: of each run's own model, and of the
-    baselines that see half of a query, as far as they were measured.
+def read_profiles(runs: Mapping[str, str]) -> dict[str, dict]:
+    """The error profiles that `benchmark.py` has left in the folders of runs: of each run's own model, under the name
+    that the run has in the figures, and of the baselines that see half of a query, as far as they were measured.
 
     Raises:
         ValueError: They were measured on different data or by different protocols.
     """
     profiles, protocols = {}, {}
-    for run in runs:
+    for name, run in runs.items():
         path = Path(run, "metrics.json")
         if not path.is_file():
             logger.info("There is no %s: no error profile is drawn for it.", path)
             continue
         record = json.loads(path.read_text(encoding="utf-8"))
-        for place, result in enumerate(record["results"]):
-            if "profile" in result and (place == 0 or result["retriever"] in HALVES):
-                profiles[result["retriever"]] = result["profile"]
-                protocols[record["protocol_id"]] = path
+        own, *others = record["results"]
+        measured = {name: own} | {other["retriever"]: other for other in others if other["retriever"] in HALVES}
+        found = {label: result["profile"] for label, result in measured.items() if "profile" in result}
+        if found:
+            protocols[record["protocol_id"]] = path
+        profiles |= found
     if len(protocols) > 1:
         found = " and ".join(f"{path} of {protocol}" for protocol, path in protocols.items())
         raise ValueError(f"Error profiles do not compare: {found}. Measure both on the same data.")
@@ -96,19 +115,40 @@ def main(argv: list[str] | None = None) -> None:
     """Draws the figures."""
     parser = HfArgumentParser(VisualizeArguments, description=__doc__.split("\n")[0])
     (args,) = parser.parse_args_into_dataclasses(sys.argv[1:] if argv is None else argv, look_for_args_file=False)
-    output = Path(args.output or Path(args.run, "figures"))
+    output = Path(args.output or Path(args.run or args.trace, "figures"))
 
     def write(figure, name):
         save_png(figure, output / name)
         logger.info("%s", output / name)
 
+    (draw_funnels if args.trace else draw_runs)(args, write)
+
+
+def draw_funnels(args: VisualizeArguments, write: Write) -> None:
+    """Of queries that ImageScope has searched for."""
+    path = Path(args.trace, "trace.jsonl")
+    if not path.is_file():
+        raise ValueError(f"There is no {path}. Give the folder that was benchmark.py's --trace.")
+    benchmark = load_benchmark(args.data_root, args.split)
+    records = {record["key"]: record for record in read_trace(path) if "evaluated" in record}
+    queries = [query for query in benchmark.queries if query_key(query) in records]
+    if not queries:
+        raise ValueError(f"No query of {benchmark.protocol_id} has come through all stages in {path}.")
+    for query in evenly_spaced(queries, args.queries):
+        targets = benchmark.relevance.get(query.id, set())
+        figure = funnel_figure(query, benchmark.gallery, records[query_key(query)], targets)
+        write(figure, f"funnel_{quote(query.id, safe='')}.png")
+
+
+def draw_runs(args: VisualizeArguments, write: Write) -> None:
+    """Of one trained model, or of two side by side."""
     runs = [args.run] + ([args.compare] if args.compare else [])
     histories = [read_history(run) for run in runs]
     names = [name_run(run, history) for run, history in zip(runs, histories, strict=True)]
     if len(set(names)) < len(names):
         names = runs
     write(training_curves(dict(zip(names, histories, strict=True))), "training_curves.png")
-    if profiles := read_profiles(runs):
+    if profiles := read_profiles(dict(zip(names, runs, strict=True))):
         write(profile_figure(profiles), "error_profile.png")
 
     benchmark = load_benchmark(args.data_root, args.split)

@@ -57,6 +57,17 @@ def test_a_text_and_a_small_gallery(searched, tmp_path):
     assert "reference" not in shown and "✓✓" in shown and "accept" in shown
 
 
+def test_what_is_said_of_candidates_alone_is_not_said_of_the_gallery(tmp_path):
+    pictures = World({number: png(number) for number in range(30)}, lambda text, reference: reference + 5, off=3)
+    query = Query("q", "plus 5", reference_id="p10", candidate_ids=("p10", "p15", "p0"))
+    pictures.scope(tmp_path, verified=2, evaluated=1).search([query], pictures.gallery(), 6)
+    (record,) = read_trace(tmp_path / "trace.jsonl")
+    assert record["answers"]["p15"] and record["verdicts"]["p15"]["verdict"] == "accept"
+    page = [text.split("\n")[0] for text in texts(funnel_figure(query, pictures.gallery(), record))]
+    verified, evaluated = page.index("by propositions"), page.index("the accepted")
+    assert page[verified + 1 : evaluated] == ["✗✓", "✗✓"] and page[evaluated + 1 :] == ["reject", ""]
+
+
 def test_lines_of_other_queries_and_unfinished_ones_are_refused(searched):
     pictures, record = searched
     with pytest.raises(ValueError, match="The line is of query 'q', expected 'other'"):

@@ -1,8 +1,10 @@
 """ImageScope stage by stage: what is asked, what comes first, and what a broken answer does to it."""
 
+import asyncio
 import json
 import os
 import resource
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -133,6 +135,17 @@ def test_candidates_go_through_the_stages_by_themselves(tmp_path):
     assert record["candidates"]["retrieved"] == ["p16", "p15", "p14", "p200", "p250"]
 
 
+def test_what_is_known_of_candidates_does_not_lift_them_in_the_gallery(tmp_path):
+    pictures = world(range(60), off=3)
+    query = composed(10, 45, candidate_ids=("p10", "p55", "p0"))  # 58 is described, and 55 is the fourth
+    scope = pictures.scope(tmp_path, verified=2, evaluated=1)
+    ranking = scope.search([query], pictures.gallery(), 6, exclude_reference=True)
+    record = trace_of(tmp_path)["q"]
+    assert record["answers"]["p55"] == ["yes", "no"] and record["verdicts"]["p55"]["verdict"] == "accept"
+    assert ranking.candidate_ids == [["p55", "p0"]]
+    assert ranking.gallery_ids == [["p58", "p57", "p59", "p56", "p55", "p54"]]
+
+
 def test_wanted_ranks_are_those_of_the_last_order(tmp_path):
     pictures = world(range(60), off=3)
     queries = [composed(10, 5, "near"), composed(10, 45, "far")]
@@ -184,6 +197,17 @@ def test_re_ranking_asks_neither_for_descriptions_nor_for_captions_of_the_galler
     ranking = scope.search([composed(10, 5)], gallery, 3)
     assert first.k == 20 and ranking.gallery_ids[0] == ["p15", "p18", "p17"]
     assert pictures.counts() == {"captioner": 1, "reasoner": 1, "verifier": 20, "evaluator": 3}
+
+
+def test_descriptions_of_an_earlier_run_are_not_shown_to_a_re_ranked_one(tmp_path):
+    pictures = world(range(60))
+    (*_, query) = rounds("picture 7", "is it 20")
+    pictures.scope(tmp_path).search([query], pictures.gallery(), 3)
+    pictures.asked.clear()
+    ImageScope(pictures.panel(tmp_path), pictures.clip()).search([query], pictures.gallery(), 3)
+    (propose,) = pictures.asked["reasoner"]  # again, since it was worded by the description
+    assert propose.schema.__name__ == "Propositions" and block("previous_description", propose.prompt) is None
+    assert "descriptions" not in trace_of(tmp_path)["d/1"]
 
 
 # --- conversations ---------------------------------------------------------------------------------------------------
@@ -246,9 +270,11 @@ def test_a_round_that_fails_keeps_the_description_of_the_last(tmp_path):
 
 def test_reordering_leaves_those_without_an_answer_in_their_places():
     ids = list("abcdef")
-    assert _reorder(ids, {"a": 0, "b": None, "c": 2, "d": 0, "e": 1, "f": 2}) == list("cbfead")
-    assert _reorder(ids, {"c": 1}) == ids
-    assert _reorder(ids, dict.fromkeys(ids, 1)) == ids
+    points = {"a": 0, "b": None, "c": 2, "d": 0, "e": 1, "f": 2}
+    assert _reorder(ids, points, 6) == list("cbfead")
+    assert _reorder(ids, points, 4) == list("cbadef")  # e and f are known from elsewhere
+    assert _reorder(ids, {"c": 1}, 6) == ids
+    assert _reorder(ids, dict.fromkeys(ids, 1), 6) == ids
 
 
 def test_a_candidate_whose_verification_or_evaluation_fails_keeps_its_place_and_is_counted(tmp_path):
@@ -468,3 +494,15 @@ def test_few_files_are_open_at_a_time(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert [ids[0] for ids in ranking.gallery_ids] == [f"p{number + 3}" for number in range(100)]
+
+
+def test_a_panel_closes_the_loop_that_it_made_and_leaves_one_that_it_was_given(tmp_path):
+    pictures, loop = world(range(3)), asyncio.new_event_loop()
+    given = pictures.panel(tmp_path, loop=loop)
+    given.close()
+    assert not loop.is_closed()
+    assert given.on_main(lambda: asyncio.sleep(0, "still there")) == "still there"
+    loop.close()
+    with closing(pictures.panel(tmp_path)) as own:
+        assert own.on_main(lambda: asyncio.sleep(0, "there")) == "there"
+    assert own._loop.is_closed()

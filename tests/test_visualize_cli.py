@@ -1,8 +1,9 @@
-"""From a run folder and a benchmark to three pictures."""
+"""From a run folder or a trace, and a benchmark, to pictures."""
 
 import io
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image as PILImage
 pytest.importorskip("matplotlib")
 
 import visualize  # noqa: E402
+from contextcir.retrieval.imagescope.trace import Trace, query_key  # noqa: E402
 from modeling_contextcir import ContextCIRModel, ContextCIRProcessor  # noqa: E402
 
 FIGURES = ["concept_attention.png", "retrieval_grid.png", "training_curves.png"]
@@ -152,14 +154,51 @@ def test_an_error_profile_where_it_was_measured(run_folder, benchmark_folder, dr
     output = ["--data-root", benchmark_folder, "--queries", "1", "--output", str(tmp_path / "pictures")]
     measured(runs[0], "mine")
     visualize.main(["--run", runs[0], "--compare", runs[1], *output])  # the other one was not measured
-    assert list(drawn["profile_figure"][0]) == ["mine", "CLIP, image only"]
+    names = ["mine (with CC loss)", "CLIP, image only", "other (with CC loss)"]
+    assert list(drawn["profile_figure"][0]) == names[:2]
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == sorted([*FIGURES, "error_profile.png"])
-    measured(runs[1], "other")
+    measured(runs[1], "mine")  # measured under the same --retriever, as a run that was trained again is
     visualize.main(["--run", runs[0], "--compare", runs[1], *output])
-    assert list(drawn["profile_figure"][0]) == ["mine", "CLIP, image only", "other"]
+    assert list(drawn["profile_figure"][0]) == names
     measured(runs[1], "other", "scenes/validation")
     with pytest.raises(ValueError, match="do not compare: .*mine.* of scenes/test and .*other.* of scenes/validation"):
         visualize.main(["--run", runs[0], "--compare", runs[1], *output])
+
+
+def traced(folder, queries) -> str:
+    """The folder of a trace in which queries have come through all stages."""
+    trace = Trace(folder / "trace.jsonl")
+    for query in queries:
+        stages = {stage: ["g5", "g6"] for stage in ("retrieved", "verified", "evaluated")}
+        said = {
+            "propositions": [{"question": "Is it?", "expected": "yes"}],
+            "answers": {"g5": ["yes"]},
+            "verdicts": {},
+            "depths": {"verified": 1, "evaluated": 0},
+        }
+        trace.write({"key": query_key(query), "query": query.id, "scores": None, **stages, **said, "calls": []})
+    return str(folder)
+
+
+def test_funnels_of_a_trace(benchmark_folder, tmp_path):
+    queries = visualize.load_benchmark(benchmark_folder, "test").queries
+    folder = traced(tmp_path, queries[1:4])
+    trace = Trace(tmp_path / "trace.jsonl")
+    trace.write({"key": query_key(queries[0]), "query": "q0", "descriptions": ["not retrieved yet"], "calls": []})
+    options = ["--data-root", benchmark_folder, "--queries", "2"]
+    visualize.main(["--trace", folder, *options])
+    pictures = sorted((tmp_path / "figures").iterdir())
+    assert [path.name for path in pictures] == ["funnel_q1.png", "funnel_q2.png"]  # evenly spaced over the three
+    for path in pictures:
+        with PILImage.open(path) as picture:
+            assert min(picture.size) > 400
+
+
+def test_a_trace_of_other_queries_is_refused(benchmark_folder, tmp_path):
+    (query, *_) = visualize.load_benchmark(benchmark_folder, "test").queries
+    folder = traced(tmp_path, [replace(query, modification_text="another text")])
+    with pytest.raises(ValueError, match="No query of .* has come through all stages in .*trace.jsonl"):
+        visualize.main(["--trace", folder, "--data-root", benchmark_folder])
 
 
 def test_queries_are_spread_over_the_split():
@@ -174,6 +213,10 @@ def test_queries_are_spread_over_the_split():
         (["--run", "{run}", "--compare", "{empty}"], "trainer_state.json"),
         (["--run", "{run}", "--split", "validation"], "validation"),
         (["--run", "{run}", "--queries", "0"], "queries must be at least 1, got 0"),
+        ([], "Give either --run"),
+        (["--run", "{run}", "--trace", "{empty}"], "Give either --run"),
+        (["--trace", "{empty}", "--compare", "{run}"], "Give either --run"),
+        (["--trace", "{empty}"], "There is no .*trace.jsonl. Give the folder that was benchmark.py's --trace"),
     ],
 )
 def test_what_is_wrong_is_named(arguments, message, run_folder, benchmark_folder, tmp_path):

@@ -13,6 +13,7 @@ from .grid import retrieval_grid
 from .page import save_png
 from .profile import profile_figure
 from .seeds import seed_dots
+from .stages import stages_figure
 
 __all__ = [
     "ConceptMaps",
@@ -26,6 +27,7 @@ __all__ = [
     "retrieval_grid",
     "save_png",
     "seed_dots",
+    "stages_figure",
     "total_variation",
     "training_curves",
 ]

@@ -1,6 +1,7 @@
 """A query's funnel: the best candidates after each stage of ImageScope, and what was said of each."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from contextcir.retrieval.base import Gallery, Query
@@ -30,7 +31,8 @@ def funnel_figure(
     Draw what became of a query: its text and reference, the propositions, and a row of candidates after each stage.
 
     Below a candidate stands its score, then a tick or a cross for each proposition in their order (a question mark:
-    no usable answer), then the verdict. Targets have a green frame, the reference a red one.
+    no usable answer), then the verdict; nothing where a stage does not reach so far down. Targets have a green frame,
+    the reference a red one.
 
     Args:
         query (`Query`): The query.
@@ -50,31 +52,41 @@ def funnel_figure(
         raise ValueError(f"The line is of query {record.get('query')!r}, expected {query.id!r}.")
     if missing := [stage for stage in STAGES if stage not in record]:
         raise ValueError(f"Query {query.id!r} has not been {missing[0]} yet. Let the search end first.")
+    # What is known beyond that is known of the query's own candidates, which are ranked by themselves.
+    asked = {stage: set(record[before][: record["depths"][stage]]) for before, stage in pairwise(STAGES)}
     labels = {
         "retrieved": {
             id_: f"{score:.3f}" for id_, score in zip(record["retrieved"], record["scores"] or [], strict=False)
         },
-        "verified": {id_: ticks(record["propositions"], answers) for id_, answers in record["answers"].items()},
-        "evaluated": {id_: verdict["verdict"] if verdict else "?" for id_, verdict in record["verdicts"].items()},
+        "verified": {
+            id_: ticks(record["propositions"], answers)
+            for id_, answers in record["answers"].items()
+            if id_ in asked["verified"]
+        },
+        "evaluated": {
+            id_: verdict["verdict"] if verdict else "?"
+            for id_, verdict in record["verdicts"].items()
+            if id_ in asked["evaluated"]
+        },
     }
     left = MARGIN + TILE + 3 * GAP
     width = max(left + min(k, max(len(record[stage]) for stage in STAGES)) * (TILE + GAP) + MARGIN, 880)
     text = wrap(query.modification_text, width - 2 * MARGIN)
-    asked = [
+    questions = [
         line
         for number, proposition in enumerate(record["propositions"], start=1)
         for line in wrap(
             f"{number}. {proposition['question']} ({proposition['expected']})", width - left - MARGIN, SMALL
         )
     ]
-    head = max(TILE + 28 if query.has_reference else 0, len(asked) * SMALL_LINE)
+    head = max(TILE + 28 if query.has_reference else 0, len(questions) * SMALL_LINE)
     page = Page(width, MARGIN + len(text) * LINE + 10 + head + 10 + len(STAGES) * ROW)
 
     page.text(MARGIN, MARGIN, text)
     top = MARGIN + len(text) * LINE + 10
     if query.has_reference:
         page.tile(MARGIN, top, gallery.reference_image(query), "reference", REFERENCE)
-    page.text(left, top, asked, size=SMALL, color=GREY)
+    page.text(left, top, questions, size=SMALL, color=GREY)
     top += head + 10
     for stage, title in STAGES.items():
         page.text(MARGIN, top + TILE / 2, wrap(title, TILE + GAP, SMALL), size=SMALL, color=GREY, valign="center")

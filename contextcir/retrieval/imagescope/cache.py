@@ -54,15 +54,16 @@ class CaptionCache:
 
     def read(self) -> dict[str, str]:
         """`dict[str, str]`: Content id -> caption, from the files of all processes."""
-        captions = {}
+        return {row["image"]: row["caption"] for row in self.rows()}
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """`Iterator[dict]`: What was kept of each: `image`, `caption` and facts."""
         for file in sorted(self.folder.glob(f"{self.name}.*.jsonl")):
             for line in file.read_bytes().split(b"\n"):
                 try:
-                    row = json.loads(line)
+                    yield json.loads(line)
                 except ValueError:  # the end of a file, or a line that a killed process has not finished
                     continue
-                captions[row["image"]] = row["caption"]
-        return captions
 
     def add(self, image: str, caption: str, process: int, **facts: Any) -> None:
         """

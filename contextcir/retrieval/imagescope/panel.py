@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 class Panel:
     """
-    Who answers ImageScope's questions, and what was answered.
+    Who answers ImageScope's questions, and what was answered. `close` it at the end.
 
     Args:
         roles ([`~contextcir.retrieval.imagescope.roles.Roles`]): The four.
@@ -41,7 +41,8 @@ class Panel:
             are what takes memory. How many are sent at a time is up to those who send them; to a Batch API, that is
             all of these.
         loop (`asyncio.AbstractEventLoop`, *optional*): Where questions are asked, if those who send them need a
-            certain one. It must not be running: in a notebook, `await asyncio.to_thread(retriever.search, ...)`.
+            certain one, who then close it. It must not be running: in a notebook, `await
+            asyncio.to_thread(retriever.search, ...)`.
 
     Attributes:
         tally ([`~contextcir.retrieval.imagescope.trace.Tally`]): What was asked in this process.
@@ -67,8 +68,13 @@ class Panel:
         self.state = PartialState(cpu=not torch.accelerator.is_available())
         self.trace = Trace(Path(folder) / "trace.jsonl") if self.state.is_main_process else None
         self.tally = Tally()
-        self._loop = loop or asyncio.new_event_loop()
+        self._owns_loop, self._loop = loop is None, loop or asyncio.new_event_loop()
         self._content_ids: dict[tuple[Gallery, str], str] = {}
+
+    def close(self) -> None:
+        """Close the event loop, unless it was given. Nothing can be asked afterwards."""
+        if self._owns_loop:
+            self._loop.close()
 
     def line(self, query: Query) -> Line:
         """The line of a query in the trace."""

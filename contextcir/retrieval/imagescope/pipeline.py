@@ -14,7 +14,7 @@ from typing import Any
 
 from contextcir.retrieval.base import Gallery, Query, Ranking, Retriever
 from contextcir.retrieval.imagescope.panel import Panel, together
-from contextcir.retrieval.imagescope.reason import check_queries
+from contextcir.retrieval.imagescope.reason import ReasonedRetriever, check_queries
 from contextcir.retrieval.imagescope.roles import Proposition
 from contextcir.retrieval.imagescope.trace import Line
 
@@ -31,8 +31,9 @@ class ImageScope:
     Every query leaves a line in the panel's trace: `query` (its id), `text`, `reference` (its id); `descriptions`,
     from a [`ReasonedRetriever`]; `retrieved` with `scores`, the best before; `propositions`; `answers`, what the
     verifier says of each image (null: nothing usable); `verified`, the order after; `verdicts` with reasons;
-    `evaluated`, the last order; `candidates`, these orders of the query's own candidates; `prompts`, versions and
-    digests of the texts; and `calls` with what each took and gave, and their sums.
+    `evaluated`, the last order; `candidates`, these orders of the query's own candidates; `depths`, how many of each
+    order were verified and evaluated; `prompts`, versions and digests of the texts; and `calls` with what each took
+    and gave, and their sums.
 
     Args:
         panel ([`~contextcir.retrieval.imagescope.panel.Panel`]): The four roles, and where they are recorded.
@@ -112,16 +113,20 @@ class ImageScope:
         propositions, answers, verdicts = [], {}, {}
         verified = evaluated = retrieved
         with self.panel.line(query) as line:
+            if not isinstance(self.first, ReasonedRetriever):
+                line.record.pop("descriptions", None)  # of an earlier run: by these, nothing was retrieved now
             if query.modification_text.strip():
                 heads = [ids[: self.verified] for ids in retrieved]
                 if any(heads):
                     propositions = await self._propose(query, caption, line)
                 if propositions:
                     answers = await self._of_each(heads, lambda id_: self._verify(propositions, gallery, id_, line))
-                verified = tuple(_reorder(ids, _satisfied(propositions, answers)) for ids in retrieved)
+                points = _satisfied(propositions, answers)
+                verified = tuple(_reorder(ids, points, self.verified) for ids in retrieved)
                 heads = [ids[: self.evaluated] for ids in verified]
                 verdicts = await self._of_each(heads, lambda id_: self._evaluate(query, gallery, id_, line))
-                evaluated = tuple(_reorder(ids, _accepted(verdicts)) for ids in verified)
+                points = _accepted(verdicts)
+                evaluated = tuple(_reorder(ids, points, self.evaluated) for ids in verified)
             orders = {"retrieved": retrieved, "verified": verified, "evaluated": evaluated}
             shown = max(self.verified, self.evaluated)
             line.save(
@@ -131,6 +136,7 @@ class ImageScope:
                 scores=found.scores[place][:shown] if found.scores else None,
                 **{stage: ids[:shown] for stage, (ids, _) in orders.items()},
                 candidates={stage: own for stage, (_, own) in orders.items()},
+                depths={"verified": self.verified, "evaluated": self.evaluated},
                 propositions=[proposition.model_dump() for proposition in propositions],
                 answers=answers,
                 verdicts=verdicts,
@@ -181,9 +187,11 @@ def _accepted(verdicts: Mapping[str, dict[str, str] | None]) -> dict[str, int | 
     return {id_: verdict and int(verdict["verdict"] == "accept") for id_, verdict in verdicts.items()}
 
 
-def _reorder(ids: Sequence[str], points: Mapping[str, int | None]) -> list[str]:
-    """Those with points by falling points, equals in their order, in the places that they hold together. The others,
-    which were not asked about or had no usable answer, stay where they are."""
-    movable = [id_ for id_ in ids if points.get(id_) is not None]
+def _reorder(ids: Sequence[str], points: Mapping[str, int | None], depth: int) -> list[str]:
+    """Of the first `depth`, those with points by falling points, equals in their order, in the places that they hold
+    together. The others of them, which had no usable answer, stay where they are; and so does what lies deeper, though
+    it be known from another list: which images are a query's candidates is not for the gallery's order to tell."""
+    head = ids[:depth]
+    movable = [id_ for id_ in head if points.get(id_) is not None]
     best_first = iter(sorted(movable, key=lambda id_: -points[id_]))
-    return [next(best_first) if points.get(id_) is not None else id_ for id_ in ids]
+    return [next(best_first) if points.get(id_) is not None else id_ for id_ in head] + list(ids[depth:])

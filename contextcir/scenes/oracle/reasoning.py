@@ -115,7 +115,8 @@ def _target(question: Question, reference: Scene | None) -> Scene | None:
     text, turns = _text(question), _turns(question)
     query = question.truth.find_query(text, reference)
     if query is not None:
-        return _changed_likewise(reference, query) if reference and query.reference else query.target
+        target = _changed_likewise(reference, query) if reference and query.reference else query.target
+        return target if target.things else None  # a caption had left out all that is kept
     return _told(turns) if turns else read_caption(text)
 
 
