@@ -28,11 +28,10 @@ from tqdm import tqdm
 from transformers import HfArgumentParser
 
 from contextcir.ablation import Grid, Run, columns_of, page_lines, planned, read_grid, result_of
-from contextcir.ablation.page import COLUMNS
+from contextcir.ablation.page import COLUMNS, LOGGED
 from contextcir.visualization import save_png, seed_dots
 
 ROOT = Path(__file__).parent
-LOGGED = ("loss_contrastive", "context_entropy", "map_diversity")  # of the last training log
 
 
 @dataclass
@@ -154,10 +153,11 @@ def render(args: Arguments, grid: Grid) -> None:
         if record := result_of(run, Path(args.results)):
             results.setdefault(run.variant, []).append(record)
     page = Path(args.page)
-    figures = {part.name: f"figures/{page.stem}_{part.name}.png" for part in grid.parts}
+    come_out = [part for part in grid.parts if len(results.keys() & part.variants) > 1]  # something to compare
+    figures = {part.name: f"figures/{page.stem}_{part.name}.png" for part in come_out}
     lines = page_lines(grid, results, shlex.join(["python", "ablate.py", *args.of_the_grid, "--render"]), figures)
-    for part in grid.parts:
-        shown = {name: [columns_of(record) for record in results.get(name, [])] for name in part.variants}
+    for part in come_out:
+        shown = {name: list(map(columns_of, results[name])) for name in part.variants if name in results}
         save_png(seed_dots(shown, COLUMNS), page.parent / figures[part.name])
     page.write_text("\n".join(lines), encoding="utf-8")
 

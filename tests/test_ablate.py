@@ -65,7 +65,7 @@ def commands(monkeypatch):
                 "device": "cpu",
                 "num_queries": 5,
                 "gallery_size": 1234,
-                "grounding": {"all": {"pointing": 50.0 - 10 * seed, "mass": 30.0}},
+                "grounding": {"all": {"pointing": 50.0 - 10 * seed, "mass": 30.0, "chance": 14.0}},
             }
             Path(options["--output"]).write_text(json.dumps(record))
         else:
@@ -171,6 +171,17 @@ def test_data_are_prepared_once(grid, commands):
     run(grid, "--seeds", "0", "--parts", "loss")
     run(grid, "--seeds", "1", "--parts", "loss")
     assert [command for command in commands[1:] if command[0] == "build.py"] == [["build.py", "--leaves", "leaves"]]
+
+
+def test_what_was_not_run_is_named_and_a_part_without_a_comparison_left_out(grid, commands):
+    run(grid, "--seeds", "0", "--parts", "loss")
+    more = {**FIRST["variants"], "cc_1": {"cc_weight": 1}}
+    (grid / "1_loss.yaml").write_text(yaml.safe_dump(FIRST | {"variants": more}, sort_keys=False))
+    run(grid, "--seeds", "0", "--render")
+    page = Path("page.md").read_text()
+    assert "Not run: `cc_1`." in page and "| `cc_1`" not in page
+    assert "## Masking" not in page and not Path("figures/page_masking.png").exists()
+    assert "By chance, 14.0 % of the mass" in page
 
 
 def test_untrained_results_stand_beside(grid, commands):

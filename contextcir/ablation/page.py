@@ -72,6 +72,8 @@ def part_lines(part: Part, results: dict[str, list[dict[str, Any]]], figure: str
     header = ["", "seeds", *(name if "@" in name else name.replace("_", " ") for name in columns)]
     lines += ["| " + " | ".join(header) + " |", "|" + "---|" + "---:|" * (len(header) - 1)]
     for variant, options in part.variants.items():
+        if not results.get(variant):
+            continue
         found = [columns_of(record) for record in results.get(variant, [])]
         cells = [spread([row[name] for row in found], 2 if name in LOGGED else 1) for name in columns]
         what = ", ".join(f"{key} {value}" for key, value in options.items() if value is not None)
@@ -80,13 +82,24 @@ def part_lines(part: Part, results: dict[str, list[dict[str, Any]]], figure: str
     for result in json.loads(Path(part.beside).read_text(encoding="utf-8"))["results"] if part.beside else ():
         cells = [f"{result['metrics'][name]:.1f}" if name in COLUMNS else "–" for name in columns]
         lines.append("| " + " | ".join([result["retriever"], "–", *cells]) + " |")
-    return [*lines, "", f"![{part.title}]({figure})", "", part.verdict.strip(), ""]
+    lines += ["", f"![{part.title}]({figure})", ""]
+    if missing := [f"`{variant}`" for variant in part.variants if not results.get(variant)]:
+        lines += [f"Not run: {', '.join(missing)}.", ""]
+    return [*lines, *([part.verdict.strip(), ""] if part.verdict else [])]
 
 
 def _budget(base: dict[str, Any]) -> str:
     """How long each run trains."""
     names = {"max_steps": "steps", "num_train_epochs": "epochs", "per_device_train_batch_size": "triplets a step"}
     return ", ".join(f"{base[name]} {what}" for name, what in names.items() if name in base)
+
+
+def _chance(record: dict[str, Any]) -> str:
+    """What maps that ignore the image would score."""
+    found = record.get("grounding", {}).get("all", {})
+    if "chance" not in found:
+        return ""
+    return f" By chance, {found['chance']:.1f} % of the mass lies on what a phrase names, and so does its maximum."
 
 
 def page_lines(
@@ -99,7 +112,7 @@ def page_lines(
         grid ([`Grid`]): What was asked for.
         results (`dict[str, list[dict]]`): The records of each variant, one for a seed.
         command (`str`): What renders the page.
-        figures (`dict[str, str]`): Path of the figure of each part.
+        figures (`dict[str, str]`): Path of the figure of each part that has come out; the others are left out.
 
     Raises:
         ValueError: where there is no result, or results of two protocols.
@@ -118,7 +131,7 @@ def page_lines(
         " each with what its line names changed; measured on"
         f" the {split} split ({first['num_queries']} queries, gallery of {first['gallery_size']:,}, protocol"
         f" `{first['protocol_id']}`), mean ± standard deviation over seeds. Commits {commits}; rendered by"
-        f" `{command}`.",
+        f" `{command}`.{_chance(first)}",
         "",
     ]
     if any(part.paper for part in grid.parts):
@@ -133,5 +146,6 @@ def page_lines(
             "",
         ]
     for part in grid.parts:
-        lines += part_lines(part, results, figures[part.name])
+        if part.name in figures:
+            lines += part_lines(part, results, figures[part.name])
     return lines
