@@ -30,8 +30,8 @@ from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
 
 
 def build_trainer(clip: str, triplets, args, output: str, encoded: bool) -> CIRTrainer:
-    """The demo's recipe."""
-    model = ContextCIRModel.from_clip_pretrained(clip, fusion_num_layers=1)
+    """That of `configs/scenes_tiny.yaml`, as far as a step's work depends on it."""
+    model = ContextCIRModel.from_clip_pretrained(clip, fusion_num_layers=1, fusion_direction="image_to_text")
     options = CIRTrainingArguments(
         output_dir=output,
         use_cpu=args.device == "cpu",
@@ -39,6 +39,8 @@ def build_trainer(clip: str, triplets, args, output: str, encoded: bool) -> CIRT
         train_sampling_strategy="sequential",
         freeze_vision=True,
         encode_images_once=encoded,
+        cc_form="contrastive",
+        isolated_grad=True,
         learning_rate=1e-4,
         max_steps=args.steps,
         dataloader_num_workers=args.workers,

@@ -224,6 +224,8 @@ class CompositionBaseline(PreTrainedModel):
         Returns:
             [`CompositionBaselineOutput`]
         """
+        if (pixel_values is None) == (encoded_images is None) or reference_index is None:
+            raise ValueError("Give `pixel_values` or `encoded_images`, and `reference_index` into them.")
         images = self._project_images(self.encode_images(pixel_values) if encoded_images is None else encoded_images)
         if self.training:
             with torch.no_grad():

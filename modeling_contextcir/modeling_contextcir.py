@@ -498,7 +498,12 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
 
         Returns:
             [`ContextCIROutput`]
+
+        Raises:
+            ValueError: without images or without `reference_index`, and with images in both forms.
         """
+        if (pixel_values is None) == (encoded_images is None) or reference_index is None:
+            raise ValueError("Give `pixel_values` or `encoded_images`, and `reference_index` into them.")
         with_concepts = output_concept_attentions and phrase_input_ids is not None
         image_tokens = self.encode_images(pixel_values) if encoded_images is None else encoded_images
         prepared = self.fusion.prepare_images(image_tokens)

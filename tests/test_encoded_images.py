@@ -52,7 +52,7 @@ class Brightness(torch.nn.Module):
 
 
 def encoded(folder, processor, encoder, **options):
-    return encode_images(load_triplets(str(folder)), processor, encoder, encoder, **options)
+    return encode_images(load_triplets(str(folder)), processor, encoder, encoder, kind="brightness", **options)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

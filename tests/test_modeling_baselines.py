@@ -34,6 +34,16 @@ def batch(clip_folder):
     return {**texts, "pixel_values": torch.randn(4, 3, 30, 30), **index}
 
 
+def test_images_come_in_one_form(build, batch):
+    model = build("combiner").eval()
+    encoded = model.encode_images(batch["pixel_values"])
+    others = {name: value for name, value in batch.items() if name != "pixel_values"}
+    torch.testing.assert_close(model(**others, encoded_images=encoded).query_embeds, model(**batch).query_embeds)
+    for images in ({}, {"pixel_values": batch["pixel_values"], "encoded_images": encoded}):
+        with pytest.raises(ValueError, match="`pixel_values` or `encoded_images`"):
+            model(**others, **images)
+
+
 def test_combiner_by_definition():
     combiner = Combiner(SMALL)
     image, text = torch.randn(2, 5, 6)

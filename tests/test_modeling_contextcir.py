@@ -75,6 +75,30 @@ def test_outputs(build, batch, direction, target):
     assert output.context_attentions.requires_grad and not output.isolated_attentions.requires_grad
 
 
+@pytest.mark.parametrize("class_token", [True, False])
+@pytest.mark.parametrize(("direction", "target"), VARIANTS)
+def test_images_come_in_one_form(build, batch, direction, target, class_token):
+    model = build(direction, target, fusion_class_token=class_token)
+    encoded = model.encode_images(batch["pixel_values"])
+    others = {name: value for name, value in batch.items() if name != "pixel_values"}
+    assert_equal_outputs(model(**others, encoded_images=encoded), model(**batch))
+    for images in ({}, {"pixel_values": batch["pixel_values"], "encoded_images": encoded}):
+        with pytest.raises(ValueError, match="`pixel_values` or `encoded_images`"):
+            model(**others, **images)
+
+
+@pytest.mark.parametrize("direction", ["text_to_image", "image_to_text"])
+def test_without_the_class_token_it_does_not_matter(build, batch, direction):
+    model = build(direction, fusion_class_token=False)
+    encoded = model.encode_images(batch["pixel_values"])
+    other = encoded.clone()
+    other[:, 0] = 100.0
+    others = {name: value for name, value in batch.items() if name != "pixel_values"}
+    one = model(**others, encoded_images=encoded)
+    assert_equal_outputs(one, model(**others, encoded_images=other))
+    assert one.context_attentions.shape == (6, 25)
+
+
 @pytest.mark.parametrize(("direction", "target"), VARIANTS)
 def test_forward_agrees_with_the_features(build, batch, direction, target):
     model = build(direction, target)
