@@ -47,8 +47,12 @@ check: .venv/installed  ## Lint, format and the dependency rule
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest tests/test_architecture.py
 
-bench: .venv/installed  ## Measure speed and memory
+bench: data/scenes/triplets/.noun_phrases  ## Measure speed and memory
 	$(BIN)/python -m bench.models --output docs/results/bench.json
+	$(BIN)/python -m bench.data --output docs/results/bench_data.json
+	$(BIN)/python -m bench.captions --output docs/results/bench_captions.json
+	$(BIN)/python -m bench.imagescope --figure docs/figures/imagescope_errors.png
+	$(BIN)/python -m bench.imagescope_speed --split test --latency 0.4
 
 clean:  ## Remove what can be made again
 	rm -rf .venv data runs
