@@ -5,7 +5,8 @@
     python ablate.py --render                         # the page alone, from the results that there are
 
 A grid is a folder: `base.yaml` holds the options of `train.py` that all runs share, every other file a part, that is a
-claim and variants (a name and the options in which it differs from the base). A name means one thing in all parts, and
+claim and variants (a name and the options in which it differs from the base; those of a second stage under `then`,
+which goes on from the first with the same data). A name means one thing in all parts, and
 is run once. Each run is trained, measured by `benchmark.py` on the split of the grid's base and kept as one JSON file;
 a run that was interrupted starts anew, one whose options have changed since is run again, and nothing is tuned on the
 test split, since the grid looks at the other one.
@@ -18,7 +19,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -30,6 +31,7 @@ from transformers import HfArgumentParser
 from contextcir.ablation import Grid, Run, columns_of, page_lines, planned, read_grid, result_of
 from contextcir.ablation.page import COLUMNS, LOGGED
 from contextcir.visualization import save_png, seed_dots
+from train import ModelArguments
 
 ROOT = Path(__file__).parent
 
@@ -87,26 +89,42 @@ def execute(command: list[str], log: Path, gpu: int) -> None:
         raise RuntimeError(f"python {shlex.join(command)} ended with {done.returncode}; {log} ends:\n{end}")
 
 
+def train_commands(run: Run, folder: Path) -> list[list[str]]:
+    """The training, and a second stage that goes on from its model with the same data, if there is one."""
+    options = {name: value for name, value in run.options.items() if name != "then"}
+    seed, then = ["--seed", str(run.seed)], run.options.get("then")
+    stages = [["train.py", *flags(options), *seed, "--output_dir", str(folder)]]
+    if then:
+        of_a_start = [option.name for option in fields(ModelArguments)]
+        kept = {name: value for name, value in options.items() if name not in of_a_start}
+        second = {"model_name_or_path": folder} | kept | then
+        given = {name: value for name, value in second.items() if value is not None}
+        stages.append(["train.py", *flags(given), *seed, "--output_dir", str(folder / "then")])
+    return stages
+
+
 def measure(run: Run, args: Arguments, gpu: int) -> None:
     """Trains and measures one run, and keeps its result in one step."""
     folder = Path(args.runs, run.name)
     shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run has left
     folder.parent.mkdir(parents=True, exist_ok=True)
-    log, options = folder.with_suffix(".log"), dict(run.options)
+    log, options = folder.with_suffix(".log"), run.options
     log.unlink(missing_ok=True)
-    train = ["train.py", *flags(options), "--seed", str(run.seed), "--output_dir", str(folder)]
-    execute(train, log, gpu)
+    stages = train_commands(run, folder)
+    for command in stages:
+        execute(command, log, gpu)
+    model = folder / "then" if len(stages) > 1 else folder
     metrics = folder / "metrics.json"
     what = ["--benchmark", "scenes", "--data-root", options["benchmark"], "--split", options["benchmark_split"]]
-    execute(["benchmark.py", "--retriever", str(folder), *what, "--output", str(metrics)], log, gpu)
+    execute(["benchmark.py", "--retriever", str(model), *what, "--output", str(metrics)], log, gpu)
     record = json.loads(metrics.read_text(encoding="utf-8"))
-    training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    training = json.loads((model / "training.json").read_text(encoding="utf-8"))
     last = next((entry for entry in reversed(training["history"]) if "loss_contrastive" in entry), {})
     record |= {
         "digest": run.digest,
         "variant": run.variant,
         "seed": run.seed,
-        "train_command": shlex.join(train),
+        "train_command": " && ".join(map(shlex.join, stages)),
         "logged": {name: last[name] for name in LOGGED if name in last},
     }
     target = Path(args.results, f"{run.name}.json")

@@ -341,6 +341,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     )
     with trainer.claim_output_dir(bool(args.resume_from_checkpoint)):
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+        if args.publish_moving_average:
+            trainer.moving_average.copy_to(model)
         if merge_lora is not None:
             merge_lora()
         # Before the evaluation: a bad image there must not take the model along. Pushed once everything is written.

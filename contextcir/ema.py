@@ -67,6 +67,13 @@ class MovingAverage(TrainerCallback):
         places, place_of_row = target_index.unique(return_inverse=True)
         return self.model.get_image_features(pixel_values[places])[place_of_row]
 
+    @torch.no_grad()
+    def copy_to(self, model: torch.nn.Module) -> None:
+        """Puts the averages in the place of a model's weights, in its own type."""
+        values = dict(model.named_parameters())
+        for name, average in self._averages.items():
+            values[name].copy_(average)
+
     def save(self, folder: str | os.PathLike) -> None:
         """Writes the averages into a checkpoint."""
         Path(folder).mkdir(parents=True, exist_ok=True)

@@ -100,6 +100,10 @@ class CIRTrainingArguments(TrainingArguments):
             "(InstructCIR, as in I-JEPA: 0.996). By default they come from the model itself."
         },
     )
+    publish_moving_average: bool = field(
+        default=False,
+        metadata={"help": "Whether the average is what is measured and saved at the end, in place of the model."},
+    )
 
     max_phrases: int = field(
         default=10, metadata={"help": "Noun phrases used of each text, breadth-first. The paper's value is 10."}
@@ -148,6 +152,10 @@ class CIRTrainingArguments(TrainingArguments):
             )
         if self.ema_momentum is not None and not 0 <= self.ema_momentum < 1:
             raise ValueError(f"ema_momentum must be at least 0 and below 1, got {self.ema_momentum}.")
+        if self.publish_moving_average and (self.ema_momentum is None or self.train_only):
+            raise ValueError("publish_moving_average needs an average of the model: ema_momentum, no train_only.")
+        if self.publish_moving_average and self.load_best_model_at_end:
+            raise ValueError("publish_moving_average takes the last average. Leave out load_best_model_at_end.")
         if self.train_only is not None and (self.freeze_vision or self.freeze_text):
             raise ValueError("train_only lets all else rest: leave out freeze_vision and freeze_text.")
         if self.encode_images_once and (not self.freeze_vision or self.augmentation != "none"):

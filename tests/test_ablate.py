@@ -9,7 +9,7 @@ import yaml
 import ablate
 import train
 from contextcir.ablation.grid import read_grid
-from contextcir.ablation.page import agreement
+from contextcir.ablation.page import agreement, in_words
 
 BASE = {"data": "triplets", "benchmark": "scenes", "benchmark_split": "validation", "cc_weight": 0.08}
 FIRST = {
@@ -55,7 +55,7 @@ def commands(monkeypatch):
             if float(options["--cc_weight"]) == 0 and execute.fails:
                 raise RuntimeError("cc_0 ran out of memory")
         elif command[0] == "benchmark.py":
-            seed = int(options["--retriever"][-1])
+            seed = int(options["--retriever"].removesuffix("/then")[-1])
             worse = "cc_0" in options["--retriever"]
             metrics = {"recall@1": 20.0 + seed - worse * (1 + seed), "recall@10": 80.0, "recall_subset@1": 40.0}
             record = {
@@ -166,6 +166,39 @@ def test_results_of_two_protocols_are_not_averaged(grid, commands):
         run(grid, "--seeds", "0", "1")
 
 
+def test_a_variant_is_like_another_or_that_of_an_earlier_part_or_has_a_second_stage(grid, commands):
+    third = {
+        "title": "More",
+        "claim": "It goes on.",
+        "variants": {
+            "cc_0": None,
+            "both": {"like": "cc_0", "mask_repeated_targets": False, "benchmark": None},
+            "lambda": {"like": "both", "benchmark": "scenes", "model": "instructcir", "then": {"max_steps": 7}},
+        },
+    }
+    (grid / "3_more.yaml").write_text(yaml.safe_dump(third, sort_keys=False))
+    found = read_grid(grid, ["more"])
+    assert found.variants["cc_0"] == BASE | {"cc_weight": 0}
+    assert found.variants["both"] == {
+        "data": "triplets",
+        "benchmark_split": "validation",
+        "cc_weight": 0,
+        "mask_repeated_targets": False,
+    }
+    third["variants"]["both"].pop("benchmark")
+    (grid / "3_more.yaml").write_text(yaml.safe_dump(third, sort_keys=False))
+    run(grid, "--seeds", "1", "--parts", "more")
+    assert trained(commands) == ["runs/cc_0-1", "runs/both-1", "runs/lambda-1", "runs/lambda-1/then"]
+    first, second = [command for command in commands[1:] if command[0] == "train.py"][-2:]
+    assert "--model" in first and "--max_steps" not in first and "--model" not in second
+    assert second[second.index("--model_name_or_path") + 1] == "runs/lambda-1"
+    assert second[second.index("--max_steps") + 1] == "7" and second[second.index("--data") + 1] == "triplets"
+    assert "runs/lambda-1/then" in commands[-1]  # which is what is measured
+    page = Path("page.md").read_text()
+    assert "| `lambda`: like both, benchmark scenes, model instructcir, then max_steps 7 |" in page
+    assert in_words({"like": "cc_0", "ema_momentum": None}) == "like cc_0, no ema_momentum"
+
+
 def test_data_are_prepared_once(grid, commands):
     (grid / "1_loss.yaml").write_text(yaml.safe_dump(FIRST | {"prepare": {"leaves": "build.py --leaves leaves"}}))
     run(grid, "--seeds", "0", "--parts", "loss")
@@ -212,6 +245,11 @@ def test_what_is_wrong_with_a_grid_is_said(grid):
         ),
         (FIRST | {"variants": {"No Mask": {}}, "paper": []}, "small letters, digits and _.+-, got 'No Mask'"),
         (FIRST | {"paper": [{"of": "lost", "recall@1": 1}]}, "loss: a claim of the paper is `of` a variant"),
+        (
+            FIRST | {"variants": {"a": {"like": "b"}}, "paper": []},
+            "loss: 'a' is like 'b', which does not stand before",
+        ),
+        (FIRST | {"variants": {"a": None}, "paper": []}, "loss: 'a' is like 'a', which does not stand before it"),
         (FIRST | {"variant": {}}, "1_loss.yaml: expected title, claim.*'variant'"),
     ):
         (grid / "1_loss.yaml").write_text(yaml.safe_dump(content))
@@ -227,12 +265,24 @@ def test_what_is_wrong_with_a_grid_is_said(grid):
         ablate.Arguments(jobs=0)
 
 
-def test_the_grid_that_ships_can_be_run():
-    grid = read_grid(ablate.ROOT / "configs" / "scenes_ablation")
+@pytest.mark.parametrize(("name", "least"), [("scenes_ablation", 20), ("scenes_instructcir", 10)])
+def test_the_grids_that_ship_can_be_run(name, least):
+    grid = read_grid(ablate.ROOT / "configs" / name)
     runs = ablate.planned(grid, [0])
     assert len({run.digest for run in runs}) == len(runs)  # no two names for one experiment
-    assert len(runs) > 20 and grid.base["benchmark_split"] == "validation"
+    assert len(runs) > least and grid.base["benchmark_split"] == "validation"
     for run in runs:
-        *_, args = train.parse_arguments([*ablate.flags(run.options), "--output_dir", "out", "--use_cpu", "true"])
+        for _, *words in ablate.train_commands(run, Path("out")):
+            *_, args = train.parse_arguments([*words, "--use_cpu", "true"])
+            assert args.train_only == run.options.get("then", {}).get("train_only") or "then" not in words[-1]
+        *_, args = train.parse_arguments([*ablate.train_commands(run, Path("out"))[0][1:], "--use_cpu", "true"])
         for name in set(run.options) & {"cc_weight", "cc_form", "query_negatives", "freeze_text"}:
             assert getattr(args, name) == run.options[name], run.name
+
+
+def test_both_grids_have_the_same_budget():
+    one, other = (read_grid(ablate.ROOT / "configs" / name) for name in ("scenes_ablation", "scenes_instructcir"))
+    assert one.base == other.base
+    shared = one.variants.keys() & other.variants.keys()
+    assert {"default", "combiner"} <= shared
+    assert all(one.variants[name] == other.variants[name] for name in shared)

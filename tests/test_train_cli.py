@@ -13,6 +13,7 @@ import torch
 import yaml
 from conftest import build_clip_tokenizer
 from loopback_hub import LoopbackHub
+from safetensors.torch import load_file
 from tiny_triplets import triplet, triplets, write_benchmark, write_parquet
 
 import benchmark
@@ -263,6 +264,24 @@ def test_instructcir_and_its_second_stage(options, tmp_path):
     train.main(flags(again | {"cc_weight": 0, "query_negatives": "none"}))
     before, after = (InstructCIRModel.from_pretrained(folder).state_dict() for folder in (first, tmp_path / "second"))
     assert {name for name in before if not torch.equal(before[name], after[name])} == {"combiner_weight"}
+
+
+def test_the_average_is_measured_and_saved_where_that_is_asked_for(options, tmp_path):
+    options |= OF_INSTRUCTCIR | {"benchmark": write_benchmark(tmp_path / "bench"), "ema_momentum": 0.9}
+    options |= {"save_strategy": "steps", "save_steps": 1, "publish_moving_average": "true"}
+    metrics = train.main(flags(options))
+    folder = Path(options["output_dir"])
+    last = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    average, trained = load_file(last / "moving_average.safetensors"), load_file(last / "model.safetensors")
+    saved = load_file(folder / "model.safetensors")
+    assert all(torch.equal(saved[name], average[name]) for name in average)
+    assert any(not torch.equal(trained[name], average[name]) for name in average)
+    record = benchmark.main(
+        ["--retriever", str(folder), "--benchmark", "custom", "--data-root", options["benchmark"]]
+        + ["--split", "validation"]
+    )
+    assert record["results"][0]["metrics"]["recall@1"] == pytest.approx(metrics["eval_recall@1"])
+    assert "weights here: the moving average;" in (folder / "README.md").read_text()
 
 
 @pytest.mark.parametrize("composition", ["combiner", "tirg"])

@@ -33,6 +33,16 @@ def test_defaults_are_the_papers(tmp_path):
         ({"max_phrases": 0}, "max_phrases must be at least 1"),
         ({"ema_momentum": 1.0}, "ema_momentum must be at least 0 and below 1, got 1.0"),
         ({"ema_momentum": -0.1}, "ema_momentum must be at least 0 and below 1"),
+        ({"publish_moving_average": True}, "publish_moving_average needs an average of the model: ema_momentum"),
+        (
+            {"publish_moving_average": True, "ema_momentum": 0.9, "train_only": "fusion"},
+            "publish_moving_average needs an average of the model",
+        ),
+        (
+            {"publish_moving_average": True, "ema_momentum": 0.9, "load_best_model_at_end": True}
+            | {"eval_strategy": "steps", "save_strategy": "steps"},
+            "takes the last average. Leave out load_best_model_at_end",
+        ),
         ({"train_only": "fusion", "freeze_text": True}, "train_only lets all else rest: leave out freeze_vision"),
         ({"learning_rate": 1e-8}, r"min_learning_rate \(2e-07\) is above learning_rate \(1e-08\)"),
         ({"lr_scheduler_kwargs": {"num_cycles": 2}}, "takes min_learning_rate and lr_num_cycles"),

@@ -16,7 +16,8 @@ NAME = re.compile(r"[a-z0-9_.+-]+")
 @dataclass(frozen=True)
 class Part:
     """A claim and what is compared for it: trainings, and `beside` them the results of a file of `benchmark.py`. What
-    `prepare` names is made by its command where it is missing."""
+    `prepare` names is made by its command where it is missing. A variant may be `like` an earlier one but for
+    what it says; one that says nothing at all is that of an earlier part."""
 
     name: str
     title: str
@@ -71,10 +72,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Grid:
-    """The base's options, the parts, and what the page is called and compared with."""
+    """The base's options, the parts, those of each variant in full, and what the page is called and compared with."""
 
     base: dict[str, Any]
     parts: list[Part]
+    variants: dict[str, dict[str, Any]]
     title: str
     paper: str
 
@@ -85,9 +87,11 @@ def read_grid(folder: Path, names: Sequence[str] | None = None) -> Grid:
     `base.yaml` beside the options.
 
     Raises:
-        ValueError: for a part that does not exist, a key that has no meaning, or one name for two sets of options.
+        ValueError: for a part that does not exist, a key that has no meaning, one name for two sets of options, or a
+            variant like one that does not stand before it.
     """
     base = read_yaml(folder / "base.yaml")
+    title, paper = base.pop("title", folder.name), base.pop("paper", "")
     files = {path.stem.partition("_")[2]: path for path in sorted(folder.glob("[0-9]*_*.yaml"))}
     if unknown := [name for name in names or () if name not in files]:
         raise ValueError(f"{folder} has the parts {', '.join(files)}, got {unknown[0]!r}.")
@@ -99,27 +103,33 @@ def read_grid(folder: Path, names: Sequence[str] | None = None) -> Grid:
             raise ValueError(
                 f"{path}: expected title, claim, variants, verdict, paper, prepare and beside ({error})."
             ) from error
-    meaning: dict[str, dict] = {}
+    meaning, full = {}, {}
     for part in parts:
         for variant, options in part.variants.items():
             if not NAME.fullmatch(variant):
                 raise ValueError(
                     f"{part.name}: a variant is called by small letters, digits and _.+-, got {variant!r}."
                 )
+            if options is None:
+                options = part.variants[variant] = meaning.get(variant, {"like": variant})
             if meaning.setdefault(variant, options) != options:
                 raise ValueError(f"{part.name}: {variant!r} is {options}, and elsewhere {meaning[variant]}.")
-    title, paper = base.pop("title", folder.name), base.pop("paper", "")
-    return Grid(base, [part for part in parts if names is None or part.name in names], title, paper)
+            if (other := options.get("like")) and other not in full:
+                raise ValueError(f"{part.name}: {variant!r} is like {other!r}, which does not stand before it.")
+            own = {name: value for name, value in options.items() if name != "like"}
+            full[variant] = (full[other] if other else base) | own
+    chosen = [part for part in parts if names is None or part.name in names]
+    variants = {name: _given(full[name]) for part in chosen for name in part.variants}
+    return Grid(base, chosen, variants, title, paper)
 
 
 def planned(grid: Grid, seeds: Sequence[int]) -> list[Run]:
     """Every run once, all variants of the first seed before the second: an interrupted grid can be read early."""
-    variants = {name: options for part in grid.parts for name, options in part.variants.items()}
-    return [Run(name, seed, _given(grid.base | options)) for seed in seeds for name, options in variants.items()]
+    return [Run(name, seed, options) for seed in seeds for name, options in grid.variants.items()]
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
-    """Without those that are null, by which a variant takes an option of the base back."""
+    """Without those that are null, by which a variant takes an option of the base, or of its like, back."""
     return {name: value for name, value in options.items() if value is not None}
 
 

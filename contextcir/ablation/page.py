@@ -65,6 +65,19 @@ def claims_table(parts: Sequence[Part], results: dict[str, list[dict[str, Any]]]
     return lines
 
 
+def in_words(options: dict[str, Any]) -> str:
+    """The options of a variant. Those that it does without are said where it is like another."""
+    words = []
+    for key, value in options.items():
+        if isinstance(value, dict):
+            words.append(f"{key} {in_words(value)}")
+        elif value is not None:
+            words.append(f"{key} {value}")
+        elif "like" in options:
+            words.append(f"no {key}")
+    return ", ".join(words)
+
+
 def part_lines(part: Part, results: dict[str, list[dict[str, Any]]], figure: str) -> list[str]:
     """Claim, table and figure of a part."""
     lines = [f"## {part.title}", "", part.claim.strip(), ""]
@@ -76,7 +89,7 @@ def part_lines(part: Part, results: dict[str, list[dict[str, Any]]], figure: str
             continue
         found = [columns_of(record) for record in results.get(variant, [])]
         cells = [spread([row[name] for row in found], 2 if name in LOGGED else 1) for name in columns]
-        what = ", ".join(f"{key} {value}" for key, value in options.items() if value is not None)
+        what = in_words(options)
         label = f"`{variant}`" + (f": {what}" if what else "")
         lines.append("| " + " | ".join([label, str(len(found)), *cells]) + " |")
     for result in json.loads(Path(part.beside).read_text(encoding="utf-8"))["results"] if part.beside else ():

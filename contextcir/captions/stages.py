@@ -43,17 +43,24 @@ class StageError(Exception):
 
 @dataclass
 class Conversation:
-    """All that is asked about one pair, in the order of the answers."""
+    """All that is asked about one pair."""
 
     ask: Ask
-    outcomes: list[tuple[str, Outcome]] = field(default_factory=list)  # with the stage of each
+    _asked: int = 0
+    _outcomes: dict[int, tuple[str, Outcome]] = field(default_factory=dict)
+
+    @property
+    def outcomes(self) -> list[tuple[str, Outcome]]:
+        """Stages and what came of them, in the order of the questions: answers come as they like."""
+        return [self._outcomes[number] for number in sorted(self._outcomes)]
 
     async def answer(
         self, stage: str, prompt: str, schema: type[BaseModel], images: tuple[Any, ...] = (), attempt: int = 0
     ) -> Any:
         """An instance of `schema`, or a [`StageError`]."""
+        number, self._asked = self._asked, self._asked + 1
         outcome = await self.ask(ChatRequest(role=stage, prompt=prompt, images=images, schema=schema, attempt=attempt))
-        self.outcomes.append((stage, outcome))
+        self._outcomes[number] = (stage, outcome)
         if outcome.kind != "answered":
             raise StageError(stage, outcome.kind, outcome.error or outcome.text)
         return outcome.value

@@ -1,0 +1,104 @@
+"""Build triplets from unlabelled pictures of scenes, as InstructCIR does; the oracle captions and reformulates.
+
+    python datasets_scripts/build_scene_instructions.py --output data/scene_instructions
+    python datasets_scripts/build_scene_instructions.py --output data/scene_instructions_random --group background
+
+The pictures are like those of the training triplets of the scenes benchmark, and none shows a scene of its galleries;
+nothing else is taken from the scene graph: pairs are drawn at random within groups, an oracle is asked for the caption
+of each picture and for the change between two captions in at most twelve words, and all goes through
+`generate_captions.py` as it would with a multimodal model on real images. A group is a family of pictures, each a few
+edits away from another (as the frames of a film, or the photographs of a product), or all pictures with a background
+(as a class of ImageNet, of which the paper draws its pairs): there the twelve words say a part of what differs.
+
+The output is the folder of that run, with the pictures and their truth beside it in `pictures/`. Same arguments, same
+triplets. A build that was interrupted goes on with the same command.
+"""
+
+import json
+import random
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from tqdm import tqdm
+from transformers import HfArgumentParser
+
+from contextcir.benchmarks.published import load_config
+from contextcir.benchmarks.scenes import TRUTH_FEATURES
+from contextcir.scenes import Scene, render, sample_family, scene_from_json, scene_to_json
+from contextcir.scenes.oracle import Oracle
+from contextcir.scenes.truth import Truth
+
+GENERATE = Path(__file__).parents[1] / "generate_captions.py"
+
+
+@dataclass
+class Arguments:
+    """What to build."""
+
+    output: str = field(metadata={"help": "Folder of the run of generate_captions.py."})
+    num_pairs: int = field(default=20000, metadata={"help": "Pairs of pictures that are drawn."})
+    num_pictures: int = field(default=20000, metadata={"help": "Pictures that there are to draw from, or a few more."})
+    group: Literal["family", "background"] = field(
+        default="family", metadata={"help": "What both pictures of a pair have in common."}
+    )
+    scenes: str = field(default="data/scenes", metadata={"help": "Benchmark whose scenes are left out."})
+    image_size: int = field(default=96, metadata={"help": "Side of the pictures in pixels."})
+    seed: int = field(default=0, metadata={"help": "Seed of everything."})
+
+    def __post_init__(self):
+        for name in ("num_pairs", "num_pictures"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+
+def scenes_of_benchmark(folder: str) -> set[Scene]:
+    """What the pictures of its galleries show."""
+    rows = (
+        row for split in ("validation", "test") for row in load_config(folder, "truth", split, TRUTH_FEATURES["truth"])
+    )
+    return {scene_from_json(json.loads(row["scene"])) for row in rows}
+
+
+def draw_pictures(args: Arguments, folder: Path) -> None:
+    """Families of pictures, until there are enough, with `truth.jsonl` at the end of it all."""
+    unseen, rng = scenes_of_benchmark(args.scenes), random.Random(f"instructions {args.seed}")
+    rows, families = [], 0
+    with tqdm(total=args.num_pictures, desc="pictures", unit="picture", mininterval=1) as progress:
+        while len(rows) < args.num_pictures:
+            family = dict.fromkeys(scene for query in sample_family(rng) for scene in (query.reference, query.target))
+            if unseen & family.keys():
+                continue
+            for number, scene in enumerate(family):
+                group = scene.background if args.group == "background" else f"{families:06d}"
+                path = f"{group}/{families:06d}-{number}.jpg"
+                (folder / group).mkdir(parents=True, exist_ok=True)
+                render(scene, rng.getrandbits(48), args.image_size).save(folder / path, quality=92)
+                rows.append({"image": path, "scene": scene_to_json(scene)})
+            families += 1
+            progress.update(len(family))
+    partial = folder / "truth.partial"
+    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    partial.replace(folder / "truth.jsonl")
+
+
+def main(argv=None) -> int:
+    """Builds pictures and triplets. Returns the exit code of `generate_captions.py`."""
+    (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)
+    pictures = Path(args.output, "pictures")
+    if not (pictures / "truth.jsonl").is_file():
+        draw_pictures(args, pictures)
+    with Oracle(Truth.from_folder(pictures), seed=args.seed) as url:
+        pairs = ["--images", str(pictures), "--num_pairs", str(args.num_pairs), "--seed", str(args.seed)]
+        server = ["--model", "oracle", "--base_url", url, "--free"]
+        command = [sys.executable, GENERATE, "--recipe", "instructcir", *pairs, *server, "--output", args.output]
+        return subprocess.run(command).returncode
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except ValueError as error:
+        sys.exit(f"build_scene_instructions.py: {error}")
