@@ -2,6 +2,7 @@
 
     python -m bench.imagescope --figure docs/figures/imagescope_errors.png   # both parts, a few minutes on a core
     python -m bench.imagescope --parts injection
+    python -m bench.imagescope --parts rerank --model runs/scenes_tiny --split test --output docs/results/rerank.json
     python -m bench.imagescope --quick --output /tmp/quick.json              # a few queries and rates: does it run?
 
 The scenes oracle plays all four roles on the scenes benchmark, with the CLIP that ships with the repository. It is
@@ -18,6 +19,8 @@ evaluator obey it at a rate. How often a real model obeys is its own affair; wha
 pipeline's. A flip is an answer about a picture that is not the one that the same picture without the words had. CLIP
 and the captioner see the pictures without, so that the same ones are judged: this CLIP does not know what to make of
 words, and ranks such a picture lower.
+
+*Rerank*: what a trained model finds is verified and evaluated by roles that all err at a rate.
 """
 
 import argparse
@@ -34,22 +37,21 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from commands.loading import load_clip
+from commands.loading import load_clip, load_model
 from contextcir.benchmarks import scenes
 from contextcir.benchmarks.base import Benchmark
-from contextcir.benchmarks.published import load_config
 from contextcir.benchmarks.results import summarise
 from contextcir.chat import ChatRequest, ChatServer, Outcome
 from contextcir.chat_images import image_digest
 from contextcir.prices import price_of
 from contextcir.provenance import git_commit, versions
-from contextcir.retrieval.base import Gallery, Ranking
+from contextcir.retrieval.base import Gallery, Ranking, Retriever
 from contextcir.retrieval.dense import DenseRetriever
 from contextcir.retrieval.imagescope import ImageScope, Panel, ReasonedRetriever, Role, Roles
 from contextcir.retrieval.imagescope.cache import CaptionCache, weights_id
 from contextcir.retrieval.imagescope.roles import Questions, load_prompts
 from contextcir.retrieval.imagescope.trace import query_key, read_trace
-from contextcir.scenes import Scene, scene_from_json
+from contextcir.scenes import Scene
 from contextcir.scenes.oracle import Faults, Oracle
 from contextcir.scenes.truth import Truth
 from contextcir.visualization import save_png, stages_figure
@@ -77,10 +79,7 @@ def load(data: str, split: str, max_queries: int | None) -> tuple[Benchmark, dic
     (benchmark,) = scenes.load(data, split)
     queries = benchmark.queries[:max_queries]
     relevance = {query.id: benchmark.relevance[query.id] for query in queries}
-    shown = {
-        row["id"]: scene_from_json(json.loads(row["scene"]))
-        for row in load_config(data, "truth", split, scenes.TRUTH_FEATURES["truth"])
-    }
+    shown = scenes.load_scenes(data, split)
     gallery = Gallery(benchmark.gallery.ids, list(benchmark.gallery.images))  # files of a few kB, read over and over
     return replace(benchmark, gallery=gallery, queries=queries, relevance=relevance, metrics=METRICS), shown
 
@@ -133,16 +132,22 @@ class Searcher:
         self.known: dict[tuple, Outcome] = {}  # what roles said that err no more than before
 
     def search(
-        self, name: str, benchmark: Benchmark, truth: Truth, faults: Faults, judged: Gallery | None = None
+        self,
+        name: str,
+        benchmark: Benchmark,
+        truth: Truth,
+        faults: Faults,
+        judged: Gallery | None = None,
+        first: Retriever | None = None,
     ) -> Lines:
         """What ImageScope makes of the benchmark where roles err so; `judged` is what is verified and evaluated, where
-        that does not look as what is retrieved."""
+        that does not look as what is retrieved, and `first` retrieves, if not the reasoner with CLIP."""
         folder = self.folder / f"{name}, seed {self.seed}"
         if len(lines := finished(folder, benchmark)) < len(benchmark.queries):
             ask = asking(Oracle(truth, faults=faults, seed=self.seed), self.known)
             roles = Roles(Role(self.captioner(faults), ask), *[Role("oracle", ask)] * 3)
             with closing(Panel(roles, folder, cache=self.folder)) as panel:
-                first = Elsewhere(ReasonedRetriever(panel, self.clip, self.clip_id), benchmark.gallery)
+                first = first or Elsewhere(ReasonedRetriever(panel, self.clip, self.clip_id), benchmark.gallery)
                 scope = ImageScope(panel, first)
                 scope.search(benchmark.queries, judged or benchmark.gallery, benchmark.k, exclude_reference=True)
             lines = finished(folder, benchmark)
@@ -246,6 +251,18 @@ def measure_injection(searcher: Searcher, benchmark: Benchmark, shown, obeyed: S
     return {"order": ORDER, "injected": len(injected), "images": len(gallery), "rows": rows}
 
 
+def measure_rerank(searcher: Searcher, benchmark: Benchmark, shown, rates: Sequence[float], model: str):
+    """Metrics of a trained model, re-ranked by roles that err at a rate, and calls and cost."""
+    truth, rows = truth_of(benchmark, shown), []
+    dense = DenseRetriever.from_model(*load_model(model, torch.device("cpu")))
+    for rate in rates:
+        faults = Faults(**dict.fromkeys((name for names in ERRORS.values() for name in names), rate))
+        lines = searcher.search(f"rerank {Path(model).name} {rate:.0%}", benchmark, truth, faults, first=dense)
+        rows.append({"rate": rate, "stages": after_each_stage(benchmark, lines), "per_query": per_query(lines)})
+        report(f"all err at {rate:.0%}", rows[-1])
+    return {"model": model, "rows": rows}
+
+
 def first(lines: Lines, injected: frozenset[str]) -> dict[str, float]:
     """Percent of the queries with one of some pictures in the first place, after each stage."""
     return {stage: 100 * sum(line[stage][0] in injected for line in lines.values()) / len(lines) for stage in STAGES}
@@ -287,7 +304,11 @@ def report(name: str, row: Mapping[str, Any]) -> None:
     print(f"{name:<26} recall@1 {recalls}{cost}{flipped}", flush=True)
 
 
-PARTS = {"errors": (measure_errors, RATES), "injection": (measure_injection, OBEYED)}
+PARTS = {
+    "errors": (measure_errors, RATES),
+    "injection": (measure_injection, OBEYED),
+    "rerank": (measure_rerank, (0.0, 0.1, 0.2)),
+}
 
 
 def curves(errors: Mapping[str, Any], metric: str) -> dict[str, dict[float, dict[str, Any]]]:
@@ -308,7 +329,8 @@ def curves(errors: Mapping[str, Any], metric: str) -> dict[str, dict[float, dict
 def main(argv=None) -> dict[str, Any]:
     """Measures what is asked for; returns what is written as JSON, with what stood there of other parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="what to measure")
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=["errors", "injection"], help="which")
+    parser.add_argument("--model", help="trained model for the part `rerank`")
     parser.add_argument("--quick", action="store_true", help="8 queries, the lowest and the highest rates")
     parser.add_argument("--data", default="data/scenes", help="the scenes benchmark")
     parser.add_argument("--split", default="validation", help="its split")
@@ -320,11 +342,14 @@ def main(argv=None) -> dict[str, Any]:
     parser.add_argument("--figure", help="PNG file of recall by error rate, to be drawn")
     argv = sys.argv[1:] if argv is None else argv
     args = parser.parse_args(argv)
+    if ("rerank" in args.parts) != bool(args.model):
+        parser.error("The part `rerank` and --model go together.")
     benchmark, shown = load(args.data, args.split, 8 if args.quick else args.max_queries)
     searcher, found = Searcher(args.clip, args.seed, Path(args.folder)), {}
     for part in args.parts:
         measure, rates = PARTS[part]
-        found[part] = measure(searcher, benchmark, shown, (rates[0], rates[-1]) if args.quick else rates)
+        model = [args.model] if part == "rerank" else []
+        found[part] = measure(searcher, benchmark, shown, (rates[0], rates[-1]) if args.quick else rates, *model)
     result = {
         "command": shlex.join(["python", "-m", "bench.imagescope", *argv]),
         "commit": git_commit(Path(__file__).parents[1]),

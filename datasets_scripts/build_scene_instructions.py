@@ -25,9 +25,8 @@ from typing import Literal
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
-from contextcir.benchmarks.published import load_config
-from contextcir.benchmarks.scenes import TRUTH_FEATURES
-from contextcir.scenes import Scene, render, sample_family, scene_from_json, scene_to_json
+from contextcir.benchmarks.scenes import SPLITS, load_scenes
+from contextcir.scenes import Scene, render, sample_family, scene_to_json
 from contextcir.scenes.oracle import Oracle
 from contextcir.scenes.truth import Truth
 
@@ -56,10 +55,7 @@ class Arguments:
 
 def scenes_of_benchmark(folder: str) -> set[Scene]:
     """What the pictures of its galleries show."""
-    rows = (
-        row for split in ("validation", "test") for row in load_config(folder, "truth", split, TRUTH_FEATURES["truth"])
-    )
-    return {scene_from_json(json.loads(row["scene"])) for row in rows}
+    return {scene for split in SPLITS for scene in load_scenes(folder, split).values()}
 
 
 def draw_pictures(args: Arguments, folder: Path) -> None:

@@ -76,6 +76,21 @@ def test_an_order_flips_all_that_it_contradicts_where_it_is_always_obeyed(measur
     assert recalls(obeyed)[2] < recalls(ignored)[2] and recalls(obeyed)[0] == recalls(ignored)[0]
 
 
+def test_what_a_trained_model_finds_is_ranked_again(data, run, tmp_path, capsys):
+    argv = ["--quick", "--data", data, "--folder", str(tmp_path / "work"), "--output", str(tmp_path / "out.json")]
+    found = bench.main([*argv, "--parts", "rerank", "--model", str(run)])["rerank"]
+    clean, erring = found["rows"]
+    assert (clean["rate"], erring["rate"]) == (0.0, 0.2)
+    assert recalls(clean)[0] == recalls(erring)[0]  # what it finds by itself
+    among = [clean["stages"][stage]["metrics"]["recall_subset@1"] for stage in bench.STAGES]
+    assert among[2] > 80 > among[0]  # all candidates are looked at
+    assert clean["per_query"]["reasoner"]["calls"] == 1  # it writes propositions and no descriptions
+    for wrong in (["--parts", "rerank"], ["--model", str(run)]):
+        with pytest.raises(SystemExit):
+            bench.main([*argv, *wrong])
+        assert "`rerank` and --model go together" in capsys.readouterr().err
+
+
 def test_a_run_goes_on_without_asking_again(measured, monkeypatch):
     result, argv, _ = measured
 

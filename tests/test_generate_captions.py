@@ -132,6 +132,17 @@ def test_captions_are_compared_with_the_truth(world, done, tmp_path, capsys):
     assert found["scores"]["all"]["precision"] < 50 and found["failed_pairs"] == 1
 
 
+def test_differences_that_are_made_up_cost_precision(world, done, serve, tmp_path):
+    _, url = serve(differences_wrong=0.5)
+    assert generate_captions.main(flags(url, tmp_path / "out", pairs=world[0] / "pairs.json")) == 0
+    erring, honest = (
+        score_scene_captions.main([str(folder), "--truth", str(world[0])])["scores"]["all"]
+        for folder in (tmp_path / "out", done)
+    )
+    assert 20 < erring["precision"] < 80 < honest["precision"]
+    assert erring["recall"] < honest["recall"] and erring["edits"] == honest["edits"]
+
+
 def test_triplets_are_ready_to_train_on(world, done):
     triplets = load_triplets(str(done / "triplets"))
     assert set(TRIPLET_FEATURES) == set(triplets.column_names)

@@ -111,6 +111,12 @@ class GroundTruth:
     phrases: list[GroundedPhrase]
 
 
+def load_scenes(path: str, split: str) -> dict[str, Scene]:
+    """What every picture of a gallery shows, by its id. Errors as in [`load`]."""
+    rows = load_config(path, "truth", split, TRUTH_FEATURES["truth"])
+    return {row["id"]: scene_from_json(json.loads(row["scene"])) for row in rows}
+
+
 def load_ground_truth(path: str, benchmark: Benchmark, split: str) -> dict[str, GroundTruth]:
     """
     Read the truth about the reference pictures and noun phrases of a benchmark.
