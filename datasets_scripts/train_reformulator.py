@@ -203,6 +203,7 @@ def training_arguments(args: Arguments) -> TrainingArguments:
         save_strategy="no",
         logging_steps=10,
         report_to="none",
+        dataloader_pin_memory=torch.cuda.is_available(),  # which warns where there is none
         remove_unused_columns=False,
         label_names=["labels"],
     )

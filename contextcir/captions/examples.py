@@ -17,7 +17,7 @@ from contextcir.captions.gates import MAX_WORDS, text_problem
 from contextcir.captions.prompts import Prompt
 
 COLUMNS = ("caption_a", "caption_b", "modification_text")
-MADE_HERE = ("reference", "target", "captions")  # of `pairs.jsonl`, beside the ids
+MADE_HERE = ("reference", "target", "captions", "reason")  # of `pairs.jsonl`, beside the ids
 
 
 @dataclass(frozen=True)
