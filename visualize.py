@@ -7,7 +7,8 @@ training. Or what ImageScope made of queries.
 
 Writes `retrieval_grid.png`, `concept_attention.png` and `training_curves.png` into `figures/` of the run; and
 `error_profile.png`, where `benchmark.py --output RUN/metrics.json` has measured it on a benchmark that names mistakes,
-as scenes does. With `--compare`, a second run stands beside the first in all but the grid.
+as scenes does. With `--compare`, a second run stands beside the first in all but the grid. Attention is drawn of
+ConText-CIR models; the rest of any model that `train.py` trains.
 
 With `--trace`, the folder that `benchmark.py --retriever imagescope --trace` has filled, it writes into `figures/` of
 that folder a `funnel_ID.png` for each query: the candidates after each stage, and what was said of each.
@@ -29,6 +30,7 @@ from urllib.parse import quote
 from accelerate import PartialState
 from transformers import HfArgumentParser
 
+from commands.loading import load_model
 from contextcir.benchmarks.published import load_benchmark
 from contextcir.noun_phrases import NounPhraseExtractor
 from contextcir.retrieval.dense import DenseRetriever
@@ -43,7 +45,7 @@ from contextcir.visualization import (
     save_png,
     training_curves,
 )
-from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
+from modeling_contextcir import ContextCIRModel
 
 logger = logging.getLogger("visualize")
 Write = Callable[[Any, str], None]  # a figure, into the output folder under a name
@@ -154,24 +156,27 @@ def draw_runs(args: VisualizeArguments, write: Write) -> None:
     benchmark = load_benchmark(args.data_root, args.split)
     queries, gallery = evenly_spaced(benchmark.queries, args.queries), benchmark.gallery
     device = PartialState().device
-    models = [ContextCIRModel.from_pretrained(run).to(device).eval() for run in runs]
-    processors = [ContextCIRProcessor.from_pretrained(run) for run in runs]
+    loaded = {name: load_model(run, device) for name, run in zip(names, runs, strict=True)}
 
-    retriever = DenseRetriever.from_model(models[0], processors[0])
+    retriever = DenseRetriever.from_model(*loaded[names[0]])
     ranking = retriever.search(  # all of the gallery: the figure tells the rank of a target, however low
         queries, gallery, len(gallery), exclude_reference=benchmark.exclude_reference
     )
     write(retrieval_grid(queries, gallery, ranking, benchmark.relevance), "retrieval_grid.png")
 
+    with_maps = {name: parts for name, parts in loaded.items() if isinstance(parts[0], ContextCIRModel)}
+    if not with_maps:
+        logger.info("%s: attention of noun phrases is drawn of ConText-CIR models only.", " and ".join(runs))
+        return
     texts = [query.modification_text for query in queries]
     phrases = NounPhraseExtractor().extract(texts)
     images = [gallery.reference_image(query) for query in queries]
     maps = {
         name: [
-            concept_maps(model, processor, image, text, found)
+            concept_maps(model.eval(), processor, image, text, found)
             for image, text, found in zip(images, texts, phrases, strict=True)
         ]
-        for name, model, processor in zip(names, models, processors, strict=True)
+        for name, (model, processor) in with_maps.items()
     }
     write(concept_attention_figure(maps), "concept_attention.png")
 

@@ -16,6 +16,7 @@ pytest.importorskip("matplotlib")
 import visualize  # noqa: E402
 from contextcir.retrieval.imagescope.trace import Trace, query_key  # noqa: E402
 from modeling_contextcir import ContextCIRModel, ContextCIRProcessor  # noqa: E402
+from modeling_instructcir import InstructCIRModel, InstructCIRProcessor  # noqa: E402
 
 FIGURES = ["concept_attention.png", "retrieval_grid.png", "training_curves.png"]
 NUM_QUERIES, GALLERY_SIZE = 5, 7  # smaller than the ten images of a row
@@ -127,6 +128,23 @@ def test_two_runs_side_by_side(run_folder, benchmark_folder, drawn, tmp_path):
     names = ["with_cc (with CC loss)", "plain (without CC loss)"]
     assert list(drawn["training_curves"][0]) == list(drawn["concept_attention_figure"][0]) == names
     assert len(drawn["retrieval_grid"][0]) == NUM_QUERIES  # fewer than asked for
+
+
+def test_a_model_without_maps_of_phrases_gets_the_other_pictures(
+    run_folder, clip_folder, benchmark_folder, drawn, tmp_path, caplog
+):
+    other = tmp_path / "instructcir"
+    InstructCIRModel.from_clip_pretrained(clip_folder).save_pretrained(other)
+    InstructCIRProcessor.from_pretrained(clip_folder).save_pretrained(other)
+    shutil.copy(f"{run_folder}/trainer_state.json", other)
+    with caplog.at_level("INFO"):
+        visualize.main(["--run", str(other), "--data-root", benchmark_folder, "--queries", "2"])
+    assert sorted(path.name for path in (other / "figures").iterdir()) == ["retrieval_grid.png", "training_curves.png"]
+    assert "attention of noun phrases is drawn of ConText-CIR models only" in caplog.text
+    both = ["--run", str(other), "--compare", run_folder, "--data-root", benchmark_folder, "--queries", "2"]
+    visualize.main([*both, "--output", str(tmp_path / "pictures")])
+    assert list(drawn["concept_attention_figure"][0]) == ["with_cc (with CC loss)"]
+    assert len(drawn["retrieval_grid"][0]) == 2
 
 
 def test_runs_of_one_name_are_told_apart_by_their_paths(run_folder, benchmark_folder, drawn, tmp_path):
