@@ -3,7 +3,7 @@ training. Or what ImageScope made of queries.
 
     python visualize.py --run runs/demo --data-root data/scenes --split test
     python visualize.py --run runs/demo --compare runs/demo_without_cc --data-root data/scenes --split test
-    python visualize.py --trace runs/imagescope/trace --data-root data/scenes --split test --queries 3
+    python visualize.py --trace runs/circo --benchmark circo --data-root benchmarks --queries 3
 
 Writes `retrieval_grid.png`, `concept_attention.png` and `training_curves.png` into `figures/` of the run; and
 `error_profile.png`, where `benchmark.py --output RUN/metrics.json` has measured it on a benchmark that names mistakes,
@@ -30,8 +30,9 @@ from urllib.parse import quote
 from accelerate import PartialState
 from transformers import HfArgumentParser
 
-from commands.loading import load_model
-from contextcir.benchmarks.published import load_benchmark
+from commands.loading import load_model, load_parts
+from contextcir.benchmarks.base import Benchmark
+from contextcir.benchmarks.registry import BENCHMARKS
 from contextcir.noun_phrases import NounPhraseExtractor
 from contextcir.retrieval.dense import DenseRetriever
 from contextcir.retrieval.imagescope.trace import query_key, read_trace
@@ -56,12 +57,17 @@ HALVES = ("CLIP, image only", "CLIP, text only")
 class VisualizeArguments:
     """What to draw."""
 
-    data_root: str = field(metadata={"help": "Benchmark: a folder, or the name of a dataset on the Hub."})
+    data_root: str = field(metadata={"help": "As benchmark.py's: the benchmark's folder or Hub name."})
+    benchmark: str = field(
+        default="custom", metadata={"help": f"One of {', '.join(BENCHMARKS)} (the published form, as of scenes)."}
+    )
+    protocol: str | None = field(default=None, metadata={"help": "As benchmark.py's."})
+    text: str | None = field(default=None, metadata={"help": "As benchmark.py's."})
     run: str | None = field(
         default=None, metadata={"help": "Output folder of train.py: model, processor and trainer_state.json."}
     )
     trace: str | None = field(default=None, metadata={"help": "In place of a run: folder of an ImageScope trace."})
-    split: str = field(default="test", metadata={"help": "Split of the benchmark."})
+    split: str | None = field(default=None, metadata={"help": "Split; by default the benchmark's first."})
     compare: str | None = field(default=None, metadata={"help": "A second run, such as one without the CC loss."})
     queries: int = field(default=6, metadata={"help": "How many queries to draw, evenly spaced over the split."})
     output: str | None = field(
@@ -69,6 +75,8 @@ class VisualizeArguments:
     )
 
     def __post_init__(self):
+        if self.benchmark not in BENCHMARKS:
+            raise ValueError(f"There is no benchmark {self.benchmark!r}. Choose one of {', '.join(BENCHMARKS)}.")
         if self.queries < 1:
             raise ValueError(f"queries must be at least 1, got {self.queries}.")
         if (self.run is None) == (self.trace is None) or (self.compare and self.trace):
@@ -131,14 +139,14 @@ def draw_funnels(args: VisualizeArguments, write: Write) -> None:
     path = Path(args.trace, "trace.jsonl")
     if not path.is_file():
         raise ValueError(f"There is no {path}. Give the folder that was benchmark.py's --trace.")
-    benchmark = load_benchmark(args.data_root, args.split)
+    parts = load_parts(BENCHMARKS[args.benchmark], args)
     records = {record["key"]: record for record in read_trace(path) if "evaluated" in record}
-    queries = [query for query in benchmark.queries if query_key(query) in records]
+    queries = [(part, query) for part in parts for query in part.queries if query_key(query) in records]
     if not queries:
-        raise ValueError(f"No query of {benchmark.protocol_id} has come through all stages in {path}.")
-    for query in evenly_spaced(queries, args.queries):
-        targets = benchmark.relevance.get(query.id, set())
-        figure = funnel_figure(query, benchmark.gallery, records[query_key(query)], targets)
+        raise ValueError(f"No query of {parts[0].protocol_id} has come through all stages in {path}.")
+    for part, query in evenly_spaced(queries, args.queries):
+        targets = part.relevance.get(query.id, set())
+        figure = funnel_figure(query, part.gallery, records[query_key(query)], targets)
         write(figure, f"funnel_{quote(query.id, safe='')}.png")
 
 
@@ -153,20 +161,26 @@ def draw_runs(args: VisualizeArguments, write: Write) -> None:
     if profiles := read_profiles(dict(zip(names, runs, strict=True))):
         write(profile_figure(profiles), "error_profile.png")
 
-    benchmark = load_benchmark(args.data_root, args.split)
-    queries, gallery = evenly_spaced(benchmark.queries, args.queries), benchmark.gallery
-    device = PartialState().device
-    loaded = {name: load_model(run, device) for name, run in zip(names, runs, strict=True)}
+    for part in load_parts(BENCHMARKS[args.benchmark], args):
+        draw_part(part, args.queries, dict(zip(names, runs, strict=True)), write)
 
-    retriever = DenseRetriever.from_model(*loaded[names[0]])
+
+def draw_part(benchmark: Benchmark, count: int, runs: Mapping[str, str], write: Write) -> None:
+    """What the first run finds for some queries, and where the phrases of these look in all."""
+    queries, gallery = evenly_spaced(benchmark.queries, count), benchmark.gallery
+    end = f"_{benchmark.part}.png" if benchmark.part else ".png"
+    device = PartialState().device
+    loaded = {name: load_model(run, device) for name, run in runs.items()}
+
+    retriever = DenseRetriever.from_model(*next(iter(loaded.values())))
     ranking = retriever.search(  # all of the gallery: the figure tells the rank of a target, however low
         queries, gallery, len(gallery), exclude_reference=benchmark.exclude_reference
     )
-    write(retrieval_grid(queries, gallery, ranking, benchmark.relevance), "retrieval_grid.png")
+    write(retrieval_grid(queries, gallery, ranking, benchmark.relevance), f"retrieval_grid{end}")
 
     with_maps = {name: parts for name, parts in loaded.items() if isinstance(parts[0], ContextCIRModel)}
     if not with_maps:
-        logger.info("%s: attention of noun phrases is drawn of ConText-CIR models only.", " and ".join(runs))
+        logger.info("%s: attention of noun phrases is drawn of ConText-CIR models only.", " and ".join(runs.values()))
         return
     texts = [query.modification_text for query in queries]
     phrases = NounPhraseExtractor().extract(texts)
@@ -178,7 +192,7 @@ def draw_runs(args: VisualizeArguments, write: Write) -> None:
         ]
         for name, (model, processor) in with_maps.items()
     }
-    write(concept_attention_figure(maps), "concept_attention.png")
+    write(concept_attention_figure(maps), f"concept_attention{end}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from test_visdial import mini as visdial_folder  # noqa: F401
 from tiny_triplets import png, write_benchmark
 
 import benchmark as door
+import visualize
 from contextcir.retrieval.imagescope.trace import read_trace
 
 
@@ -74,7 +75,7 @@ def test_circo_is_submitted_in_integers(circo_folder, measure, tmp_path):  # noq
 
 
 @pytest.mark.parametrize("protocol", ["full", "union"])
-def test_fashioniq_in_three_parts(fashioniq_folder, measure, protocol):  # noqa: F811
+def test_fashioniq_in_three_parts(fashioniq_folder, measure, protocol, tmp_path):  # noqa: F811
     pictures = numbered(range(15), lambda text, reference: {0: 2, 1: 3, 2: 11}[reference])
     record = measure("fashioniq", fashioniq_folder, pictures, "--protocol", protocol)
     (result,) = record["results"]
@@ -83,6 +84,10 @@ def test_fashioniq_in_three_parts(fashioniq_folder, measure, protocol):  # noqa:
     assert pictures.counts()["captioner"] == (15 if protocol == "full" else 5)
     assert pictures.asked["captioner"][0].prompt.startswith("Describe the garment")
     assert result["calls"]["captioner"]["answered"] == pictures.counts()["captioner"]
+    where = ["--benchmark", "fashioniq", "--data-root", str(fashioniq_folder), "--protocol", protocol]
+    visualize.main(["--trace", str(tmp_path / "trace"), *where, "--queries", "3"])
+    drawn = sorted(path.name for path in (tmp_path / "trace" / "figures").iterdir())
+    assert [name.split("-")[0] for name in drawn] == ["funnel_dress", "funnel_shirt", "funnel_toptee"]
 
 
 def test_flickr30k_and_coco(karpathy_folder, measure):  # noqa: F811

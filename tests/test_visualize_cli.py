@@ -14,6 +14,7 @@ from PIL import Image as PILImage
 pytest.importorskip("matplotlib")
 
 import visualize  # noqa: E402
+from contextcir.benchmarks.published import load_benchmark  # noqa: E402
 from contextcir.retrieval.imagescope.trace import Trace, query_key  # noqa: E402
 from modeling_contextcir import ContextCIRModel, ContextCIRProcessor  # noqa: E402
 from modeling_instructcir import InstructCIRModel, InstructCIRProcessor  # noqa: E402
@@ -199,7 +200,7 @@ def traced(folder, queries) -> str:
 
 
 def test_funnels_of_a_trace(benchmark_folder, tmp_path):
-    queries = visualize.load_benchmark(benchmark_folder, "test").queries
+    queries = load_benchmark(benchmark_folder, "test").queries
     folder = traced(tmp_path, queries[1:4])
     trace = Trace(tmp_path / "trace.jsonl")
     trace.write({"key": query_key(queries[0]), "query": "q0", "descriptions": ["not retrieved yet"], "calls": []})
@@ -213,7 +214,7 @@ def test_funnels_of_a_trace(benchmark_folder, tmp_path):
 
 
 def test_a_trace_of_other_queries_is_refused(benchmark_folder, tmp_path):
-    (query, *_) = visualize.load_benchmark(benchmark_folder, "test").queries
+    (query, *_) = load_benchmark(benchmark_folder, "test").queries
     folder = traced(tmp_path, [replace(query, modification_text="another text")])
     with pytest.raises(ValueError, match="No query of .* has come through all stages in .*trace.jsonl"):
         visualize.main(["--trace", folder, "--data-root", benchmark_folder])
@@ -231,6 +232,7 @@ def test_queries_are_spread_over_the_split():
         (["--run", "{run}", "--compare", "{empty}"], "trainer_state.json"),
         (["--run", "{run}", "--split", "validation"], "validation"),
         (["--run", "{run}", "--queries", "0"], "queries must be at least 1, got 0"),
+        (["--run", "{run}", "--benchmark", "cire"], "There is no benchmark 'cire'. Choose one of cirr, circo"),
         ([], "Give either --run"),
         (["--run", "{run}", "--trace", "{empty}"], "Give either --run"),
         (["--trace", "{empty}", "--compare", "{run}"], "Give either --run"),
