@@ -1,9 +1,9 @@
-"""Render the numbers of the README from the JSON of runs that happened; nothing in those tables is typed.
+"""Render the numbers of the README and of docs/speed.md from the JSON of runs that happened; none of them is typed.
 
-    python docs/render.py            # rewrites the marked parts of README.md
-    python docs/render.py --check    # fails when README.md says anything else than the JSON files
+    python docs/render.py            # rewrites the marked parts of these pages
+    python docs/render.py --check    # fails when one says anything else than the JSON files
 
-A part of the README between `<!-- NAME -->` and `<!-- /NAME -->` belongs to the function of that name in `PARTS`.
+A part of a page between `<!-- NAME -->` and `<!-- /NAME -->` belongs to the function of that name in `PARTS`.
 The files under `docs/results` are what `benchmark.py` and `bench/` wrote; `demo.json` holds what `time` said
 of `make demo`.
 """
@@ -14,7 +14,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+PAGES = ("README.md", "docs/speed.md")
 RESULTS = ROOT / "docs" / "results"
+STAGES = ("retrieved", "verified", "evaluated")  # of ImageScope
 METRICS = ("recall@1", "recall@5", "recall@10", "recall_subset@1")
 
 
@@ -31,9 +33,10 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 def provenance(record: dict) -> str:
     """Where a table comes from, in one line."""
+    command = f"python {record['command'].removeprefix('python ')}"
     return (
         f"{record['num_queries']:,} queries, gallery of {record['gallery_size']:,}, protocol "
-        f"`{record['protocol_id']}`; `python {record['command']}` at commit `{record['commit'][:7]}`."
+        f"`{record['protocol_id']}`; `{command}` at commit `{record['commit'][:7]}`."
     )
 
 
@@ -47,10 +50,101 @@ def measured(name: str) -> str:
     return table(["", *METRICS], rows) + "\n\n" + provenance(record)
 
 
-def claims() -> str:
-    """What `ablate.py` has found of the paper's claims, from its page."""
-    page = (ROOT / "docs" / "scenes_results.md").read_text(encoding="utf-8")
+def claims(page: str) -> str:
+    """What `ablate.py` has found of a paper's claims, from its page."""
+    page = (ROOT / "docs" / page).read_text(encoding="utf-8")
     return re.search(r"<!-- claims -->\n(.*?)\n<!-- /claims -->", page, flags=re.DOTALL).group(1)
+
+
+def data_rate() -> str:
+    """The table of `bench/data.py`."""
+    record = read("bench_data.json")
+    rows = [
+        [
+            "encoded once, kept by `datasets`" if row["encoded"] else "read, decoded and encoded in every step",
+            f"{row['rate']:.0%}",
+            f"{row['images_per_second']:,.0f}",
+            f"{row['share_waiting']:.0%}",
+            f"{row['seconds_per_step']:.2f}",
+        ]
+        for row in record["rows"]
+    ]
+    header = ["images", "of the rate in memory", "images/s", "waiting", "seconds a step"]
+    how = f"{record['device']}, {record['cores']} cores, {record['workers']} loader process"
+    return table(header, rows) + (
+        f"\n\n`python -m bench.data`, the demo's recipe, batch {record['batch_size']}, {how}, medians of"
+        f" {record['repeats']} rounds of {record['steps']} steps, at commit `{record['commit'][:7]}`."
+    )
+
+
+def scope_rerank() -> str:
+    """What re-ranking adds to the demo model, by `bench/imagescope.py`."""
+    record = read("imagescope_rerank.json")
+    rows = [
+        [
+            f"all roles err in {row['rate']:.0%}" if row["rate"] else "nobody errs",
+            *(f"{row['stages'][stage]['metrics']['recall@1']:.1f}" for stage in STAGES),
+            f"{row['stages']['evaluated']['metrics']['recall_subset@1']:.1f}",
+            f"{row['per_query']['all']['calls']:.1f}",
+            f"{row['per_query']['all']['usd']:.4f}",
+        ]
+        for row in record["rerank"]["rows"]
+    ]
+    header = ["", "recall@1 of the model", "verified", "evaluated", "recall_subset@1", "calls a query", "USD a query"]
+    return table(header, rows) + (
+        f"\n\n{provenance(record)} USD as if each of the oracle's tokens cost what {record['price']['model']}'s do."
+    )
+
+
+def scope_errors() -> str:
+    """What ImageScope finds when its roles err, by `bench/imagescope.py`."""
+    record = read("imagescope_oracle.json")
+    rows = [
+        [
+            row["errs"] if row["rate"] == 0 else f"{row['errs']}, {row['rate']:.0%}",
+            *(f"{row['stages'][stage]['metrics']['recall@1']:.1f}" for stage in STAGES),
+            f"{row['per_query']['all']['calls']:.1f}",
+        ]
+        for row in record["errors"]["rows"]
+        if row["rate"] in (0, 0.2)
+    ]
+    most = record["injection"]["rows"][-1]
+    return table(["errs", "retrieved", "verified", "evaluated", "calls a query"], rows) + (
+        f"\n\nRecall@1 after each stage, {record['num_queries']} queries, gallery of {record['gallery_size']:,},"
+        f" protocol `{record['protocol_id']}`; `{record['command']}` at commit `{record['commit'][:7]}`. With"
+        f' "{record["injection"]["order"]}" drawn across every picture that no query is about, and a verifier and an'
+        f" evaluator that always obey, {most['stages']['evaluated']['metrics']['recall@1']:.1f} are left; it flips"
+        f" {most['verdicts']['open_flipped']:.0f} % of the verdicts that it can."
+    )
+
+
+def scope_speed() -> str:
+    """The table of `bench/imagescope_speed.py`."""
+    record = read("imagescope_speed.json")
+    rows = [
+        [row["name"], f"{row['value']:.2f}", row["goal"], "yes" if row["met"] else "**no**"] for row in record["rows"]
+    ]
+    return table(["", "measured", "goal", "met"], rows) + (
+        f"\n\n`{record['command']}`, killed once, on {record['cores']} cores, at commit `{record['commit'][:7]}`."
+    )
+
+
+def captions_bench() -> str:
+    """The table of `bench/captions.py`."""
+    record = read("bench_captions.json")
+    rows = [
+        [f"{row['mode']}: {row['name']}", f"{row['value']:.2f}", row["goal"], "yes" if row["met"] else "**no**"]
+        for row in record["rows"]
+    ]
+    counts = "; ".join(
+        f"{mode}: {record[mode]['pairs']['done']:,} of {record[mode]['pairs']['given']:,} pairs captioned,"
+        f" {record[mode]['pairs']['refused']:,} refused, {record[mode]['pairs']['failed']:,} failed"
+        for mode in record["settings"]["faults"]
+    )
+    return table(["", "measured", "goal", "met"], rows) + (
+        f"\n\n{counts}. `{record['command']}`, {record['settings']['concurrency']} requests at a time, killed three"
+        f" times in each mode, at commit `{record['commit'][:7]}`."
+    )
 
 
 def bench() -> str:
@@ -75,7 +169,11 @@ def demo() -> str:
 PARTS = {
     "demo": demo,
     "scenes": lambda: measured("scenes_tiny.json"),
-    "claims": claims,
+    "claims": lambda: claims("scenes_results.md"),
+    "data_rate": data_rate,
+    "captions_bench": captions_bench,
+    "scope_errors": scope_errors,
+    "scope_speed": scope_speed,
     "full": lambda: measured("scenes_full.json"),
     "bench": bench,
     "grocery": lambda: measured("grocery.json"),
@@ -83,7 +181,7 @@ PARTS = {
 
 
 def rendered(text: str) -> str:
-    """The README with every marked part made anew; a mark without a function is an error."""
+    """A page with every marked part made anew; a mark without a function is an error."""
 
     def part(match: re.Match) -> str:
         name = match.group(1)
@@ -95,14 +193,15 @@ def rendered(text: str) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Rewrite or check; the exit status is 1 where a check fails."""
     argv = sys.argv[1:] if argv is None else argv
-    readme = ROOT / "README.md"
-    before = readme.read_text(encoding="utf-8")
-    after = rendered(before)
+    before = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
+    after = {page: rendered(text) for page, text in before.items()}
     if "--check" in argv:
-        if before != after:
-            print("README.md says something else than the files in docs/results. Run `python docs/render.py`.")
-        return int(before != after)
-    readme.write_text(after, encoding="utf-8")
+        stale = [page for page in PAGES if before[page] != after[page]]
+        for page in stale:
+            print(f"{page} says something else than the files in docs/results. Run `python docs/render.py`.")
+        return int(bool(stale))
+    for page, text in after.items():
+        (ROOT / page).write_text(text, encoding="utf-8")
     return 0
 
 
