@@ -16,6 +16,8 @@ from datasets.fingerprint import Hasher
 
 from contextcir.triplets import IMAGE_COLUMNS, images_fingerprint, triplet_image
 
+CHUNK = 1024  # images that are encoded by one process and kept in one file
+
 
 class EncodedImages:
     """
@@ -46,9 +48,11 @@ def encode_images(
     kind: Callable | str,
     dtype: torch.dtype = torch.float32,
     batch_size: int = 64,
+    share: tuple[int, int] = (0, 1),
+    wait: Callable[[], Any] = lambda: None,
 ) -> EncodedImages:
     """
-    Encode each image of triplets once.
+    Encode each image of triplets once, in chunks that are kept as they are finished: what is interrupted goes on.
 
     Args:
         triplets (`datasets.Dataset`): As from [`~contextcir.triplets.load_triplets`].
@@ -60,6 +64,9 @@ def encode_images(
             as the method behind `encode`: other code is another result.
         dtype (`torch.dtype`, defaults to `torch.float32`): What is kept.
         batch_size (`int`, defaults to 64): Images of one pass.
+        share (`tuple[int, int]`, defaults to `(0, 1)`): Which of how many processes with the same disk this is. Each
+            encodes its part, and reads those of the others.
+        wait (`Callable`): Returns when all of these processes have called it.
 
     Raises:
         ImageError: for an image that cannot be read, naming the triplet and the column.
@@ -76,23 +83,34 @@ def encode_images(
         with torch.inference_mode():
             return encode(pixels).to("cpu", dtype).contiguous()
 
-    def as_bytes(batch: dict[str, list], places: list[int]) -> dict[str, list[bytes]]:
+    def as_bytes(batch: dict[str, list], places: list[int], start: int) -> dict[str, list[bytes]]:
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        made = encoded(rows, [columns[place] for place in places])
+        made = encoded(rows, [columns[start + place] for place in places])
         return {"encoded": [image.view(torch.uint8).numpy().tobytes() for image in made]}
 
-    distinct = triplets.select([row for row, _ in shown.values()])
-    rows = distinct.map(
-        as_bytes,
-        with_indices=True,
-        batched=True,
-        batch_size=batch_size,
-        writer_batch_size=batch_size,
-        remove_columns=distinct.column_names,
-        features=Features({"encoded": Value("binary")}),
-        new_fingerprint=_fingerprint(triplets, processor, encoder, kind, dtype),
-        desc="Encoding images",
-    )
+    fingerprint = _fingerprint(triplets, processor, encoder, kind, dtype)
+    rows_shown = [row for row, _ in shown.values()]
+
+    def encoded_chunk(start: int) -> datasets.Dataset:
+        chunk = triplets.select(rows_shown[start : start + CHUNK])
+        return chunk.map(
+            as_bytes,
+            with_indices=True,
+            fn_kwargs={"start": start},
+            batched=True,
+            batch_size=batch_size,
+            writer_batch_size=batch_size,
+            remove_columns=chunk.column_names,
+            features=Features({"encoded": Value("binary")}),
+            new_fingerprint=Hasher.hash((fingerprint, start)),
+            desc=f"Encoding images {start:,} to {start + len(chunk):,} of {len(shown):,}",
+        )
+
+    own, num_processes = share
+    chunks = {start: encoded_chunk(start) for start in range(own * CHUNK, len(shown), num_processes * CHUNK)}
+    wait()
+    starts = range(0, len(shown), CHUNK)
+    rows = datasets.concatenate_datasets([chunks.get(start) or encoded_chunk(start) for start in starts])
     shape = encoded([triplets[0]], [IMAGE_COLUMNS[0]])[0].shape
     return EncodedImages(rows, {image_id: place for place, image_id in enumerate(shown)}, shape, dtype)
 

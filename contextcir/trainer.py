@@ -145,16 +145,17 @@ class CIRTrainer(Trainer):
             with self.accelerator.autocast():
                 return model.encode_images(pixel_values.to(args.device))
 
-        with args.main_process_first(desc="encoding images"):  # the others read the cache
-            return encode_images(
-                self.train_dataset,
-                self.processing_class,
-                model.vision_model,
-                encode,
-                kind=type(model).encode_images,
-                dtype=half,
-                batch_size=args.per_device_eval_batch_size,
-            )
+        return encode_images(
+            self.train_dataset,
+            self.processing_class,
+            model.vision_model,
+            encode,
+            kind=type(model).encode_images,
+            dtype=half,
+            batch_size=args.per_device_eval_batch_size,
+            share=(self.accelerator.local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", args.world_size))),
+            wait=self.accelerator.wait_for_everyone,
+        )
 
     # Training
 

@@ -77,6 +77,23 @@ def test_an_image_is_encoded_once_until_something_changes(folder, processor):
     assert whiter[0, 0] > whiter[1, 0]
 
 
+def test_processes_share_the_work(folder, processor, monkeypatch):
+    monkeypatch.setattr("contextcir.encoded_images.CHUNK", 1)
+    encoders = [Brightness(), Brightness()]
+
+    def second_process():
+        encoded(folder, processor, encoders[1], share=(1, 2))
+
+    found = encoded(folder, processor, encoders[0], share=(0, 2), wait=second_process)
+    assert [encoder.seen for encoder in encoders] == [2 + 1, 1 + 1]  # and one for the shape
+    once = Brightness()
+    whole = encoded(folder, processor, once)
+    assert once.seen == 1
+    ids = ["b.png", "c.png", "a.png"]
+    assert torch.equal(found(ids), whole(ids))
+    assert len(set(found(ids)[:, 0].tolist())) == 3
+
+
 def test_two_models_on_one_clip_do_not_share_what_they_encode(folder, processor, clip_folder, tmp_path):
     shapes = []
     for number, kind in enumerate((ContextCIRModel, CompositionBaseline)):
