@@ -5,11 +5,11 @@
     python ablate.py --render                         # the page alone, from the results that there are
 
 A grid is a folder: `base.yaml` holds the options of `train.py` that all runs share, every other file a part, that is a
-claim and variants (a name and the options in which it differs from the base; those of a second stage under `then`,
-which goes on from the first with the same data). A name means one thing in all parts, and
-is run once. Each run is trained, measured by `benchmark.py` on the split of the grid's base and kept as one JSON file;
-a run that was interrupted starts anew, one whose options have changed since is run again, and nothing is tuned on the
-test split, since the grid looks at the other one.
+claim and variants (a name and the options in which it differs from the base; under `then` those in which a second
+stage, which goes on from its model, differs from the first). A name means one thing in all parts, and is run once. Each
+run is trained, measured by `benchmark.py` on the split of the grid's base and kept as one JSON file; a run that was
+interrupted starts anew, one whose options have changed since is run again, and nothing is tuned on the test split,
+since the grid looks at the other one.
 """
 
 import json
@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -31,7 +31,6 @@ from transformers import HfArgumentParser
 from contextcir.ablation import Grid, Run, columns_of, page_lines, planned, read_grid, result_of
 from contextcir.ablation.page import COLUMNS, LOGGED
 from contextcir.visualization import save_png, seed_dots
-from train import ModelArguments
 
 ROOT = Path(__file__).parent
 
@@ -95,9 +94,7 @@ def train_commands(run: Run, folder: Path) -> list[list[str]]:
     seed, then = ["--seed", str(run.seed)], run.options.get("then")
     stages = [["train.py", *flags(options), *seed, "--output_dir", str(folder)]]
     if then:
-        of_a_start = [option.name for option in fields(ModelArguments)]
-        kept = {name: value for name, value in options.items() if name not in of_a_start}
-        second = {"model_name_or_path": folder} | kept | then
+        second = options | {"clip_name_or_path": None, "model_name_or_path": folder} | then
         given = {name: value for name, value in second.items() if value is not None}
         stages.append(["train.py", *flags(given), *seed, "--output_dir", str(folder / "then")])
     return stages

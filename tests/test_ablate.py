@@ -173,7 +173,12 @@ def test_a_variant_is_like_another_or_that_of_an_earlier_part_or_has_a_second_st
         "variants": {
             "cc_0": None,
             "both": {"like": "cc_0", "mask_repeated_targets": False, "benchmark": None},
-            "lambda": {"like": "both", "benchmark": "scenes", "model": "instructcir", "then": {"max_steps": 7}},
+            "lambda": {
+                "like": "both",
+                "benchmark": "scenes",
+                "model": "instructcir",
+                "then": {"model": None, "max_steps": 7},
+            },
         },
     }
     (grid / "3_more.yaml").write_text(yaml.safe_dump(third, sort_keys=False))
