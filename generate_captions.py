@@ -23,35 +23,26 @@ before, or an image is one that a benchmark is measured on (`--test_sets`).
 """
 
 import asyncio
-import json
 import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import AsyncExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
-from contextcir.captions import (
-    NOT_REACHED,
-    Captioner,
-    HeldOut,
-    Inspector,
-    Prompt,
-    ResultLog,
-    caption_all,
-    load_prompts,
-    prompts_hash,
-)
-from contextcir.captions.rehearsal import Rehearsal, count_requests
-from contextcir.chat import ChatServer, ChatStop
+from contextcir.captions import HeldOut, Inspector, Prompt, ResultLog, load_prompts
+from contextcir.captions.publishing import publish
+from contextcir.captions.rehearsal import rehearse
+from contextcir.captions.run import Run, caption_pairs
+from contextcir.captions.writing import write_card, write_results
+from contextcir.chat import ChatServer
 from contextcir.dispatch import BatchDispatcher, Dispatcher
 from contextcir.downloads import fetch_public
 from contextcir.ledger import Ledger
@@ -60,9 +51,7 @@ from contextcir.prices import FREE, Price, price_of
 from contextcir.provenance import git_commit, versions
 
 CARD_TEMPLATE = Path(__file__).parent / "datasets_scripts" / "cards" / "generated.md"
-PUBLISHED = ("README.md", "dataset.json", "pairs.jsonl", "report.json", "triplets/train-*", "figures/*")
 PAIRS_OF_A_BATCH = 5_000  # in the stages at a time, 25 kB or more each; online, twice as many as requests
-REHEARSED_PAIRS = 20  # of which a dry run takes the mean
 STOPPED, INTERRUPTED = 3, 130
 
 
@@ -168,6 +157,12 @@ class ServerArguments:
             timeout=self.timeout,
         )
 
+    def build_dispatcher(self, server: ChatServer, ledger: Ledger) -> tuple[Dispatcher | BatchDispatcher, int]:
+        """Who sends the requests, and how many pairs are in the stages at a time."""
+        if self.mode == "batch":
+            return BatchDispatcher(server, ledger, poll_seconds=self.poll_seconds), PAIRS_OF_A_BATCH
+        return Dispatcher(server, ledger, concurrency=self.concurrency), 2 * self.concurrency
+
 
 @dataclass
 class OutputArguments:
@@ -240,191 +235,17 @@ def find_held_out(folder: str | None) -> tuple[HeldOut | None, str]:
     return held_out, f"pairs with images of {names} were left out, by id and for {len(held_out.owners):,} by looks too"
 
 
-async def rehearse(
-    pairs: Sequence[Pair], args: CaptionArguments, prompts: dict[str, Prompt], server: ChatServer, inspector: Inspector
-) -> None:
-    """Print three requests that would be sent, and what all would cost."""
-    rehearsal, results = Rehearsal(), Counter()
-    captioner = Captioner(args.recipe, rehearsal, prompts, inspector)
-    for pair in (pairs[place] for place in range(min(REHEARSED_PAIRS, len(pairs)))):
-        result = await captioner.caption(pair)
-        results[result.detail if result.reason == "unreadable_image" else ""] += 1
-    if not rehearsal.requests:
-        raise ValueError(f"None of the first {results.total()} pairs can be used: {next(iter(results))}")
-    for request in (rehearsed.request for rehearsed in rehearsal.requests[:3]):
-        *images, text = _parts(server.body(request))
-        shown = ", ".join(f"{url.partition(';')[0]} of {len(url):,} characters" for url in images)
-        print(f"--- {request.role}: {request.schema.__name__} of {shown or 'no image'}", text, sep="\n")
-    counts = count_requests(pairs)
-    if args.reformulator:
-        del counts["reformulation"]  # costs nothing
-    likely, most = rehearsal.cost(counts, server)
-    print(
-        f"{len(pairs):,} pairs: about ${likely:,.2f}, or ${most:,.2f} if every answer is as long as max_tokens allows,"
-        f" with prices {server.price.source}."
-    )
-    print("Retries are not counted, and answers of earlier stages are stand-ins of typical length. Nothing was sent.")
+def draw_figures(report: dict[str, Any], folder: Path) -> list[str]:
+    """Draw a report, where matplotlib is there. Returns the names of the figures."""
+    if not find_spec("matplotlib"):
+        return []
+    from contextcir.visualization.captions import caption_figures
+    from contextcir.visualization.page import save_png
 
-
-def _parts(body: dict[str, Any]) -> list[str]:
-    """The image URLs of a request, and its text."""
-    content = body["messages"][-1]["content"]
-    if isinstance(content, str):
-        return [content]
-    return [part["text"] if part["type"] == "text" else part["image_url"]["url"] for part in content]
-
-
-class Bar:
-    """What a run shows of itself while it goes on."""
-
-    def __init__(self, total: int):
-        self._bar = tqdm(total=total, unit="pair", smoothing=0.05)
-        self.failed = self.refused = 0
-        self.dispatcher: Any = None
-
-    def __call__(self, result) -> None:
-        """Another pair is done, or left open by a stop."""
-        if result.reason == NOT_REACHED:
-            return
-        self.failed += bool(result.reason)
-        self.refused += result.reason.endswith((": refused", ": filtered"))
-        progress = self.dispatcher.progress
-        tokens = progress.prompt_tokens + progress.completion_tokens
-        numbers = {
-            "failed": self.failed,
-            "refused": self.refused,
-            "tokens": f"{tokens:,}",
-            "usd": f"{progress.usd:.4f}",
-        }
-        self._bar.set_postfix(numbers, refresh=False)
-        self._bar.update()
-
-    def close(self) -> None:
-        """Leave the last state on the screen."""
-        self._bar.close()
-
-
-@dataclass
-class Run:
-    """Everything that one call works with."""
-
-    pairs: Sequence[Pair]
-    caption: CaptionArguments
-    server_args: ServerArguments
-    prompts: dict[str, Prompt]
-    server: ChatServer
-    inspector: Inspector
-    folder: Path
-    facts: dict[str, Any]  # for the report
-    reformulator: Any = None  # in this process, for one stage
-
-    @property
-    def answering(self) -> dict[str, Any]:
-        """Who answers."""
-        return self.server.settings | (self.reformulator.settings if self.reformulator else {})
-
-    def settings(self) -> dict[str, Any]:
-        """What all answers in a folder have in common."""
-        return self.answering | {"recipe": self.caption.recipe, "prompts": prompts_hash(self.prompts)}
-
-
-async def caption_pairs(run: Run, ledger: Ledger, log: ResultLog) -> ChatStop | None:
-    """All pairs through all stages; what ended the run early, if anything did."""
-    args = run.server_args
-    with closing(Bar(len(run.pairs))) as bar:
-        if args.mode == "batch":
-            dispatcher = BatchDispatcher(run.server, ledger, poll_seconds=args.poll_seconds)
-            in_flight = PAIRS_OF_A_BATCH
-        else:
-            dispatcher = Dispatcher(run.server, ledger, concurrency=args.concurrency)
-            in_flight = 2 * args.concurrency
-        bar.dispatcher = dispatcher
-        reformulation = dispatcher
-        async with run.server, dispatcher, AsyncExitStack() as stack:
-            if run.reformulator:
-                reformulation = await stack.enter_async_context(Dispatcher(run.reformulator, ledger))
-
-            async def ask(request):
-                return await (reformulation if request.role == "reformulation" else dispatcher).ask(request)
-
-            captioner = Captioner(run.caption.recipe, ask, run.prompts, run.inspector)
-            await caption_all(run.pairs, captioner.caption, log, in_flight=in_flight, on_result=bar)
-    return captioner.stopped
-
-
-def write_results(run: Run, ledger: Ledger, log: ResultLog, stopped: ChatStop | None, name: str) -> dict[str, Any]:
-    """Triplets, dataset.json, pairs.jsonl, report, figures and card. Returns the report."""
-    # Here, since a run that waits for a server should not hold the memory that torch and a parser take.
-    from contextcir.captions.dataset import triplet_rows, write_good4cir, write_triplets
-    from contextcir.captions.report import TripletCounts, report_requests, report_results
-    from contextcir.noun_phrases import NounPhraseExtractor
-
-    log.save(run.folder / "pairs.jsonl")
-    write_good4cir(log, run.folder / "dataset.json")
-    rows = triplet_rows(
-        map(run.inspector.local, run.pairs),
-        log,
-        NounPhraseExtractor(run.caption.parser).extract,
-        recipe=run.caption.recipe,
-        prompts=prompts_hash(run.prompts),
-        largest_join=run.caption.max_changes if run.caption.recipe == "good4cir" else 1,
-    )
-    counts = TripletCounts()
-    info = write_triplets(counts.count(tqdm(rows, desc="triplets", unit="triplet")), run.folder / "triplets")
-    report = {
-        "recipe": run.caption.recipe,
-        "complete": stopped is None,
-        "stopped": str(stopped or ""),
-        **report_results(log),
-        "triplets": counts.report(),
-        "requests": report_requests(ledger.report()) | {"unsure_usd": ledger.unsure_usd},
-        "prompts": {name: {"version": one.version, "hash": one.hash} for name, one in run.prompts.items()},
-        "settings": run.answering | {"price": run.server.price.source},
-        **run.facts,
-    }
-    (run.folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
-    write_card(report, run.folder, name, info)
-    return report
-
-
-def write_card(report: dict[str, Any], folder: Path, name: str, info: Any) -> None:
-    """The figures, where matplotlib is there, and the card, with the `datasets.DatasetInfo` in its header."""
-    figures = {}
-    if find_spec("matplotlib"):
-        from contextcir.visualization.captions import caption_figures
-        from contextcir.visualization.page import save_png
-
-        figures = caption_figures(report)
-        for title, figure in figures.items():
-            save_png(figure, folder / "figures" / f"{title}.png")
-    data = DatasetCardData(
-        language="en",
-        license="other",
-        tags=["composed-image-retrieval", "synthetic", report["recipe"]],
-        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "triplets/train-*.parquet"}]}],
-        dataset_info={"config_name": "default", **info._to_yaml_dict()},
-    )
-    card = DatasetCard.from_template(
-        card_data=data,
-        template_path=str(CARD_TEMPLATE),
-        name=name,
-        report=report,
-        figures=list(figures),
-    )
-    card.save(folder / "README.md")
-
-
-def publish(folder: Path, args: OutputArguments) -> None:
-    """Push what others need of the folder; the ledger stays."""
-    api = HfApi()
-    api.create_repo(args.push_to_hub, repo_type="dataset", private=not args.public, exist_ok=True)
-    api.upload_folder(
-        repo_id=args.push_to_hub,
-        repo_type="dataset",
-        folder_path=folder,
-        allow_patterns=list(PUBLISHED),
-        delete_patterns=["triplets/*", "figures/*"],  # what a larger run has left there
-    )
+    figures = caption_figures(report)
+    for title, figure in figures.items():
+        save_png(figure, folder / "figures" / f"{title}.png")
+    return list(figures)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -441,20 +262,22 @@ def main(argv: list[str] | None = None) -> int:
     fetch = fetch_public if pair_args.allow_urls else None
     if server_args.dry_run:
         with TemporaryDirectory() as downloads, closing(Inspector(fetch=fetch, folder=Path(downloads))) as inspector:
-            asyncio.run(rehearse(pairs, caption_args, prompts, server, inspector))
+            free = ["reformulation"] if caption_args.reformulator else []
+            print(asyncio.run(rehearse(pairs, caption_args.recipe, prompts, server, inspector, free_stages=free)))
         return 0
 
     held_out, sentence = find_held_out(pair_args.test_sets)
     folder = Path(output_args.output)
     words = [word.replace(server.base_url, server.address) for word in argv]  # which may hold a password
     run = Run(
-        pairs,
-        caption_args,
-        server_args,
-        prompts,
-        server,
-        Inspector(held_out, fetch, folder / "images"),
-        folder,
+        pairs=pairs,
+        recipe=caption_args.recipe,
+        prompts=prompts,
+        max_changes=caption_args.max_changes,
+        parser=caption_args.parser,
+        server=server,
+        inspector=Inspector(held_out, fetch, folder / "images"),
+        folder=folder,
         facts={
             "held_out": sentence,
             "parser": caption_args.parser or "the parser that ships with contextcir",
@@ -469,15 +292,19 @@ def main(argv: list[str] | None = None) -> int:
         closing(ResultLog(folder / ".results.jsonl", len(pairs))) as log,
         closing(run.inspector),
     ):
+        dispatcher, in_flight = server_args.build_dispatcher(server, ledger)
+        reformulation = Dispatcher(run.reformulator, ledger) if run.reformulator else None
         try:
-            stopped = asyncio.run(caption_pairs(run, ledger, log))
+            stopped = asyncio.run(caption_pairs(run, log, dispatcher, reformulation, in_flight=in_flight))
         except KeyboardInterrupt:
             print("Interrupted. The same command goes on where this one was.", file=sys.stderr)
             return INTERRUPTED
         if stopped and all(result.reason for result in log):
             print(f"Stopped: {stopped} Nothing was written.", file=sys.stderr)
             return STOPPED
-        report = write_results(run, ledger, log, stopped, output_args.push_to_hub or folder.resolve().name)
+        report, info = write_results(run, ledger, log, stopped)
+        name = output_args.push_to_hub or folder.resolve().name
+        write_card(report, info, draw_figures(report, folder), CARD_TEMPLATE, folder, name)
     print(
         f"{report['pairs']['kept']:,} of {report['pairs']['given']:,} pairs kept, {report['captions']['kept']:,}"
         f" captions, {report['triplets']['total']:,} triplets, ${report['requests']['usd']:.2f}. Written: {folder}"
@@ -489,7 +316,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"No pair was kept: {report['failures']}. See {folder / 'pairs.jsonl'}.", file=sys.stderr)
         return 1
     if output_args.push_to_hub:
-        publish(folder, output_args)
+        publish(folder, output_args.push_to_hub, public=output_args.public)
     return 0
 
 

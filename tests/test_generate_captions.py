@@ -430,7 +430,7 @@ def test_test_sets_that_are_none(world, tmp_path):
 def test_published_without_the_ledger(world, done, tmp_path, public):
     code = (
         "import sys, generate_captions as g; from pathlib import Path;"
-        f"g.publish(Path({str(done)!r}), g.OutputArguments(output='x', push_to_hub='tester/made', public={public}))"
+        f"g.publish(Path({str(done)!r}), 'tester/made', public={public})"
     )
     with LoopbackHub() as hub:
         environment = os.environ | hub.environment(tmp_path) | {"PYTHONPATH": str(ROOT)}

@@ -2,8 +2,9 @@
 
 `stages` are the recipes of good4cir and InstructCIR, `schemas` what a model answers and `prompts` what it is told;
 `inspection` looks at the images beforehand and `leakage` for test images among them; `gates` judge what was written;
-`pipeline` takes all pairs through all of it; `joining`, `dataset` and `report` make data of the results. None of it
-knows a server: requests go to an `ask`, see `contextcir.chat`.
+`pipeline` takes all pairs through all of it; `joining`, `dataset` and `report` make data of the results. `run` is one
+call of all that, `progress` what it shows, `writing` what it leaves in its folder, `publishing` what others get of it,
+and `rehearsal` a run that asks nobody. No stage knows a server: requests go to an `ask`, see `contextcir.chat`.
 """
 
 from .gates import GATES, MAX_WORDS, gate_captions

@@ -4,9 +4,14 @@ Requests of later stages hold the answers of earlier ones, which nobody knows ye
 length, and marked as such; a rehearsal tells about costs, never about captions.
 """
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from contextcir.captions.inspection import Inspector
+from contextcir.captions.pipeline import Captioner
+from contextcir.captions.prompts import Prompt
 from contextcir.captions.schemas import (
     DescribedObject,
     Difference,
@@ -21,6 +26,8 @@ from contextcir.pairs import Pair
 
 OBJECTS, DESCRIPTORS, DIFFERENCES, CAPTION_WORDS = 10, 6, 8, 90
 CHARACTERS_PER_TOKEN = 4  # of English, roughly
+REHEARSED_PAIRS = 20  # of which a rehearsal takes the mean
+SHOWN_REQUESTS = 3
 
 
 def _objects(number: int) -> list[DescribedObject]:
@@ -109,3 +116,62 @@ def count_requests(pairs: Iterable[Pair]) -> dict[str, int]:
         distinct.add(pair.id)
     of_images = {"reference_objects": len(references), "image_caption": len(references | targets)}
     return of_images | dict.fromkeys(("target_objects", "differences", "reformulation"), len(distinct))
+
+
+async def rehearse(
+    pairs: Sequence[Pair],
+    recipe: str,
+    prompts: Mapping[str, Prompt],
+    server: ChatServer,
+    inspector: Inspector,
+    *,
+    free_stages: Collection[str] = (),
+) -> str:
+    """
+    What would be sent, and what all would cost, in words.
+
+    Args:
+        pairs (`Sequence[Pair]`): Of the run; the first of them are rehearsed.
+        recipe (`str`): `good4cir` or `instructcir`.
+        prompts (`Mapping[str, Prompt]`): Of the recipe.
+        server (`ChatServer`): Who would be asked.
+        inspector ([`Inspector`]): Looks at the images beforehand.
+        free_stages (`Collection[str]`): Stages that cost nothing, since the server does not answer them.
+
+    Returns:
+        `str`: Three requests, and the likely and the highest cost.
+
+    Raises:
+        `ValueError`: None of the pairs can be used.
+    """
+    rehearsal, results = Rehearsal(), Counter()
+    captioner = Captioner(recipe, rehearsal, prompts, inspector)
+    for pair in (pairs[place] for place in range(min(REHEARSED_PAIRS, len(pairs)))):
+        result = await captioner.caption(pair)
+        results[result.detail if result.reason == "unreadable_image" else ""] += 1
+    if not rehearsal.requests:
+        raise ValueError(f"None of the first {results.total()} pairs can be used: {next(iter(results))}")
+    lines = []
+    for request in (rehearsed.request for rehearsed in rehearsal.requests[:SHOWN_REQUESTS]):
+        *images, text = _parts(server.body(request))
+        shown = ", ".join(f"{url.partition(';')[0]} of {len(url):,} characters" for url in images)
+        lines += [f"--- {request.role}: {request.schema.__name__} of {shown or 'no image'}", text]
+    counts = {stage: count for stage, count in count_requests(pairs).items() if stage not in free_stages}
+    likely, most = rehearsal.cost(counts, server)
+    return "\n".join(
+        [
+            *lines,
+            f"{len(pairs):,} pairs: about ${likely:,.2f}, or ${most:,.2f} if every answer is as long as max_tokens"
+            f" allows, with prices {server.price.source}.",
+            "Retries are not counted, and answers of earlier stages are stand-ins of typical length."
+            " Nothing was sent.",
+        ]
+    )
+
+
+def _parts(body: dict[str, Any]) -> list[str]:
+    """The image URLs of a request, and its text."""
+    content = body["messages"][-1]["content"]
+    if isinstance(content, str):
+        return [content]
+    return [part["text"] if part["type"] == "text" else part["image_url"]["url"] for part in content]
