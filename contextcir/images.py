@@ -75,10 +75,15 @@ def load_image(source, *, name: str | None = None, max_pixels: int = 50_000_000)
         return _load_opened(image, name, max_pixels)
 
 
+def is_url(source) -> bool:
+    """Whether an image is given by its address on the web."""
+    return isinstance(source, str) and source.lower().startswith(("http://", "https://"))
+
+
 def _read(source, name: str) -> bytes:
     if isinstance(source, (bytes, bytearray, memoryview)):
         content = bytes(source)
-    elif isinstance(source, str) and source.startswith(("http://", "https://")):
+    elif is_url(source):
         raise ImageError(f"{name}: is a URL. Download it first and pass the file or its bytes.")
     elif isinstance(source, (str, os.PathLike)):
         try:

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from contextcir.images import FORMATS
+from contextcir.images import FORMATS, is_url
 
 REQUIRED = ("reference_image", "target_image")
 OPTIONAL = ("reference_id", "target_id", "original_caption")
@@ -55,11 +55,6 @@ class Pair:
     def id(self) -> str:
         """`str`: 16 digits made of both ids, so that a pair keeps its id when others come and go."""
         return hashlib.sha256(f"{self.reference_id}\0{self.target_id}".encode()).hexdigest()[:16]
-
-
-def is_url(source: Any) -> bool:
-    """Whether an image is given by its address on the web."""
-    return isinstance(source, str) and source.lower().startswith(("http://", "https://"))
 
 
 def read_pairs(name_or_path: str, *, split: str = "train", allow_urls: bool = False) -> Sequence[Pair]:

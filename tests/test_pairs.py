@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from contextcir.images import load_image
-from contextcir.pairs import Pair, images_in, is_url, mine_pairs, read_pairs, sample_pairs
+from contextcir.images import is_url, load_image
+from contextcir.pairs import Pair, images_in, mine_pairs, read_pairs, sample_pairs
 
 ROW = {"reference_image": "a.png", "target_image": "sub/b.png"}
 TWO = [ROW, {"reference_image": "c.png", "target_image": "d.png", "original_caption": "greener, please"}]

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from contextcir.captions.leakage import HeldOut
-from contextcir.images import ImageError, load_image
-from contextcir.pairs import Pair, is_url
+from contextcir.images import ImageError, is_url, load_image
+from contextcir.pairs import Pair
 
 THREADS = 2  # a photograph takes up to 150 MB while it is decoded
 
