@@ -13,7 +13,7 @@ import re
 
 from PIL import Image
 
-from contextcir.images import load_image
+from contextcir.images import load_image, unpacked
 
 MAX_BYTES = 4_000_000  # of a file that is sent as it is; 1024 x 1024 RGB as PNG stays below
 JPEG_QUALITY = 90
@@ -35,8 +35,7 @@ def image_content(source) -> bytes | Image.Image:
     Raises:
         [`~contextcir.images.ImageError`]: The file cannot be read.
     """
-    if isinstance(source, dict):
-        source = source["bytes"] if source.get("bytes") is not None else source.get("path")
+    source = unpacked(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return bytes(source)
     try:

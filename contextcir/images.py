@@ -61,9 +61,8 @@ def load_image(source, *, name: str | None = None, max_pixels: int = 50_000_000)
             an image, or its values have no clear meaning.
     """
     if isinstance(source, dict):
-        path = source.get("path")
-        source = source["bytes"] if source.get("bytes") is not None else path
-        name = name or path
+        name = name or source.get("path")
+        source = unpacked(source)
     if name is None:
         name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else f"the image ({type(source).__name__})"
 
@@ -73,6 +72,13 @@ def load_image(source, *, name: str | None = None, max_pixels: int = 50_000_000)
         return _load_opened(source, name, max_pixels)
     with io.BytesIO(_read(source, name)) as file, _open(file, name, max_pixels) as image:
         return _load_opened(image, name, max_pixels)
+
+
+def unpacked(source):
+    """The bytes of a `{"bytes": ..., "path": ...}`, or the path where there are none; any other source as it is."""
+    if not isinstance(source, dict):
+        return source
+    return source["bytes"] if source.get("bytes") is not None else source.get("path")
 
 
 def is_url(source) -> bool:

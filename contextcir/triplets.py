@@ -27,7 +27,7 @@ from datasets.fingerprint import Hasher
 from PIL import Image as PILImage
 
 from contextcir import images
-from contextcir.images import ImageError, load_image
+from contextcir.images import ImageError, load_image, unpacked
 
 Augmentation = Literal["none", "crop"]
 
@@ -307,9 +307,7 @@ def triplet_image(triplet: dict[str, Any], column: str) -> PILImage.Image:
 def _encoded(triplet: dict[str, Any], side: str) -> bytes | str | None:
     """The bytes of an image, or the path where there are none."""
     image = triplet[f"{side}_image"]
-    if not isinstance(image, dict):
-        return None
-    return image["bytes"] if image.get("bytes") is not None else image.get("path")
+    return unpacked(image) if isinstance(image, dict) else None
 
 
 class TripletCollator:
