@@ -41,11 +41,10 @@ from contextcir.scenes import (
     sample_family,
     sample_scene,
 )
-from contextcir.scenes.world import BACKGROUNDS, CELLS, COLOURS, GRID, PATTERNS, SHAPES, SIZES
+from contextcir.scenes.world import BACKGROUNDS, CELLS, GRID, SHAPES, VALUES
 
 logger = logging.getLogger("train_scenes_clip")
 GROUP = 4  # scenes that are near misses of each other
-ATTRIBUTES = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "pattern": PATTERNS}
 
 
 @dataclass
@@ -146,7 +145,7 @@ class CellNames(nn.Module):
     def __init__(self, width: int, patches: int):
         super().__init__()
         self.patches = patches
-        sizes = {name: len(values) for name, values in ATTRIBUTES.items()}
+        sizes = {name: len(values) for name, values in VALUES.items()}
         sizes["shape"] += 1  # nothing
         self.local = nn.ModuleDict({name: nn.Linear(width, size) for name, size in sizes.items()})
         self.layout = nn.ModuleDict({name: nn.Linear(width, len(CELLS) * size) for name, size in sizes.items()})
@@ -171,7 +170,7 @@ def labels_of(scenes) -> dict[str, torch.Tensor]:
     """Class numbers of every cell: `(batch, 9)`; an empty cell has its own shape and -1 (ignored) elsewhere."""
     labels = {"background": torch.tensor([BACKGROUNDS.index(scene.background) for scene in scenes])}
     labels["place"] = torch.arange(len(CELLS)).expand(len(scenes), -1)
-    for name, values in ATTRIBUTES.items():
+    for name, values in VALUES.items():
         nothing = len(SHAPES) if name == "shape" else -1
         labels[name] = torch.tensor(
             [

@@ -22,11 +22,9 @@ from .splits import HELD_OUT_COLOUR, SPLITS, Split, any_held_out, has_held_out_w
 from .world import (
     BACKGROUNDS,
     CELLS,
-    COLOURS,
     MAX_OBJECTS,
     MIN_OBJECTS,
-    PATTERNS,
-    SIZES,
+    VALUES,
     Scene,
     Thing,
     sample_scene,
@@ -148,10 +146,9 @@ def _another_version(rng: random.Random, version: Version) -> Version | None:
 def _variation(rng: random.Random, thing: Thing, free: list[tuple[int, int]]) -> Thing:
     """A thing itself, or one that differs in an attribute or stands in one of the `free` cells, which it takes."""
     name = rng.choice(("cell", "cell", "colour", "size", "pattern"))
-    values = {"colour": COLOURS, "size": SIZES, "pattern": PATTERNS}
     if name == "cell" and free:
         return replace(thing, cell=free.pop())
-    return replace(thing, **{name: rng.choice(values[name])}) if name in values else thing
+    return replace(thing, **{name: rng.choice(VALUES[name])}) if name in VALUES else thing
 
 
 def _alike(edit: Edit, other: Edit) -> bool:

@@ -15,9 +15,7 @@ import numpy as np
 from .queries import SceneQuery
 from .render import BASE_SIZE, background_mask, cell_mask, thing_mask
 from .trees import Denotation
-from .world import BACKGROUNDS, CELLS, COLOURS, PATTERNS, SHAPES, SIZES, Scene, Thing
-
-_VALUES = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "pattern": PATTERNS}
+from .world import BACKGROUNDS, CELLS, VALUES, Scene, Thing
 
 
 def scene_to_json(scene: Scene) -> dict[str, Any]:
@@ -34,7 +32,7 @@ def scene_from_json(data: dict[str, Any]) -> Scene:
     """
     try:
         background = _known(data["background"], BACKGROUNDS, "background")
-        things = [_thing(tuple(t["cell"]), *(t[name] for name in _VALUES)) for t in data["things"]]
+        things = [_thing(tuple(t["cell"]), *(t[name] for name in VALUES)) for t in data["things"]]
     except (KeyError, TypeError) as error:
         raise ValueError(f"got {data!r}, expected a scene as scene_to_json writes it ({error!r}).") from None
     if len({thing.cell for thing in things}) < len(things):
@@ -45,7 +43,7 @@ def scene_from_json(data: dict[str, Any]) -> Scene:
 @cache  # there are 4,608 things; a truth of 100,000 pictures holds each of them once
 def _thing(cell: tuple[int, int], *look: str) -> Thing:
     _known(cell, CELLS, "cell")
-    return Thing(cell, *(_known(value, _VALUES[name], name) for name, value in zip(_VALUES, look, strict=True)))
+    return Thing(cell, *(_known(value, VALUES[name], name) for name, value in zip(VALUES, look, strict=True)))
 
 
 def _known(value, values: Sequence, name: str):

@@ -14,6 +14,7 @@ SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "diamond", "
 COLOURS = ("red", "blue", "green", "yellow", "purple", "orange", "white", "black")
 SIZES = ("small", "large")
 PATTERNS = ("plain", "striped", "dotted", "checked")
+VALUES = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "pattern": PATTERNS}  # of a thing, in its order
 BACKGROUNDS = ("plain", "meadow", "beach", "sea", "brick", "night", "wood")
 
 GRID = 3

@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 
 from ..edits import EDIT_OF, Edit
-from ..world import COLOURS, MAX_OBJECTS, PATTERNS, SHAPES, SIZES, Scene, Thing, sample_thing
+from ..world import MAX_OBJECTS, VALUES, Scene, Thing, sample_thing
 
 SECONDS = ("latency", "jitter", "retry_after", "hang", "batch_seconds")
 LINE = ("rate_429", "rate_5xx", "rate_timeout")
 FORM = ("refusals", "content_filter", "cut", "malformed")
-VALUES = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "pattern": PATTERNS}
 
 
 def rate(help: str) -> float:
