@@ -13,13 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .edits import Edit
+from .edits import EDIT_OF, Edit
 from .phrases import MARKS, WORDS
 from .reading import fits, read_backgrounds, read_thing
 from .world import Scene, Thing
 
 ATTRIBUTES = ("cell", "shape", "colour", "size", "pattern")
-KIND_OF = {"cell": "move", "colour": "recolour", "size": "resize", "pattern": "repattern"}
+KIND_OF = EDIT_OF | {"cell": "move"}
 OPERATIONS = {"add": ("add",), "remove": ("remove",)}  # any other kind of edit modifies something or replaces it
 GROUPS = (*OPERATIONS, "change")
 SIZE_WORDS = {
@@ -63,7 +63,7 @@ def operation(edit: Edit) -> str:
 
 def _kind(old: Thing, new: Thing) -> str:
     names = changed(Edit("", old, new))
-    return KIND_OF.get(names[0], "replace") if len(names) == 1 else "replace"
+    return KIND_OF[names[0]] if len(names) == 1 else "replace"
 
 
 @dataclass(frozen=True)
