@@ -6,9 +6,9 @@
 
 A grid is a folder: `base.yaml` holds the options of `train.py` that all runs share, every other file a part, that is a
 claim and variants (a name and the options in which it differs from the base; under `then` those in which a second
-stage, which goes on from its model, differs from the first). A name means one thing in all parts, and is run once. Each
-run is trained, measured by `benchmark.py` on the split of the grid's base and kept as one JSON file; a run that was
-interrupted starts anew, one whose options have changed since is run again, and nothing is tuned on the test split,
+stage, which goes on from its model, differs from the first). A name means one thing in all parts, and is run once.
+Each run is trained, measured by `benchmark.py` on the split of the grid's base and kept as one JSON file; a run that
+was interrupted starts anew, one whose options have changed since is run again, and nothing is tuned on the test split,
 since the grid looks at the other one.
 """
 
