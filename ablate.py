@@ -2,6 +2,7 @@
 
     python ablate.py                                  # every run that has no result yet, then the page
     python ablate.py --parts consistency direction --seeds 0 1 2 --jobs 2
+    python ablate.py --variants default cc_0 --seeds 3 4
     python ablate.py --render                         # the page alone, from the results that there are
 
 A grid is a folder: `base.yaml` holds the options of `train.py` that all runs share, every other file a part, that is a
@@ -41,6 +42,9 @@ class Arguments:
 
     grid: str = field(default="configs/scenes_ablation", metadata={"help": "Folder of base.yaml and the parts."})
     parts: list[str] | None = field(default=None, metadata={"help": "Parts, by file name; by default all."})
+    variants: list[str] | None = field(
+        default=None, metadata={"help": "Variants to run; by default all of the parts."}
+    )
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "Seeds of each variant."})
     jobs: int = field(default=1, metadata={"help": "Runs side by side: one a core, or one a GPU."})
     runs: str = field(default="runs/scenes_ablation", metadata={"help": "Folder of the models, removed at the end."})
@@ -139,7 +143,11 @@ def run_grid(args: Arguments, grid: Grid) -> None:
             if not Path(path).exists():
                 Path(args.runs).mkdir(parents=True, exist_ok=True)
                 execute(shlex.split(command), Path(args.runs, "prepare.log"), 0)
-    todo = [run for run in planned(grid, args.seeds) if result_of(run, Path(args.results)) is None]
+    chosen = grid.variants if args.variants is None else args.variants
+    if unknown := [name for name in chosen if name not in grid.variants]:
+        raise ValueError(f"{args.grid} has the variants {', '.join(grid.variants)}, got {unknown[0]!r}.")
+    runs = [run for run in planned(grid, args.seeds) if run.variant in chosen]
+    todo = [run for run in runs if result_of(run, Path(args.results)) is None]
     gpus: Queue[int] = Queue()
     for gpu in range(args.jobs):
         gpus.put(gpu)

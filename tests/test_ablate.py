@@ -143,6 +143,13 @@ def test_what_has_a_result_is_left_alone_unless_its_options_change(grid, command
     assert len(commands) == 1
 
 
+def test_variants_can_be_chosen(grid, commands):
+    run(grid, "--seeds", "0", "1", "--variants", "no_mask", "default")
+    assert trained(commands) == ["runs/default-0", "runs/no_mask-0", "runs/default-1", "runs/no_mask-1"]
+    with pytest.raises(ValueError, match="has the variants default, cc_0, no_mask, got 'mask'"):
+        run(grid, "--variants", "mask")
+
+
 def test_an_interrupted_run_starts_anew(grid, commands):
     Path("runs/default-0").mkdir(parents=True)
     Path("runs/default-0/checkpoint-5").write_text("half")
