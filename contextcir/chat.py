@@ -14,23 +14,22 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel
-
 from contextcir.chat_answers import read_completion, schema_prompt, strict_schema
+from contextcir.chat_attempts import QUOTA, Attempts, count_request, current_attempts, judge_response
+from contextcir.chat_exchange import OUTCOMES, STOPS, Ask, ChatRequest, ChatStop, Outcome
 from contextcir.chat_images import image_digest, image_url
 from contextcir.images import ImageError
 
+__all__ = ["MAX_ERROR", "OPENAI_URL", "OUTCOMES", "STOPS", "Ask", "ChatRequest", "ChatServer", "ChatStop", "Outcome"]
+
 OPENAI_URL = "https://api.openai.com/v1"  # said aloud: the client would follow OPENAI_BASE_URL, and ids would not tell
-OUTCOMES = ("answered", "refused", "filtered", "cut", "malformed", "failed")
-STOPS = ("key", "model", "quota", "budget", "unreachable", "batch", "interrupted")
 
 MAX_ERROR = 500  # characters of what a server says
 
@@ -38,85 +37,7 @@ _DATE = re.compile(r"(-(\d{4}-\d{2}-\d{2}|\d{8}|\d{4}))?")
 _SECRET = re.compile(r"\bsk-[\w*.-]+|(?<=Bearer )\S+")
 _SCHEMA_REFUSED = re.compile(r"response_format|json_schema|structured output|guided|grammar", re.IGNORECASE)
 _FILTERED = ("content_filter", "content_policy_violation")
-_QUOTA = ("insufficient_quota", "billing_hard_limit_reached", "token_limit_exceeded")  # the last: of a batch
 _MESSAGE_BYTES = 64  # what a message and its role cost beside their text, in tokens, with room to spare
-
-
-class ChatStop(RuntimeError):  # noqa: N818  (not a fault of the program: the run ends here and can go on later)
-    """What makes going on pointless. `reason` is one of `STOPS`; `usd` is what the server charged all the same."""
-
-    def __init__(self, reason: str, message: str, usd: float = 0.0):
-        super().__init__(message)
-        self.reason = reason
-        self.usd = usd
-
-
-@dataclass(frozen=True)
-class ChatRequest:
-    """
-    One question.
-
-    Args:
-        role (`str`): Stage or role, such as "reference_objects" or "verifier", for reports; not part of the id.
-        prompt (`str`): The user's text.
-        images (`tuple`, *optional*): Shown before the text, in order; anything that
-            [`~contextcir.images.load_image`] reads.
-        schema (`type[pydantic.BaseModel]`, *optional*): What the answer must fit; free text by default.
-        system (`str`, *optional*): The system prompt.
-        attempt (`int`, defaults to 0): A question asked again is a request of its own. From 1 on, the schema is also
-            spelt out in the prompt.
-    """
-
-    role: str
-    prompt: str
-    images: tuple[Any, ...] = ()
-    schema: type[BaseModel] | None = None
-    system: str = ""
-    attempt: int = 0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """
-    What became of a request.
-
-    Args:
-        kind (`str`): One of `OUTCOMES`: "answered"; "refused" by the model; "filtered" by the server; "cut" at
-            `max_tokens`; "malformed", which does not fit the schema; "failed" on the way.
-        value (`BaseModel` or `str`, *optional*): An instance of the schema, or the text. Set where answered.
-        text (`str`): The raw answer.
-        error (`str`): What went wrong, without secrets.
-        model (`str`): Who the server says answered.
-        prompt_tokens (`int`), completion_tokens (`int`): As the server counts them.
-        usd (`float`): By the server's count of tokens or, where it counts none, the bound.
-        lost_usd (`float`): A bound of what attempts without an answer (time-outs) may have cost beside that.
-        request_id (`str`): The id.
-    """
-
-    kind: str
-    value: BaseModel | str | None = None
-    text: str = ""
-    error: str = ""
-    model: str = ""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    usd: float = 0.0
-    lost_usd: float = 0.0
-    request_id: str = ""
-
-
-Ask = Callable[[ChatRequest], Awaitable[Outcome]]
-
-
-@dataclass
-class _Attempts:
-    """The client's attempts at one request that the server may charge: those sent and not turned down."""
-
-    on_response: Callable[[bool], None] | None
-    chargeable: int = 0
-
-
-_attempts: ContextVar[_Attempts | None] = ContextVar("attempts", default=None)
 
 
 class ChatServer:
@@ -249,8 +170,8 @@ class ChatServer:
         Raises:
             [`ChatStop`]: Going on is pointless.
         """
-        attempts = _Attempts(on_response)
-        _attempts.set(attempts)
+        attempts = Attempts(on_response)
+        current_attempts.set(attempts)
         try:
             outcome = await self._complete(request, attempts)
         except ChatStop as stop:
@@ -258,7 +179,7 @@ class ChatServer:
             raise
         return replace(outcome, lost_usd=attempts.chargeable * self.estimate(request))
 
-    async def _complete(self, request: ChatRequest, attempts: _Attempts) -> Outcome:
+    async def _complete(self, request: ChatRequest, attempts: Attempts) -> Outcome:
         openai = _openai()
         try:
             body = await asyncio.to_thread(self.body, request)  # decodes and encodes images
@@ -317,7 +238,7 @@ class ChatServer:
         codes = {str(error.get("code")), str(error.get("type"))}
         said = self._redact(f"{self.address} said {status}: {error.get('message') or 'nothing more'}")
         # "from None": what the client raised repeats what the server said, word for word
-        if status == 402 or codes & set(_QUOTA):
+        if status == 402 or codes & set(QUOTA):
             raise ChatStop("quota", f"The quota is exhausted ({said}). Raise it and run again.") from None
         if status in (401, 403):
             raise ChatStop(
@@ -366,7 +287,7 @@ class ChatServer:
         if not self._key and self.base_url == OPENAI_URL:
             raise ChatStop("key", "There is no key. Set OPENAI_API_KEY, or give a file with the key.") from None
         timeout = openai.Timeout(self._timeout, connect=10.0)
-        hooks = {"request": [_count_request], "response": [_judge_response]}
+        hooks = {"request": [count_request], "response": [judge_response]}
         return openai.AsyncOpenAI(
             api_key=self._key or "none",
             base_url=self.base_url,
@@ -409,30 +330,6 @@ def _openai():
     except ImportError as error:
         raise ImportError(f"Chat servers need openai ({error}): pip install contextcir[captions]") from error
     return openai
-
-
-async def _count_request(request) -> None:
-    """Counts an attempt once it is on its way: a connection that was never made costs nothing."""
-    if attempts := _attempts.get():
-
-        async def trace(event: str, info: dict[str, Any]) -> None:
-            attempts.chargeable += event.endswith("send_request_headers.started")
-
-        request.extensions = {**request.extensions, "trace": trace}
-
-
-async def _judge_response(response) -> None:
-    """Who is turned down pays nothing. A 429 is retried by the client, and in vain where the quota is exhausted."""
-    attempts = _attempts.get()
-    if attempts and response.status_code >= 400:
-        attempts.chargeable -= 1
-    if attempts and attempts.on_response:
-        attempts.on_response(response.status_code == 429)
-    if response.status_code != 429:
-        return
-    said = await response.aread()
-    if any(code.encode() in said for code in _QUOTA):
-        response.headers["x-should-retry"] = "false"
 
 
 def _read_key(key_file: str | os.PathLike | None) -> str:

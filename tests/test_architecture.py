@@ -29,6 +29,8 @@ ALLOWED_SIDEWAYS = {  # an engine needs these arrows between files of its own le
     ("dispatch", "dispatch"),
     ("encoded_images", "triplets"),
     ("chat", "chat_answers"),
+    ("chat", "chat_attempts"),
+    ("chat", "chat_exchange"),
     ("chat", "chat_images"),
 }
 HOMES = {  # library -> the only files that may import it
