@@ -31,7 +31,7 @@ from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
 
 def build_trainer(clip: str, triplets, args, output: str, encoded: bool) -> CIRTrainer:
     """That of `configs/scenes_tiny.yaml`, as far as a step's work depends on it."""
-    model = ContextCIRModel.from_clip_pretrained(clip, fusion_num_layers=1, fusion_direction="image_to_text")
+    model = ContextCIRModel.from_clip_pretrained(clip, fusion_num_layers=1)
     options = CIRTrainingArguments(
         output_dir=output,
         use_cpu=args.device == "cpu",
