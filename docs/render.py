@@ -173,6 +173,7 @@ PARTS = {
     "data_rate": data_rate,
     "captions_bench": captions_bench,
     "scope_errors": scope_errors,
+    "scope_rerank": scope_rerank,
     "scope_speed": scope_speed,
     "full": lambda: measured("scenes_full.json"),
     "bench": bench,
