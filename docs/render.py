@@ -56,6 +56,17 @@ def claims(page: str) -> str:
     return re.search(r"<!-- claims -->\n(.*?)\n<!-- /claims -->", page, flags=re.DOTALL).group(1)
 
 
+def instructcir() -> str:
+    """InstructCIR on the test set, and with the queries in generated words."""
+    reworded = read("scenes_instructcir_reworded.json")
+    metrics = reworded["results"][0]["metrics"]
+    found = ", ".join(f"{name} {metrics[name]:.1f}" for name in METRICS)
+    return measured("scenes_instructcir.json") + (
+        f"\n\nAsked in generated words (`datasets_scripts/reword_scenes.py`), the same model finds: {found}."
+        f" {provenance(reworded)}"
+    )
+
+
 def data_rate() -> str:
     """The table of `bench/data.py`."""
     record = read("bench_data.json")
@@ -170,6 +181,8 @@ PARTS = {
     "demo": demo,
     "scenes": lambda: measured("scenes_tiny.json"),
     "claims": lambda: claims("scenes_results.md"),
+    "instructcir": instructcir,
+    "instructcir_claims": lambda: claims("instructcir_results.md"),
     "data_rate": data_rate,
     "captions_bench": captions_bench,
     "scope_errors": scope_errors,

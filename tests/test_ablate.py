@@ -96,10 +96,10 @@ def test_each_variant_is_run_once_and_rendered(grid, commands):
         "| `cc_0`: cc_weight 0 | 2 | 19.0 ± 0.0 | 80.0 ± 0.0 | 40.0 ± 0.0 "
         "| 40.0 ± 14.1 | 30.0 ± 0.0 | – | 0.30 ± 0.00 |" in page
     )
-    assert "| `cc_0` less `default` | -6.32 | -2.0 (-3.0 to -1.0) | +0.0 (+0.0 to +0.0) | yes |" in page
+    assert "| `cc_0` less `default` | -6.32 | 2 | -2.0 (-3.0 to -1.0) | +0.0 (+0.0 to +0.0) | yes |" in page
     for part in (
         "6 trainings",
-        "mean over 2 seeds",
+        "mean over the seeds (lowest to highest)",
         "5 queries, gallery of 1,234",
         "`0123456`",
         "## Masking",
