@@ -34,6 +34,7 @@ from commands.loading import load_model, load_parts
 from contextcir.benchmarks.base import Benchmark
 from contextcir.benchmarks.registry import BENCHMARKS
 from contextcir.noun_phrases import NounPhraseExtractor
+from contextcir.retrieval.base import Query
 from contextcir.retrieval.dense import DenseRetriever
 from contextcir.retrieval.imagescope.trace import query_key, read_trace
 from contextcir.visualization import (
@@ -161,38 +162,42 @@ def draw_runs(args: VisualizeArguments, write: Write) -> None:
     if profiles := read_profiles(dict(zip(names, runs, strict=True))):
         write(profile_figure(profiles), "error_profile.png")
 
-    for part in load_parts(BENCHMARKS[args.benchmark], args):
-        draw_part(part, args.queries, dict(zip(names, runs, strict=True)), write)
-
-
-def draw_part(benchmark: Benchmark, count: int, runs: Mapping[str, str], write: Write) -> None:
-    """What the first run finds for some queries, and where the phrases of these look in all."""
-    queries, gallery = evenly_spaced(benchmark.queries, count), benchmark.gallery
-    end = f"_{benchmark.part}.png" if benchmark.part else ".png"
     device = PartialState().device
-    loaded = {name: load_model(run, device) for name, run in runs.items()}
+    models = {name: load_model(run, device) for name, run in zip(names, runs, strict=True)}
+    with_maps = {name: parts for name, parts in models.items() if isinstance(parts[0], ContextCIRModel)}
+    if not with_maps:
+        logger.info("%s: attention of noun phrases is drawn of ConText-CIR models only.", " and ".join(runs))
+    extractor = NounPhraseExtractor() if with_maps else None
+    for part in load_parts(BENCHMARKS[args.benchmark], args):
+        queries = evenly_spaced(part.queries, args.queries)
+        end = f"_{part.part}.png" if part.part else ".png"
+        write(draw_found(part, queries, *models[names[0]]), f"retrieval_grid{end}")
+        if with_maps:
+            write(draw_maps(part, queries, with_maps, extractor), f"concept_attention{end}")
 
-    retriever = DenseRetriever.from_model(*next(iter(loaded.values())))
+
+def draw_found(benchmark: Benchmark, queries: list[Query], model, processor):
+    """What a model finds."""
+    gallery, retriever = benchmark.gallery, DenseRetriever.from_model(model, processor)
     ranking = retriever.search(  # all of the gallery: the figure tells the rank of a target, however low
         queries, gallery, len(gallery), exclude_reference=benchmark.exclude_reference
     )
-    write(retrieval_grid(queries, gallery, ranking, benchmark.relevance), f"retrieval_grid{end}")
+    return retrieval_grid(queries, gallery, ranking, benchmark.relevance)
 
-    with_maps = {name: parts for name, parts in loaded.items() if isinstance(parts[0], ContextCIRModel)}
-    if not with_maps:
-        logger.info("%s: attention of noun phrases is drawn of ConText-CIR models only.", " and ".join(runs.values()))
-        return
+
+def draw_maps(benchmark: Benchmark, queries: list[Query], models: Mapping[str, tuple], extractor: NounPhraseExtractor):
+    """Where the noun phrases of queries look."""
     texts = [query.modification_text for query in queries]
-    phrases = NounPhraseExtractor().extract(texts)
-    images = [gallery.reference_image(query) for query in queries]
+    phrases = extractor.extract(texts)
+    images = [benchmark.gallery.reference_image(query) for query in queries]
     maps = {
         name: [
             concept_maps(model.eval(), processor, image, text, found)
             for image, text, found in zip(images, texts, phrases, strict=True)
         ]
-        for name, (model, processor) in with_maps.items()
+        for name, (model, processor) in models.items()
     }
-    write(concept_attention_figure(maps), f"concept_attention{end}")
+    return concept_attention_figure(maps)
 
 
 if __name__ == "__main__":

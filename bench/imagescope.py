@@ -251,7 +251,9 @@ def measure_injection(searcher: Searcher, benchmark: Benchmark, shown, obeyed: S
     return {"order": ORDER, "injected": len(injected), "images": len(gallery), "rows": rows}
 
 
-def measure_rerank(searcher: Searcher, benchmark: Benchmark, shown, rates: Sequence[float], model: str):
+def measure_rerank(
+    searcher: Searcher, benchmark: Benchmark, shown, rates: Sequence[float], model: str
+) -> dict[str, Any]:
     """Metrics of a trained model, re-ranked by roles that err at a rate, and calls and cost."""
     truth, rows = truth_of(benchmark, shown), []
     dense = DenseRetriever.from_model(*load_model(model, torch.device("cpu")))

@@ -31,6 +31,12 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def goals(rows: list[dict], measured: str = "value") -> str:
+    """The table of a bench: what was measured beside its goal."""
+    cells = [[row["name"], f"{row[measured]:.2f}", row["goal"], "yes" if row["met"] else "**no**"] for row in rows]
+    return table(["", "measured", "goal", "met"], cells)
+
+
 def provenance(record: dict) -> str:
     """Where a table comes from, in one line."""
     command = f"python {record['command'].removeprefix('python ')}"
@@ -132,10 +138,7 @@ def scope_errors() -> str:
 def scope_speed() -> str:
     """The table of `bench/imagescope_speed.py`."""
     record = read("imagescope_speed.json")
-    rows = [
-        [row["name"], f"{row['value']:.2f}", row["goal"], "yes" if row["met"] else "**no**"] for row in record["rows"]
-    ]
-    return table(["", "measured", "goal", "met"], rows) + (
+    return goals(record["rows"]) + (
         f"\n\n`{record['command']}`, killed once, on {record['cores']} cores, at commit `{record['commit'][:7]}`."
     )
 
@@ -143,16 +146,13 @@ def scope_speed() -> str:
 def captions_bench() -> str:
     """The table of `bench/captions.py`."""
     record = read("bench_captions.json")
-    rows = [
-        [f"{row['mode']}: {row['name']}", f"{row['value']:.2f}", row["goal"], "yes" if row["met"] else "**no**"]
-        for row in record["rows"]
-    ]
+    rows = [row | {"name": f"{row['mode']}: {row['name']}"} for row in record["rows"]]
     counts = "; ".join(
         f"{mode}: {record[mode]['pairs']['done']:,} of {record[mode]['pairs']['given']:,} pairs captioned,"
         f" {record[mode]['pairs']['refused']:,} refused, {record[mode]['pairs']['failed']:,} failed"
         for mode in record["settings"]["faults"]
     )
-    return table(["", "measured", "goal", "met"], rows) + (
+    return goals(rows) + (
         f"\n\n{counts}. `{record['command']}`, {record['settings']['concurrency']} requests at a time, killed three"
         f" times in each mode, at commit `{record['commit'][:7]}`."
     )
@@ -161,13 +161,8 @@ def captions_bench() -> str:
 def bench() -> str:
     """The table of `bench/models.py`."""
     record = read("bench.json")
-    rows = [
-        [row["name"], f"{row['ratio']:.2f}", row["goal"], "yes" if row["met"] else "**no**"] for row in record["rows"]
-    ]
     how = f"{record['device']}, {record['threads']} thread, medians of {record['repeats']}, torch {record['torch']}"
-    return (
-        table(["", "measured", "goal", "met"], rows) + f"\n\n`make bench`, {how}, at commit `{record['commit'][:7]}`."
-    )
+    return f"{goals(record['rows'], 'ratio')}\n\n`make bench`, {how}, at commit `{record['commit'][:7]}`."
 
 
 def demo() -> str:

@@ -148,6 +148,20 @@ def test_a_model_without_maps_of_phrases_gets_the_other_pictures(
     assert len(drawn["retrieval_grid"][0]) == 2
 
 
+def test_each_part_of_a_benchmark_is_drawn(run_folder, benchmark_folder, tmp_path, monkeypatch):
+    benchmark, loaded = load_benchmark(benchmark_folder, "test"), []
+    parts = [replace(benchmark, part=name) for name in ("dress", "shirt")]
+    monkeypatch.setattr(visualize, "load_parts", lambda module, args: parts)
+    load = visualize.load_model
+    monkeypatch.setattr(visualize, "load_model", lambda *args: loaded.append(args) or load(*args))
+    output = ["--output", str(tmp_path / "pictures"), "--queries", "1"]
+    visualize.main(["--run", run_folder, "--benchmark", "fashioniq", "--data-root", benchmark_folder, *output])
+    names = sorted(path.name for path in (tmp_path / "pictures").glob("*_*_*.png"))
+    ends = ("dress", "shirt")
+    assert names == [f"{what}_{end}.png" for what in ("concept_attention", "retrieval_grid") for end in ends]
+    assert len(loaded) == 1
+
+
 def test_runs_of_one_name_are_told_apart_by_their_paths(run_folder, benchmark_folder, drawn, tmp_path):
     other = str(tmp_path / "with_cc")
     shutil.copytree(run_folder, other)
