@@ -6,13 +6,15 @@ of ViT-B/32 in half precision and 526 MB for ViT-L/14.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import datasets
 import torch
 from datasets import Features, Value
 from datasets.fingerprint import Hasher
+from tqdm import tqdm
 
 from contextcir.triplets import IMAGE_COLUMNS, images_fingerprint, triplet_image
 
@@ -103,16 +105,29 @@ def encode_images(
             remove_columns=chunk.column_names,
             features=Features({"encoded": Value("binary")}),
             new_fingerprint=Hasher.hash((fingerprint, start)),
-            desc=f"Encoding images {start:,} to {start + len(chunk):,} of {len(shown):,}",
         )
 
     own, num_processes = share
-    chunks = {start: encoded_chunk(start) for start in range(own * CHUNK, len(shown), num_processes * CHUNK)}
-    wait()
-    starts = range(0, len(shown), CHUNK)
-    rows = datasets.concatenate_datasets([chunks.get(start) or encoded_chunk(start) for start in starts])
+    starts, chunks = range(0, len(shown), CHUNK), {}
+    with _without_bars_of_datasets():
+        for start in tqdm(starts[own::num_processes], "Encoding images", unit="chunk", disable=own > 0):
+            chunks[start] = encoded_chunk(start)
+        wait()
+        rows = datasets.concatenate_datasets([chunks.get(start) or encoded_chunk(start) for start in starts])
     shape = encoded([triplets[0]], [IMAGE_COLUMNS[0]])[0].shape
     return EncodedImages(rows, {image_id: place for place, image_id in enumerate(shown)}, shape, dtype)
+
+
+@contextmanager
+def _without_bars_of_datasets() -> Iterator[None]:
+    """One bar tells how far a process is; `datasets` would draw one for each chunk."""
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
 
 
 def _fingerprint(

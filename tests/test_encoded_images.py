@@ -1,5 +1,6 @@
 """Images that are encoded once: the right one under each id, and again only where something has changed."""
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -75,6 +76,17 @@ def test_an_image_is_encoded_once_until_something_changes(folder, processor):
     Image.new("RGB", (32, 32), "white").save(folder / "b.png")
     whiter = encoded(folder, processor, second)(["b.png", "c.png"])
     assert whiter[0, 0] > whiter[1, 0]
+
+
+def test_there_is_one_bar_and_those_of_datasets_come_back(folder, processor, monkeypatch, capfd):
+    monkeypatch.setattr("contextcir.encoded_images.CHUNK", 1)
+    datasets.enable_progress_bars()
+    encoded(folder, processor, Brightness())
+    shown = capfd.readouterr().err
+    assert "Encoding images: 100%" in shown and "3/3" in shown and "Map" not in shown
+    assert not datasets.are_progress_bars_disabled()
+    encoded(folder, processor, Brightness(2.0), share=(1, 2))
+    assert "Encoding" not in capfd.readouterr().err
 
 
 def test_processes_share_the_work(folder, processor, monkeypatch):
