@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 
-from bench.imagescope import load, truth_of
+from bench.oracle_search import load, truth_of
 from commands.imagescope import seated
 from commands.loading import load_clip
 from contextcir.provenance import git_commit, versions

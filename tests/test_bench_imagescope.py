@@ -11,7 +11,11 @@ from PIL import Image
 
 from bench import imagescope as bench
 from bench import imagescope_speed as speed
+from bench import oracle_search
+from contextcir.retrieval.imagescope.roles import Questions, load_prompts
+from contextcir.retrieval.imagescope.trace import read_trace
 from contextcir.scenes import describe, realise, render, sample_scene
+from contextcir.scenes.oracle import Oracle
 from contextcir.scenes.truth import Truth
 from datasets_scripts import build_scenes
 
@@ -33,14 +37,14 @@ def measured(data, tmp_path_factory) -> tuple[dict, list[str], object]:
 
 
 def recalls(row) -> list[float]:
-    return [row["stages"][stage]["metrics"]["recall@1"] for stage in bench.STAGES]
+    return [row["stages"][stage]["metrics"]["recall@1"] for stage in oracle_search.STAGES]
 
 
 def test_an_error_shows_at_the_stage_where_it_is_made_and_not_before(measured):
     result, _, folder = measured
     assert json.loads((folder / "out.json").read_text()) == result
     rows = {(row["errs"], row["rate"]): row for row in result["errors"]["rows"]}
-    assert list(rows) == [("nobody", 0.0)] + [(role, rate) for role in bench.ERRORS for rate in (0.05, 0.4)]
+    assert list(rows) == [("nobody", 0.0)] + [(role, rate) for role in oracle_search.ERRORS for rate in (0.05, 0.4)]
     clean = recalls(rows["nobody", 0.0])
     assert clean[2] > 80 and clean[2] > clean[0]
     verifier, evaluator = recalls(rows["verifier", 0.4]), recalls(rows["evaluator", 0.4])
@@ -57,7 +61,7 @@ def test_calls_and_cost_are_those_of_the_trace(measured):
     # The best 20 and the best 3, and those of the query's own candidates that are not among them
     assert calls["reasoner"] == 2 and 20 <= calls["verifier"] <= 25 and 3 <= calls["evaluator"] <= 6
     assert calls.pop("all") == pytest.approx(sum(calls.values()))
-    lines = list(bench.read_trace(folder / "work" / "nobody 0%, seed 0" / "trace.jsonl"))
+    lines = list(read_trace(folder / "work" / "nobody 0%, seed 0" / "trace.jsonl"))
     assert spent["all"]["usd"] == pytest.approx(sum(line["usd"] for line in lines) / 8) and spent["all"]["usd"] > 0
     price = result["price"]
     assert 255 * price["prompt"] / 1e6 < result["errors"]["usd_per_caption"] < 1e-2  # at least the tokens of an image
@@ -82,7 +86,7 @@ def test_what_a_trained_model_finds_is_ranked_again(data, run, tmp_path, capsys)
     clean, erring = found["rows"]
     assert (clean["rate"], erring["rate"]) == (0.0, 0.2)
     assert recalls(clean)[0] == recalls(erring)[0]  # what it finds by itself
-    among = [clean["stages"][stage]["metrics"]["recall_subset@1"] for stage in bench.STAGES]
+    among = [clean["stages"][stage]["metrics"]["recall_subset@1"] for stage in oracle_search.STAGES]
     assert among[2] > 80 > among[0]  # all candidates are looked at
     assert clean["per_query"]["reasoner"]["calls"] == 1  # it writes propositions and no descriptions
     for wrong in (["--parts", "rerank"], ["--model", str(run)]):
@@ -100,7 +104,7 @@ def test_a_run_goes_on_without_asking_again(measured, monkeypatch):
 
         return ask
 
-    monkeypatch.setattr(bench, "asking", nobody)
+    monkeypatch.setattr(oracle_search, "asking", nobody)
     assert bench.main([*argv, "--parts", "injection"])["injection"] == result["injection"]
 
 
@@ -133,11 +137,11 @@ def test_flips_are_counted_of_injected_pictures_that_both_searches_asked_about()
 
 
 def test_what_the_oracle_cannot_answer_ends_the_search(data):
-    benchmark, shown = bench.load(data, "validation", 1)
-    oracle = bench.Oracle(bench.truth_of(benchmark, shown))
-    unknown = bench.Questions(bench.load_prompts()).caption(Image.new("RGB", (96, 96), "red"))
+    benchmark, shown = oracle_search.load(data, "validation", 1)
+    oracle = Oracle(oracle_search.truth_of(benchmark, shown))
+    unknown = Questions(load_prompts()).caption(Image.new("RGB", (96, 96), "red"))
     with pytest.raises(RuntimeError, match="The oracle cannot answer the captioner"):
-        asyncio.run(bench.asking(oracle, {})(unknown))
+        asyncio.run(oracle_search.asking(oracle, {})(unknown))
 
 
 def test_a_caption_that_leaves_out_all_that_is_kept_can_be_reasoned_on():
@@ -146,7 +150,7 @@ def test_a_caption_that_leaves_out_all_that_is_kept_can_be_reasoned_on():
     removed, _ = scene.things
     truth.add_query("remove it", scene.changed(removed, None), scene)
     caption, _ = realise(describe(rng, scene.with_things([removed])))
-    ask, questions = bench.asking(bench.Oracle(truth), {}), bench.Questions(bench.load_prompts())
+    ask, questions = oracle_search.asking(Oracle(truth), {}), Questions(load_prompts())
     for request in (
         questions.reason("remove it", caption, composed=True),
         questions.propose("remove it", caption, None, composed=True),
