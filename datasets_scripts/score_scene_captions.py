@@ -2,9 +2,9 @@
 
     python datasets_scripts/score_scene_captions.py data/generated --truth data/scene_pairs
 
-Precision: the share of the captions that tell a true edit, each another one. Recall: the share of the true edits that
-are told. Both by what is done, over all pairs that were captioned; pairs that failed are counted beside. Printed, and
-written to `truth_scores.json` in the folder.
+Of the captions that have passed the gates. Precision: the share of them that tell a true edit, each another one.
+Recall: the share of the true edits that are told. Both by what is done, over all pairs that were captioned; pairs that
+failed are counted beside. Printed, and written to `truth_scores.json` in the folder.
 """
 
 import json
@@ -36,15 +36,16 @@ def score_folder(output: Path, truth: Path) -> dict:
     scenes = {picture.name: picture.scene for picture in Truth.from_folder(truth).pictures}
     with open(output / "pairs.jsonl", encoding="utf-8") as lines:
         pairs = [json.loads(line) for line in lines]
-    captioned = [pair for pair in pairs if pair["captions"]]
+    kept = ([caption for caption in pair["captions"] if caption["dropped"] is None] for pair in pairs)
+    captioned = [(pair, captions) for pair, captions in zip(pairs, kept, strict=True) if captions]
     if not captioned:
         raise ValueError(f"{output / 'pairs.jsonl'} holds no captions among {len(pairs)} pairs.")
     totals = dict.fromkeys(GROUPS, Score())
-    for pair in captioned:
+    for pair, captions in captioned:
         ids = [pair[f"{side}_id"] for side in ("reference", "target")]
         if unknown := [name for name in ids if name not in scenes]:
             raise ValueError(f"{truth} knows no picture {unknown[0]!r}. Give the folder that the pairs came from.")
-        for name, score in score_by_operation(pair["captions"], *(scenes[name] for name in ids)).items():
+        for name, score in score_by_operation(captions, *(scenes[name] for name in ids)).items():
             totals[name] += score
     totals["all"] = sum(totals.values(), Score())
     return {

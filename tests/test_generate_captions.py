@@ -116,7 +116,9 @@ def test_captions_tell_the_truth(world, done):
 
 def test_captions_are_compared_with_the_truth(world, done, tmp_path, capsys):
     found = score_scene_captions.main([str(done), "--truth", str(world[0])])
-    scores, told = found["scores"], [caption for pair in lines(done) for caption in pair["captions"]]
+    scores, captions = found["scores"], [caption for pair in lines(done) for caption in pair["captions"]]
+    told = [caption for caption in captions if caption["dropped"] is None]
+    assert len(told) == scores["all"]["captions"]
     assert scores["all"]["precision"] > 95 and scores["all"]["recall"] > 90
     for name in ("add", "remove"):
         assert scores[name]["captions"] == sum(caption["operation"] == name for caption in told)
@@ -127,9 +129,12 @@ def test_captions_are_compared_with_the_truth(world, done, tmp_path, capsys):
     turned.mkdir()
     swapped = [pair | {"reference_id": pair["target_id"], "target_id": pair["reference_id"]} for pair in lines(done)]
     swapped.append(swapped[0] | {"captions": []})
+    swapped[0]["captions"] = [caption | {"dropped": "too_long"} for caption in swapped[0]["captions"]]
     (turned / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in swapped))
     found = score_scene_captions.main([str(turned), "--truth", str(world[0])])
-    assert found["scores"]["all"]["precision"] < 50 and found["failed_pairs"] == 1
+    assert found["scores"]["all"]["precision"] < 50 and found["failed_pairs"] == 2
+    dropped = sum(caption["dropped"] is None for caption in lines(done)[0]["captions"])
+    assert found["scores"]["all"]["captions"] == len(told) - dropped > 0
 
 
 def test_differences_that_are_made_up_cost_precision(world, done, serve, tmp_path):
