@@ -2,27 +2,18 @@
 
 ConText-CIR (section 3) takes at most ten noun phrases from the constituency tree of a text, breadth-first,
 so that a phrase ("the dog on the left of the red box") comes before the phrases inside it ("the dog", "the red box").
-Here spaCy cuts the text into words and sentences and a benepar chart parser (Kitaev and Klein, 2018) gives the trees.
-This is the only file that imports either of them.
-
-By default the parser is the compact one in `contextcir/parser/` (trained by `datasets_scripts/train_parser.py`); any
-released benepar model works as well. spaCy's own benepar component is left out: it parses a document at a time, and
-here all sentences go through one batch.
+Here spaCy cuts the text into words and sentences, and a [`~contextcir.chart_parser`] gives the trees. spaCy's own
+benepar component is left out: it parses a document at a time, and here all sentences go through one batch. This is the
+only file that imports spaCy.
 """
 
 import hashlib
 import re
 import unicodedata
 from collections.abc import Sequence
-from contextlib import contextmanager
-from functools import cache
-from itertools import chain
-from pathlib import Path
 
-import torch
-from torch import nn
+from contextcir.chart_parser import load_parser
 
-DEFAULT_PARSER = Path(__file__).parent / "parser" / "parser.pt"
 VERSION = 2  # of the rules in this file; part of the fingerprint: results cached under older rules are not used again
 
 MAX_SENTENCE_WORDS = 80  # longer sentences are cut: the chart is quadratic in the words, the decoding cubic
@@ -61,214 +52,6 @@ PLAIN_QUOTES = {
 PLAIN_QUOTES |= {"’s": "'s", "n’t": "n't"}
 
 
-class BiLSTMEncoder(nn.Module):
-    """Stands in for benepar's transformer: trained from scratch on a few thousand trees, recurrence learns more.
-
-    Args:
-        d_model (`int`): Input and output width; each direction gets half of the output.
-        num_layers (`int`): Number of bidirectional layers.
-        dropout (`float`): Share of the features dropped between the layers, the same ones at each word of a sentence.
-    """
-
-    def __init__(self, d_model, num_layers, dropout):
-        super().__init__()
-        self.layers = nn.ModuleList(
-            nn.LSTM(d_model, d_model // 2, bidirectional=True, batch_first=True) for _ in range(num_layers)
-        )
-        self.dropout = dropout
-
-    def forward(self, x, mask):
-        """Encode `x` (`(batch_size, num_words, d_model)`) where `mask` (`(batch_size, num_words)`, bool) is set."""
-        lengths = mask.sum(-1).cpu()
-        for layer in self.layers:
-            packed = nn.utils.rnn.pack_padded_sequence(self._drop(x), lengths, batch_first=True, enforce_sorted=False)
-            x, _ = nn.utils.rnn.pad_packed_sequence(layer(packed)[0], batch_first=True, total_length=mask.shape[1])
-        # benepar reads the even features at the word before a boundary and the odd ones at the word after it
-        return self._drop(x).unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
-
-    def _drop(self, x):
-        if not self.training:
-            return x
-        keep = x.new_empty(x.shape[0], 1, x.shape[2]).bernoulli_(1 - self.dropout)
-        return x * keep / (1 - self.dropout)
-
-
-def _import_benepar():
-    try:
-        import benepar  # noqa: F401  (first: it registers itself with spaCy)
-        import spacy  # noqa: F401
-        import torch_struct
-        from benepar import nkutil, parse_chart
-    except ImportError as error:
-        raise ImportError(f"Noun phrases need spaCy and benepar ({error}): pip install contextcir[parse]") from error
-    torch_struct.TreeCRF.arg_constraints = {}  # else torch warns about benepar's decoder, once a process
-    return parse_chart.ChartParser, nkutil.HParams
-
-
-@cache
-def _compact_parser_class():
-    chart_parser, _ = _import_benepar()
-
-    class CompactParser(chart_parser):
-        """benepar's character parser with the same scores for a third of the work.
-
-        Every distinct word of a batch is read once, only real spans are scored (no padding, no `end < start`), and
-        the first linear layer of the label scorer is applied to the boundaries between words instead of to their
-        differences.
-        """
-
-        def encode(self, example):
-            return {"words": example.words, "valid_token_mask": [True] * (len(example.words) + 2)}
-
-        def pad_encoded(self, encoded_batch):
-            sentences = [encoded["words"] for encoded in encoded_batch]
-            distinct = {word: i for i, word in enumerate(dict.fromkeys(chain.from_iterable(sentences)), start=1)}
-            chars = self.retokenizer.pad([self.retokenizer(list(distinct), return_tensors="np")], return_tensors="pt")
-            ids = [torch.tensor([0, *map(distinct.get, words), len(distinct) + 1]) for words in sentences]
-            ids = nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=-1)
-            return {"distinct_words": chars, "word_ids": ids, "valid_token_mask": ids >= 0}
-
-        def read(self, batch):
-            """Word boundaries `(batch_size, num_words + 1, d_label_hidden)` and tag scores.
-
-            Tag scores are `(batch_size, num_words + 2, num_tags)`: sentence start and stop count as words.
-            """
-            mask, distinct = batch["valid_token_mask"], batch["distinct_words"]
-            vectors = self.char_encoder(distinct["char_ids"], distinct["valid_token_mask"])[
-                0
-            ]  # start, the words, stop
-            words = vectors[batch["word_ids"]] * mask[..., None]  # (batch_size, num_words + 2, d_model / 2)
-            words = self.encoder(self.add_timing(self.morpho_emb_dropout(words)), mask)
-            words = torch.cat([words[..., 0::2], words[..., 1::2]], -1)  # (batch_size, num_words + 2, d_model)
-            half = self.d_model // 2
-            boundaries = torch.cat([words[:, :-1, :half], words[:, 1:, half:]], -1)
-            return nn.functional.linear(boundaries, self.f_label[0].weight), self.f_tag(words)
-
-        def score(self, boundaries, row, start, end):
-            """Label scores `(num_spans, num_labels)` of the spans from word `start` to word `end`, both included.
-
-            The first label, "no constituent", scores 0.
-            """
-            row = row * boundaries.shape[1]
-            boundaries = boundaries.flatten(0, 1)
-            hidden = boundaries.index_select(0, row + end + 1) - boundaries.index_select(0, row + start)
-            hidden = hidden + self.f_label[0].bias
-            for layer in self.f_label[1:]:
-                hidden = layer(hidden)
-            return nn.functional.pad(hidden, (1, 0))
-
-        def forward(self, batch):
-            boundaries, tag_scores = self.read(batch)
-            real = batch["valid_token_mask"][:, 2:]  # (batch_size, num_words)
-            spans = (real[:, None] & real[:, :, None]).triu()
-            scores = self.score(boundaries, *spans.nonzero(as_tuple=True))
-            span_scores = scores.new_zeros(*spans.shape, scores.shape[-1])
-            span_scores[spans] = scores
-            return span_scores, tag_scores
-
-    return CompactParser
-
-
-def new_parser(tag_vocab, label_vocab, char_vocab, hparams, **kwargs):
-    """A benepar `ChartParser` with random weights; `hparams["encoder"] == "bilstm"` replaces its transformer."""
-    chart_parser, hparams_class = _import_benepar()
-    if hparams["use_chars_lstm"]:
-        chart_parser = _compact_parser_class()
-    parser = chart_parser(tag_vocab, label_vocab, char_vocab, hparams_class(**hparams), **kwargs)
-    if hparams.get("encoder") == "bilstm":
-        parser.encoder = BiLSTMEncoder(hparams["d_model"], hparams["num_layers"], hparams["residual_dropout"])
-    return parser
-
-
-def save_parser(parser, path):
-    """Write a parser without pretrained encoder as one file, in half precision."""
-    state = {name: tensor.half() for name, tensor in parser.state_dict().items()}
-    torch.save({"config": parser.config, "state_dict": state}, path)
-
-
-@contextmanager
-def _special_tokens_shim():
-    """Lets benepar 0.2 load its released models (T5, BERT) under transformers 5.
-
-    benepar calls `tokenizer.build_inputs_with_special_tokens([-100])` once, to see where the special tokens go;
-    transformers 5 has no such method any more (https://github.com/nikitakit/self-attentive-parser/issues/111, open;
-    benepar's last release is of 2021). Here it is rebuilt from an encoded word: what stands before it and after it.
-    """
-    from transformers import PreTrainedTokenizerBase
-
-    def build_inputs_with_special_tokens(self, token_ids):
-        encoded = self("a", return_special_tokens_mask=True)
-        ids, special = encoded["input_ids"], encoded["special_tokens_mask"]
-        prefix, suffix = special.index(0), special[::-1].index(0)
-        return ids[:prefix] + list(token_ids) + ids[len(ids) - suffix :]
-
-    missing = not hasattr(PreTrainedTokenizerBase, "build_inputs_with_special_tokens")
-    if missing:
-        PreTrainedTokenizerBase.build_inputs_with_special_tokens = build_inputs_with_special_tokens
-    try:
-        yield
-    finally:
-        if missing:
-            del PreTrainedTokenizerBase.build_inputs_with_special_tokens
-
-
-def load_parser(name_or_path=None):
-    """Load a benepar parser.
-
-    Args:
-        name_or_path (`str` or `os.PathLike`, *optional*): A benepar name (`"benepar_en3"`, when downloaded), a
-        released model's folder, or a
-            file written by `save_parser`. The parser that ships with the package by default.
-
-    Returns:
-        `benepar.parse_chart.ChartParser`: In evaluation mode, in float32.
-
-    Raises:
-        FileNotFoundError: There is no such file, folder or downloaded benepar model.
-        ValueError: The file holds no parser, or weights that are not finite.
-    """
-    _import_benepar()
-    path = _locate(name_or_path)
-    pretrained = {}
-    if path.is_dir():
-        from transformers import AutoConfig
-
-        config = getattr(AutoConfig.from_pretrained(path), "benepar", None)
-        state = torch.load(path / "benepar_model.bin", map_location="cpu", weights_only=True)
-        pretrained = {"pretrained_model_path": str(path)}
-    else:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-        config, state = (data.get("config"), data.get("state_dict")) if isinstance(data, dict) else (None, None)
-    if not config or not state:
-        raise ValueError(
-            f"{path} is no benepar parser: expected a configuration with label_vocab and hparams, and weights."
-        )
-    hparams = {"force_root_constituent": True} | config["hparams"]
-    with _special_tokens_shim():
-        parser = new_parser(config["tag_vocab"], config["label_vocab"], config["char_vocab"], hparams, **pretrained)
-    # position_ids: buffers that BERT-based releases still hold and transformers no longer has
-    state = {name: tensor.float() for name, tensor in state.items() if not name.endswith("position_ids")}
-    if not all(tensor.isfinite().all() for tensor in state.values()):
-        raise ValueError(f"{path} holds weights that are not finite; train or download it again.")
-    parser.load_state_dict(state)
-    return parser.eval()
-
-
-def _locate(name_or_path):
-    path = Path(DEFAULT_PARSER if name_or_path is None else name_or_path)
-    if path.exists():
-        return path
-    from benepar.integrations.downloader import locate_model
-
-    try:
-        return Path(locate_model(str(name_or_path)))
-    except LookupError as error:
-        raise FileNotFoundError(
-            f"No benepar parser {str(name_or_path)!r}: no such file or folder, and no benepar model of that name is "
-            f"installed; benepar.download({str(name_or_path)!r}) gets released ones."
-        ) from error
-
-
 class _Sentence:
     """Up to `MAX_SENTENCE_WORDS` spaCy tokens of one text, with the attributes that benepar reads of a sentence."""
 
@@ -290,10 +73,12 @@ class NounPhraseExtractor:
     """Finds the noun phrases of texts.
 
     Args:
-        parser (`str`, *optional*): A benepar name or path, see `load_parser`; the shipped parser by default.
-        max_phrases (`int`, *optional*, defaults to 10): Keep the first so many in breadth-first order (the paper's
-        value). leaf_only (`bool`, *optional*, defaults to `False`): Keep only noun phrases without a noun phrase
-        inside (the paper's ablation).
+        parser (`str`, *optional*):
+            A benepar name or path, see [`~contextcir.chart_parser.load_parser`]; the shipped parser by default.
+        max_phrases (`int`, *optional*, defaults to 10):
+            Keep the first so many in breadth-first order (the paper's value).
+        leaf_only (`bool`, *optional*, defaults to `False`):
+            Keep only noun phrases without a noun phrase inside (the paper's ablation).
 
     Attributes:
         fingerprint (`str`): Changes with the parser's weights, the options and the rules: a key for caches.
@@ -326,8 +111,8 @@ class NounPhraseExtractor:
         """The noun phrases of each text.
 
         Args:
-            texts (`Sequence[str]`): Any Unicode; empty texts and texts without a phrase are normal and give an empty
-            list.
+            texts (`Sequence[str]`):
+                Any Unicode; empty texts and texts without a phrase are normal and give an empty list.
 
         Returns:
             `list[list[dict]]`: For each text at most `max_phrases` of `{"text", "start", "end"}`, breadth-first over

@@ -34,7 +34,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from contextcir import noun_phrases
+from contextcir import chart_parser
+from contextcir.noun_phrases import NounPhraseExtractor, is_concept
 from contextcir.scenes import MAX_EDITS, sample_query, sample_trees
 
 # A tree is (label, [children]); a leaf is (tag, word).
@@ -265,7 +266,7 @@ def new_parser(trees, chars, args):
     labels = {label for label, count in label_counts.items() if count >= 3 or "::" not in label}
     tags = sorted({tag for tree in trees for tag, _ in leaves(tree)})
     char_vocab = {char: index for index, char in enumerate(["\0", "\1", "\2", "\3", "\4", *sorted(chars)])}
-    parser = noun_phrases.new_parser(
+    parser = chart_parser.new_parser(
         {tag: index for index, tag in enumerate(["UNK", *tags])},
         {label: index for index, label in enumerate(["", *sorted(labels)])},
         char_vocab,
@@ -401,7 +402,7 @@ def evaluate_texts(extractor, queries):
     hit = gold = found = 0
     for query, phrases in zip(queries, extractor.extract([query.text for query in queries]), strict=True):
         spans = {(phrase["start"], phrase["end"]) for phrase in phrases}
-        expected = {(p.start, p.end) for p in query.noun_phrases if noun_phrases.is_concept(p.text)}
+        expected = {(p.start, p.end) for p in query.noun_phrases if is_concept(p.text)}
         hit, gold, found = hit + len(spans & expected), gold + len(expected), found + len(spans)
     return {"span_f1": round(200 * hit / max(gold + found, 1), 2), "texts": len(queries)}
 
@@ -417,7 +418,7 @@ def captions_per_second(extractor, texts):
 def measure(output_dir, num_texts=500):
     """Adds to `parser.json` what needs raw texts: span scores and speed; then renders the card."""
     record = json.loads((output_dir / "parser.json").read_text())
-    extractor = noun_phrases.NounPhraseExtractor(output_dir / "parser.pt", max_phrases=1000)
+    extractor = NounPhraseExtractor(output_dir / "parser.pt", max_phrases=1000)
     rng = random.Random("texts")
     queries = [sample_query(rng, rng.randint(1, MAX_EDITS)) for _ in range(num_texts)]
     record["scenes_texts"] = evaluate_texts(extractor, queries)
@@ -433,7 +434,7 @@ def measure(output_dir, num_texts=500):
 def write_record(parser, args, argv, history):
     """`parser.pt` and `parser.json`: how it came about; the last line of `history` is the best."""
     output_dir = Path(args.output_dir)
-    noun_phrases.save_parser(parser, output_dir / "parser.pt")
+    chart_parser.save_parser(parser, output_dir / "parser.pt")
     weights = (output_dir / "parser.pt").read_bytes()
     command = " ".join(["python datasets_scripts/train_parser.py", *(sys.argv[1:] if argv is None else argv)])
     if os.environ.get("CIR_DATA_ROOT"):
@@ -501,9 +502,9 @@ def main(argv=None):
     chars = {char for char, count in chars.items() if count >= 3} | {chr(code) for code in range(33, 127)}
     parser = new_parser(gum + scenes + captions, chars, args)
     if args.init_from is not None:
-        initial = noun_phrases.load_parser(args.init_from)
+        initial = chart_parser.load_parser(args.init_from)
         vocabularies = initial.tag_vocab, initial.label_vocab, initial.char_vocab
-        parser = noun_phrases.new_parser(*vocabularies, hyperparameters(args))
+        parser = chart_parser.new_parser(*vocabularies, hyperparameters(args))
         parser.load_state_dict(initial.state_dict())
     average = copy.deepcopy(parser)
 

@@ -2,49 +2,16 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
-import torch
+from tiny_parser import tiny_parser
 
-from contextcir import noun_phrases
-from contextcir.noun_phrases import DEFAULT_PARSER, NounPhraseExtractor, load_parser, new_parser, save_parser
+from contextcir.chart_parser import save_parser
+from contextcir.noun_phrases import NounPhraseExtractor
 
 pytest.importorskip("benepar", reason="noun phrases need the extra `parse`")
 nltk = pytest.importorskip("nltk")
-
-LABELS = ["", "NP", "S", "VP", "PP", "S::VP", "NP::NP", "SBAR", "WHNP", "ADVP"]
-HPARAMS = {
-    "use_pretrained": False,
-    "use_chars_lstm": True,
-    "use_encoder": True,
-    "encoder": "bilstm",
-    "predict_tags": True,
-    "force_root_constituent": True,
-    "tag_loss_scale": 5.0,
-    "d_char_emb": 7,
-    "char_lstm_input_dropout": 0.1,
-    "morpho_emb_dropout": 0.1,
-    "attention_dropout": 0.1,
-    "relu_dropout": 0.1,
-    "residual_dropout": 0.1,
-    "encoder_max_len": 128,
-    "num_layers": 1,
-    "num_heads": 2,
-    "d_model": 32,
-    "d_kv": 16,
-    "d_ff": 36,
-    "d_label_hidden": 19,
-    "d_tag_hidden": 17,
-}
-
-
-def tiny_parser(seed=0, **hparams):
-    torch.manual_seed(seed)
-    chars = {chr(code): code for code in range(128)}
-    tags = {"UNK": 0, "NN": 1, "DT": 2}
-    return new_parser(tags, {label: i for i, label in enumerate(LABELS)}, chars, HPARAMS | hparams)
 
 
 @pytest.fixture(scope="module")
@@ -218,23 +185,6 @@ def test_parse_gives_trees(tiny_path):
     assert none == [] and len(two) == 2
 
 
-@pytest.mark.parametrize("encoder", ["bilstm", "transformer"])
-def test_compact_scores_equal_benepars_own(encoder):
-    parser = tiny_parser(encoder=encoder).eval()
-    chart_parser = type(parser).__mro__[1]
-    sentences = [noun_phrases._Sentence([]) for _ in range(3)]
-    for sentence, words in zip(sentences, ["the dog", "a dog a cat the dog", "one"], strict=True):
-        sentence.words = words.split()
-    spans, tags = parser(parser.pad_encoded([parser.encode(s) for s in sentences]))
-    encoded = chart_parser.pad_encoded(parser, [chart_parser.encode(parser, s) for s in sentences])
-    expected_spans, expected_tags = chart_parser.forward(parser, encoded)
-    for i, sentence in enumerate(sentences):
-        n = len(sentence.words)
-        upper = torch.ones(n, n, dtype=torch.bool).triu()
-        torch.testing.assert_close(spans[i, :n, :n][upper], expected_spans[i, :n, :n][upper])
-        torch.testing.assert_close(tags[i, : n + 2], expected_tags[i, : n + 2])
-
-
 def test_fingerprint_follows_weights_and_options(tiny_path, tmp_path):
     save_parser(tiny_parser(seed=1), tmp_path / "other.pt")
     first = NounPhraseExtractor(tiny_path).fingerprint
@@ -247,72 +197,12 @@ def test_fingerprint_follows_weights_and_options(tiny_path, tmp_path):
     assert len({first, *(extractor.fingerprint for extractor in others)}) == 4
 
 
-def test_save_and_load_keep_the_parser(tiny_path):
-    parser, loaded = tiny_parser(), load_parser(str(tiny_path))
-    assert not loaded.training and loaded.config["label_vocab"] == parser.config["label_vocab"]
-    for name, tensor in parser.state_dict().items():
-        torch.testing.assert_close(loaded.state_dict()[name], tensor.half().float(), rtol=0, atol=0)
-
-
-def test_a_parser_that_is_not_there_is_named():
-    with pytest.raises(FileNotFoundError, match=r"No benepar parser 'benepar_no1'.*benepar.download\('benepar_no1'\)"):
-        load_parser("benepar_no1")
-    with pytest.raises(FileNotFoundError, match="no/such/file.pt"):
-        load_parser("no/such/file.pt")
-
-
-def test_broken_parsers_are_refused(tmp_path):
-    torch.save({"weights": torch.ones(3)}, tmp_path / "else.pt")
-    with pytest.raises(ValueError, match="else.pt is no benepar parser"):
-        load_parser(tmp_path / "else.pt")
-    parser = tiny_parser()
-    parser.f_label[0].weight.data[3, 4] = float("nan")
-    save_parser(parser, tmp_path / "nan.pt")
-    with pytest.raises(ValueError, match="nan.pt holds weights that are not finite"):
-        load_parser(tmp_path / "nan.pt")
-
-
-def test_without_the_extra_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "benepar", None)
-    with pytest.raises(ImportError, match=r"pip install contextcir\[parse\]"):
-        load_parser()
-
-
-def test_the_released_t5_format_loads(tmp_path):
-    from transformers import PreTrainedTokenizerBase, T5Config, T5Tokenizer
-
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), ("▁the", -1.0), ("▁dog", -1.0)]
-    tokenizer = T5Tokenizer(vocab=pieces + [(letter, -3.0) for letter in "abdeghoprtv"], extra_ids=0)
-    tokenizer.save_pretrained(tmp_path)
-    config = T5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=37, num_layers=1, num_heads=4)
-    hparams = HPARAMS | {"use_pretrained": True, "use_chars_lstm": False, "pretrained_model": "t5-small"}
-    labels = {label: i for i, label in enumerate(LABELS)}
-    config.benepar = {"tag_vocab": {"UNK": 0, "NN": 1}, "label_vocab": labels, "char_vocab": None, "hparams": hparams}
-    del hparams["encoder"], hparams["force_root_constituent"]  # released files know neither
-    config.save_pretrained(tmp_path)
-    torch.manual_seed(0)
-    with noun_phrases._special_tokens_shim():
-        built = dict(config.benepar, hparams=hparams | {"force_root_constituent": True})
-        parser = new_parser(**built, pretrained_model_path=str(tmp_path))
-    torch.save(parser.state_dict() | {"bert.position_ids": torch.arange(3)}, tmp_path / "benepar_model.bin")
-
-    extractor = NounPhraseExtractor(str(tmp_path))
-    assert (extractor.parser.retokenizer.start_token_idx, extractor.parser.retokenizer.stop_token_idx) == (0, -1)
-    (phrases,) = extractor.extract(["the dog at the door"])
-    assert phrases and all("the dog at the door"[p["start"] : p["end"]] == p["text"] for p in phrases)
-    assert not hasattr(PreTrainedTokenizerBase, "build_inputs_with_special_tokens")  # the shim is gone again
-
-
 # -- the shipped parser -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def shipped():
     return NounPhraseExtractor()
-
-
-def test_the_shipped_parser_is_small():
-    assert DEFAULT_PARSER.stat().st_size <= 12_000_000
 
 
 @pytest.mark.parametrize(

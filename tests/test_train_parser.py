@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from contextcir import noun_phrases
+from contextcir import chart_parser
 from contextcir.scenes import NounPhrase, sample_trees
 from datasets_scripts import train_parser
 
@@ -238,7 +238,7 @@ def test_a_run_learns_writes_and_repeats(gum, tmp_path, monkeypatch, capsys):
     assert f"| gum_dev (12 trees) | {record['best']['gum_dev']['np_f1']:.1f} |" in card
     assert "| train | news | CC BY 2.5 | 1 | 60 |" in card
     assert str(gum.parent) not in card + json.dumps(record) and "$CIR_DATA_ROOT/" in card
-    loaded = noun_phrases.load_parser(tmp_path / "a" / "parser.pt")
+    loaded = chart_parser.load_parser(tmp_path / "a" / "parser.pt")
     dev = [train_parser.read_tree(line) for line in gzip.open(gum / "gum_dev.ptb.gz", "rt")]
     assert train_parser.evaluate(loaded, dev)["np_f1"] == pytest.approx(
         record["best"]["gum_dev"]["np_f1"], abs=2
@@ -246,26 +246,26 @@ def test_a_run_learns_writes_and_repeats(gum, tmp_path, monkeypatch, capsys):
 
 
 def test_the_shipped_card_is_rendered_from_the_shipped_record(tmp_path):
-    shipped = noun_phrases.DEFAULT_PARSER.parent
+    shipped = chart_parser.DEFAULT_PARSER.parent
     (tmp_path / "parser.json").write_bytes((shipped / "parser.json").read_bytes())
     train_parser.write_card(tmp_path)
     assert (tmp_path / "README.md").read_text() == (shipped / "README.md").read_text()
     record = json.loads((shipped / "parser.json").read_text())
-    assert hashlib.sha256(noun_phrases.DEFAULT_PARSER.read_bytes()).hexdigest() == record["sha256"]
+    assert hashlib.sha256(chart_parser.DEFAULT_PARSER.read_bytes()).hexdigest() == record["sha256"]
 
 
 def test_shipped_parser_scores_on_scenes_what_its_card_says():
-    record = json.loads((noun_phrases.DEFAULT_PARSER.parent / "parser.json").read_text())
+    record = json.loads((chart_parser.DEFAULT_PARSER.parent / "parser.json").read_text())
     trees = [train_parser.read_tree(text) for text in sample_trees(100, 12345)]
     assert (
-        train_parser.evaluate(noun_phrases.load_parser(), trees)["np_f1"] > record["best"]["scenes_dev"]["np_f1"] - 2
+        train_parser.evaluate(chart_parser.load_parser(), trees)["np_f1"] > record["best"]["scenes_dev"]["np_f1"] - 2
     )
 
 
 @pytest.mark.skipif("CIR_DATA_ROOT" not in os.environ, reason="CIR_DATA_ROOT is not set: no GUM treebank")
 def test_shipped_parser_scores_on_gum_what_its_card_says():
-    record = json.loads((noun_phrases.DEFAULT_PARSER.parent / "parser.json").read_text())
+    record = json.loads((chart_parser.DEFAULT_PARSER.parent / "parser.json").read_text())
     with gzip.open(Path(os.environ["CIR_DATA_ROOT"]) / "gum_const" / "gum_dev.ptb.gz", "rt", encoding="utf-8") as file:
         trees = [train_parser.read_tree(line) for line in file]
-    scores = train_parser.evaluate(noun_phrases.load_parser(), trees)
+    scores = train_parser.evaluate(chart_parser.load_parser(), trees)
     assert scores["np_f1"] == pytest.approx(record["best"]["gum_dev"]["np_f1"], abs=0.1)
