@@ -29,6 +29,8 @@ ALLOWED_SIDEWAYS = {  # an engine needs these arrows between files of its own le
     ("dispatch", "dispatch"),
     ("encoded_images", "triplets"),
     ("noun_phrases", "chart_parser"),
+    ("treebank", "chart_parser"),
+    ("treebank", "treebank"),
     ("chat", "chat_answers"),
     ("chat", "chat_attempts"),
     ("chat", "chat_exchange"),
