@@ -16,7 +16,8 @@ from datasets import Features, Value
 from datasets.fingerprint import Hasher
 from tqdm import tqdm
 
-from contextcir.triplets import IMAGE_COLUMNS, images_fingerprint, triplet_image
+from contextcir.triplet_images import images_fingerprint, triplet_image
+from contextcir.triplets import IMAGE_COLUMNS
 
 CHUNK = 1024  # images that are encoded by one process and kept in one file
 

@@ -25,6 +25,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
 from contextcir.checkpoints import checkpoint_problem, last_whole_checkpoint
+from contextcir.collator import TripletCollator
 from contextcir.distributed import gather_with_gradient
 from contextcir.ema import MovingAverage
 from contextcir.encoded_images import EncodedImages, encode_images
@@ -34,7 +35,7 @@ from contextcir.model_card import recorded_arguments, write_model_card
 from contextcir.output_folder import claim_folder
 from contextcir.provenance import versions
 from contextcir.training_args import CIRTrainingArguments
-from contextcir.triplets import TripletCollator, find_bad_images
+from contextcir.triplet_images import find_bad_images
 
 logger = logging.get_logger(__name__)
 

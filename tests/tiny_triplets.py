@@ -1,6 +1,7 @@
 """A handful of triplets with noun phrases and a benchmark, in memory and on disk."""
 
 import io
+import json
 import re
 
 import numpy as np
@@ -80,4 +81,21 @@ def write_benchmark(folder, split: str = "validation", queries: int = 5) -> str:
         (folder / name).mkdir(parents=True, exist_ok=True)
         written = Dataset.from_list(rows, features=Features(features[name]))
         written.to_parquet(folder / name / f"{split}-00000-of-00001.parquet")
+    return str(folder)
+
+
+def write_image_folder(folder, **metadata):
+    folder.mkdir()
+    for name in ("one", "two"):
+        (folder / f"{name}.png").write_bytes(png(len(name)))
+    rows = [
+        {
+            "reference_file_name": "one.png",
+            "target_file_name": "two.png",
+            "modification_text": "add a dog",
+            **metadata,
+        },
+        {"reference_file_name": "two.png", "target_file_name": "one.png", "modification_text": "the dog", **metadata},
+    ]
+    (folder / "metadata.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     return str(folder)
