@@ -54,5 +54,5 @@ bench: data/scenes/triplets/.noun_phrases  ## Measure speed and memory
 	$(BIN)/python -m bench.imagescope --figure docs/figures/imagescope_errors.png
 	$(BIN)/python -m bench.imagescope_speed --split test --latency 0.4
 
-clean:  ## Remove what can be made again
-	rm -rf .venv data runs
+clean:  ## Remove what install and demo have made
+	rm -rf .venv data/scenes runs/demo

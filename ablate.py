@@ -32,6 +32,7 @@ from transformers import HfArgumentParser
 from contextcir.ablation import Grid, Run, columns_of, page_lines, planned, read_grid, result_of
 from contextcir.ablation.page import COLUMNS, LOGGED
 from contextcir.visualization import save_png, seed_dots
+from contextcir.yaml_options import as_flags
 
 ROOT = Path(__file__).parent
 
@@ -66,15 +67,6 @@ class Arguments:
         return [word for name, value in given.items() for word in (f"--{name}", value)]
 
 
-def flags(options: dict[str, Any]) -> list[str]:
-    """Options as arguments of a command."""
-    found = []
-    for name, value in options.items():
-        values = value if isinstance(value, list) else [value]
-        found += [f"--{name}", *(str(value).lower() if isinstance(value, bool) else str(value) for value in values)]
-    return found
-
-
 def execute(command: list[str], log: Path, gpu: int) -> None:
     """Runs a command of this project with its output in a file; an error shows the end of it."""
     own = {"OMP_NUM_THREADS": "1"}
@@ -96,11 +88,10 @@ def train_commands(run: Run, folder: Path) -> list[list[str]]:
     """The training, and a second stage that goes on from its model with the same data, if there is one."""
     options = {name: value for name, value in run.options.items() if name != "then"}
     seed, then = ["--seed", str(run.seed)], run.options.get("then")
-    stages = [["train.py", *flags(options), *seed, "--output_dir", str(folder)]]
+    stages = [["train.py", *as_flags(options), *seed, "--output_dir", str(folder)]]
     if then:
         second = options | {"clip_name_or_path": None, "model_name_or_path": folder} | then
-        given = {name: value for name, value in second.items() if value is not None}
-        stages.append(["train.py", *flags(given), *seed, "--output_dir", str(folder / "then")])
+        stages.append(["train.py", *as_flags(second), *seed, "--output_dir", str(folder / "then")])
     return stages
 
 

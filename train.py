@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from transformers import AutoModel, AutoProcessor, HfArgumentParser, set_seed
 
 from contextcir.benchmarks.published import load_benchmark
@@ -35,6 +34,7 @@ from contextcir.retrieval.dense import DenseRetriever
 from contextcir.trainer import CIRTrainer
 from contextcir.training_args import CIRTrainingArguments
 from contextcir.triplets import load_triplets, mix_triplets
+from contextcir.yaml_options import as_flags, read_yaml
 from modeling_baselines import CompositionBaseline
 from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
 from modeling_instructcir import InstructCIRModel, InstructCIRProcessor
@@ -179,46 +179,20 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, CIR
     kinds = (ModelArguments, DataArguments, CIRTrainingArguments)
     parser = HfArgumentParser(kinds, allow_abbrev=False, description=__doc__.split("\n")[0])
     if argv and argv[0].endswith((".yaml", ".yml")):
+        options = read_yaml(argv[0])
         known = [option.name for kind in kinds for option in dataclasses.fields(kind) if option.init]
-        argv = [*_flags_of_yaml(argv[0], known), *argv[1:]]
+        if unknown := [str(name) for name in options if name not in known]:
+            similar = "".join(difflib.get_close_matches(unknown[0], known, n=1))
+            raise ValueError(
+                f"{argv[0]}: there is no option {unknown[0]!r}." + (f" Did you mean {similar}?" if similar else "")
+            )
+        argv = [*as_flags(options), *argv[1:]]
     model_args, data_args, args = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
     if args.hub_token:
         raise ValueError("hub_token would be published with the command. Run `hf auth login`, or set HF_TOKEN.")
     if model_args.lora_rank and args.train_only:
         raise ValueError("train_only lets the adapters rest as well. Leave out lora_rank.")
     return model_args, data_args, args
-
-
-class _YamlLoader(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which YAML would take the last without a word."""
-
-    def construct_mapping(self, node, deep=False):
-        keys = [key.value for key, _ in node.value]
-        for place, (key, _) in enumerate(node.value):
-            if key.value in keys[:place]:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def _flags_of_yaml(path: str, known: list[str]) -> list[str]:
-    try:
-        options = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_YamlLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: expected YAML, `option: value` lines with each option once. {error}") from error
-    if not isinstance(options, dict):
-        raise ValueError(f"{path}: expected `option: value` lines, got {type(options).__name__}.")
-    flags = []
-    for name, value in options.items():
-        if name not in known:
-            similar = difflib.get_close_matches(str(name), known, n=1)
-            raise ValueError(
-                f"{path}: there is no option {name!r}." + (f" Did you mean {similar[0]}?" if similar else "")
-            )
-        if isinstance(value, list):
-            flags += [f"--{name}", *map(str, value)]
-        elif value is not None:
-            flags.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
-    return flags
 
 
 def build_model(args: ModelArguments):
@@ -276,9 +250,7 @@ def build_evaluator(data: DataArguments, args: CIRTrainingArguments, processor) 
         return None
     benchmark = load_benchmark(data.benchmark, data.benchmark_split)
     if data.benchmark_max_queries is not None:
-        queries = benchmark.queries[: data.benchmark_max_queries]
-        relevance = {query.id: benchmark.relevance[query.id] for query in queries}
-        benchmark = dataclasses.replace(benchmark, queries=queries, relevance=relevance)
+        benchmark = benchmark.restricted_to(benchmark.queries[: data.benchmark_max_queries])
     autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
 
     def evaluate(model) -> dict[str, float]:

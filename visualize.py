@@ -31,7 +31,7 @@ from accelerate import PartialState
 from transformers import HfArgumentParser
 
 from commands.loading import load_model, load_parts
-from contextcir.benchmarks.base import Benchmark
+from contextcir.benchmarks.base import Benchmark, evenly_spaced
 from contextcir.benchmarks.registry import BENCHMARKS
 from contextcir.noun_phrases import NounPhraseExtractor
 from contextcir.retrieval.base import Query
@@ -47,7 +47,6 @@ from contextcir.visualization import (
     save_png,
     training_curves,
 )
-from modeling_contextcir import ContextCIRModel
 
 logger = logging.getLogger("visualize")
 Write = Callable[[Any, str], None]  # a figure, into the output folder under a name
@@ -84,16 +83,10 @@ class VisualizeArguments:
             raise ValueError("Give either --run, with which --compare goes, or --trace.")
 
 
-def evenly_spaced(items: Sequence, count: int) -> list:
-    """The items at the places 0, N/count, 2N/count ...; all of them where there are no more than `count`."""
-    count = min(count, len(items))
-    return [items[place * len(items) // count] for place in range(count)]
-
-
 def name_run(run: str, history: Sequence[dict]) -> str:
     """What the figures call a run."""
     with_cc = any("loss_concept_consistency" in entry for entry in history)
-    return f"{Path(run).resolve().name} ({'with' if with_cc else 'without'} CC loss)"
+    return Path(run).resolve().name + (" (with CC loss)" if with_cc else "")
 
 
 def read_profiles(runs: Mapping[str, str]) -> dict[str, dict]:
@@ -164,16 +157,17 @@ def draw_runs(args: VisualizeArguments, write: Write) -> None:
 
     device = PartialState().device
     models = {name: load_model(run, device) for name, run in zip(names, runs, strict=True)}
-    with_maps = {name: parts for name, parts in models.items() if isinstance(parts[0], ContextCIRModel)}
+    with_maps = {name: parts for name, parts in models.items() if hasattr(parts[0], "get_concept_attentions")}
     if not with_maps:
-        logger.info("%s: attention of noun phrases is drawn of ConText-CIR models only.", " and ".join(runs))
+        logger.info("%s: no attention of noun phrases to draw; ConText-CIR models have it.", " and ".join(runs))
     extractor = NounPhraseExtractor() if with_maps else None
     for part in load_parts(BENCHMARKS[args.benchmark], args):
         queries = evenly_spaced(part.queries, args.queries)
         end = f"_{part.part}.png" if part.part else ".png"
         write(draw_found(part, queries, *models[names[0]]), f"retrieval_grid{end}")
-        if with_maps:
-            write(draw_maps(part, queries, with_maps, extractor), f"concept_attention{end}")
+        shown = [query for query in queries if query.has_reference]
+        if with_maps and shown:
+            write(draw_maps(part, shown, with_maps, extractor), f"concept_attention{end}")
 
 
 def draw_found(benchmark: Benchmark, queries: list[Query], model, processor):

@@ -44,11 +44,10 @@ PRICED_AS = "gpt-4o"  # for which a small image is 255 tokens, too
 def load(data: str, split: str, max_queries: int | None) -> tuple[Benchmark, dict[str, Scene]]:
     """The scenes benchmark, of its first queries if need be, and what each picture shows."""
     (benchmark,) = scenes.load(data, split)
-    queries = benchmark.queries[:max_queries]
-    relevance = {query.id: benchmark.relevance[query.id] for query in queries}
+    benchmark = benchmark.restricted_to(benchmark.queries[:max_queries])
     shown = scenes.load_scenes(data, split)
     gallery = Gallery(benchmark.gallery.ids, list(benchmark.gallery.images))  # files of a few kB, read over and over
-    return replace(benchmark, gallery=gallery, queries=queries, relevance=relevance, metrics=METRICS), shown
+    return replace(benchmark, gallery=gallery, metrics=METRICS), shown
 
 
 def truth_of(benchmark: Benchmark, shown: Mapping[str, Scene]) -> Truth:

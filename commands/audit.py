@@ -10,8 +10,9 @@ import torch
 from accelerate import PartialState
 from transformers import HfArgumentParser
 
-from contextcir.benchmarks.audit import audit
+from contextcir.benchmarks.audit import audit, check_auditable
 from contextcir.benchmarks.audit_page import audit_page
+from contextcir.benchmarks.base import evenly_spaced
 from contextcir.benchmarks.registry import BENCHMARKS
 from contextcir.provenance import git_commit, versions
 from contextcir.retrieval.dense import DenseRetriever
@@ -38,6 +39,8 @@ class AuditArguments:
     def __post_init__(self):
         if self.benchmark not in BENCHMARKS:
             raise ValueError(f"There is no benchmark {self.benchmark!r}. Choose one of {', '.join(BENCHMARKS)}.")
+        if self.max_queries < 1:
+            raise ValueError(f"max_queries must be at least 1, got {self.max_queries}.")
 
 
 def audit_retriever(argv: list[str]) -> dict[str, Any]:
@@ -48,6 +51,8 @@ def audit_retriever(argv: list[str]) -> dict[str, Any]:
     (args,) = HfArgumentParser(AuditArguments, prog="benchmark.py audit").parse_args_into_dataclasses(argv)
     device, module = PartialState(cpu=not torch.accelerator.is_available()).device, BENCHMARKS[args.benchmark]
     parts = load_parts(module, args)
+    check_auditable(parts)
+    parts = [part.restricted_to(evenly_spaced(part.queries, args.max_queries)) for part in parts]
     clip = args.clip or find_clip(args.retriever)
     clip_model = load_clip(clip, device)
     processor = ContextCIRProcessor.from_pretrained(clip)
@@ -78,7 +83,6 @@ def audit_retriever(argv: list[str]) -> dict[str, Any]:
         text_only,
         similarity,
         dict(zip(texts, spans, strict=True)),
-        max_queries=args.max_queries,
     )
     record = {
         "retriever": args.retriever,

@@ -268,7 +268,7 @@ def test_what_is_wrong_with_a_grid_is_said(grid):
         with pytest.raises(ValueError, match=message):
             read_grid(grid)
     (grid / "base.yaml").write_text("a: [")
-    with pytest.raises(ValueError, match="base.yaml is not YAML"):
+    with pytest.raises(ValueError, match="base.yaml: expected YAML"):
         read_grid(grid)
     (grid / "base.yaml").unlink()
     with pytest.raises(ValueError, match="There is no .*base.yaml"):

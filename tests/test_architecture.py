@@ -33,6 +33,7 @@ ALLOWED_SIDEWAYS = {  # an engine needs these arrows between files of its own le
     ("collator", "triplet_images"),
     ("noun_phrases", "chart_parser"),
     ("treebank", "chart_parser"),
+    ("ablation", "yaml_options"),
     ("treebank", "treebank"),
     ("chat", "chat_answers"),
     ("chat", "chat_attempts"),

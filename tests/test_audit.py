@@ -97,20 +97,26 @@ def test_kinds_of_failure(top, kind):
     assert kind in KINDS
 
 
-def test_queries_are_taken_evenly():
-    result = audit([benchmark()], Finder(()), Finder(()), Finder(()), similarity, {}, max_queries=2)
-    assert [case.query.id for case in result.cases] == ["q0", "q2"]
-    assert result.findings["num_queries"] == 2 and result.findings["dropping"] == {"num_variants": 0}
+def test_found_is_what_the_benchmark_counts():
+    first = {f"q{number}": IDS[number + 4] for number in range(4)}
+    relevance = {id_: {target, IDS[13]} for id_, target in first.items()}
+    for main_targets, recall in ((None, 100), (first | {"q0": IDS[13]}, 75)):
+        part = benchmark(relevance=relevance, main_targets=main_targets)
+        result = audit([part], Finder(TEXTS), Finder(()), Finder(()), similarity, {})
+        assert result.findings["modality"]["recall@1"]["composed"] == recall
 
 
 def test_what_cannot_be_audited_is_refused():
     queries = [replace(query, reference_id=None) for query in benchmark().queries]
-    for part in (benchmark(relevance={}), benchmark(queries=queries)):
-        with pytest.raises(ValueError, match="needs reference images and targets"):
+    for part in (benchmark(relevance={}), benchmark(queries=queries), benchmark(unanswerable=True)):
+        with pytest.raises(ValueError, match="needs a reference image and known targets"):
             audit([part], Finder(()), Finder(()), Finder(()), similarity, {})
+    among = [replace(q, candidate_ids=tuple(benchmark().gallery.ids)) for q in benchmark().queries]
+    with pytest.raises(ValueError, match="ranks each query's candidates alone"):
+        audit([benchmark(queries=among, candidates_only=True)], *[Finder(())] * 3, similarity, {})
 
 
-def test_the_page_shows_every_case_and_loads_nothing(found):
+def test_the_page_shows_every_case_and_loads_nothing(found, monkeypatch):
     page = audit_page(found[0], [benchmark()], "runs/<demo>")
     assert page.count("<article") == 4
     assert "blue &amp; &lt;b&gt;" in page and "runs/&lt;demo&gt;" in page
@@ -120,7 +126,8 @@ def test_the_page_shows_every_case_and_loads_nothing(found):
     assert set(re.findall(r'data-id="(.*?)"', page)) == set(images)
     assert all(image.startswith("data:image/jpeg;base64,") for image in images.values())
     assert page.count('class="target"') == 4  # among the best, or behind them
-    few = audit_page(found[0], [benchmark()], "x", max_cases=2)
+    monkeypatch.setattr("contextcir.benchmarks.audit_page.MAX_CASES", 2)
+    few = audit_page(found[0], [benchmark()], "x")
     assert few.count("<article") == 2
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from contextcir.benchmarks.base import Benchmark, means_by_tag
+from contextcir.benchmarks.base import Benchmark, evenly_spaced, means_by_tag
 from contextcir.retrieval.base import Gallery, Query, Ranking
 from contextcir.retrieval.index import search
 
@@ -86,6 +86,23 @@ def test_recall_may_count_one_of_several_targets():
     result = tiny_benchmark(main_targets={"q1": "b", "q2": "h"}).evaluate(tiny_ranking())
     assert result["recall@2"] == 50 and result["recall@4"] == 100
     assert result["map@4"] == tiny_benchmark().evaluate(tiny_ranking())["map@4"]
+
+
+def test_a_benchmark_of_some_queries_keeps_its_protocol():
+    whole = tiny_benchmark(main_targets={"q1": "b", "q2": "h"}, distractors={"q1": {"c": "near"}, "q2": {"a": "far"}})
+    some = whole.restricted_to(whole.queries[1:])
+    assert [query.id for query in some.queries] == ["q2"] and some.gallery is whole.gallery
+    assert (some.relevance, some.main_targets, some.distractors) == (
+        {"q2": whole.relevance["q2"]},
+        {"q2": "h"},
+        {"q2": {"a": "far"}},
+    )
+    assert some.metrics == whole.metrics and some.protocol_id == whole.protocol_id
+
+
+def test_items_are_taken_evenly():
+    assert evenly_spaced(range(500), 6) == [0, 83, 166, 250, 333, 416]
+    assert evenly_spaced("abc", 3) == evenly_spaced("abc", 9) == ["a", "b", "c"]
 
 
 def test_candidates_may_be_all_of_a_gallery():

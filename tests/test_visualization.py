@@ -141,6 +141,15 @@ def test_queries_are_rows_whatever_their_place_in_the_ranking():
     assert not boxes(page, COLORS[3])
 
 
+def test_targets_that_are_not_public_and_queries_without_a_reference():
+    queries = [QUERY, Query("t", "a text that says all")]
+    ranking = Ranking(["q", "t"], [SIX, SIX])
+    page = pixels(retrieval_grid(queries, make_gallery(), ranking, {}))
+    (_, top, *_), (_, below, *_) = boxes(page, COLORS[int(SIX[0][1:])])
+    reference = COLORS[int(QUERY.reference_id[1:])]
+    assert top < below and not [box for box in boxes(page, reference) if box[1] >= below]
+
+
 def test_without_scores_ranks_stand_below():
     figure = retrieval_grid([QUERY], make_gallery(), make_ranking(*SIX, scores=False), {"q": {"g2"}})
     assert {"1", "2 ✓", "3", "6"} <= set(texts(figure))

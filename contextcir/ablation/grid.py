@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from contextcir.yaml_options import read_yaml
 
 NAME = re.compile(r"[a-z0-9_.+-]+")
 
@@ -55,19 +55,6 @@ class Run:
     def digest(self) -> str:
         """Of all options: a result with another one is of another run."""
         return hashlib.sha256(json.dumps([self.options, self.seed], sort_keys=True).encode()).hexdigest()[:16]
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A mapping; anything else is a `ValueError` that names the file."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"There is no {path}.") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected `key: value` lines, got {type(content).__name__}.")
-    return content
 
 
 @dataclass(frozen=True)

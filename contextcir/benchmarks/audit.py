@@ -59,39 +59,34 @@ def audit(
     text_only: Retriever,
     similarity: Similarity,
     phrases: Mapping[str, Sequence[tuple[int, int]]],
-    *,
-    max_queries: int | None = None,
 ) -> Audit:
     """
     Audit a retriever on a benchmark.
 
     Args:
-        parts (`Sequence[Benchmark]`): The benchmark; every query has a reference image and known targets.
+        parts (`Sequence[Benchmark]`): The benchmark; see [`check_auditable`].
         composed (`Retriever`): What is audited.
         image_only (`Retriever`): Finds by the reference image alone.
         text_only (`Retriever`): Finds by the text alone.
         similarity (`Callable`): Query and gallery -> the similarities of all its images to the reference image, and
             to the text: two arrays of shape `(gallery_size,)`.
         phrases (`Mapping[str, Sequence[tuple[int, int]]]`): The noun phrases of each text, as character spans.
-        max_queries (`int`, *optional*): Take so many queries of each part, evenly spaced; by default all.
 
     Returns:
         [`Audit`]
 
     Raises:
-        `ValueError`: A query has no reference image, or targets are not public.
+        `ValueError`: as [`check_auditable`].
     """
+    check_auditable(parts)
     halves = {"composed": [], "image": [], "text": []}
     hits, cases, changed, dropped = [], [], [], []
     for part in parts:
-        if not part.is_scored or not all(query.has_reference for query in part.queries):
-            raise ValueError(f"{part.protocol_id}: an audit needs reference images and targets that are known.")
-        part = _some_of(part, max_queries)
         rankings = {
             name: _search(part, retriever, part.queries)
             for name, retriever in (("composed", composed), ("image", image_only), ("text", text_only))
         }
-        targets = [part.relevance[query.id] for query in part.queries]
+        targets = [part.targets("recall", query) for query in part.queries]
         for name, ranking in rankings.items():
             halves[name].append(_found(targets, ranking.gallery_ids))
         ranking = rankings["composed"]
@@ -115,6 +110,27 @@ def audit(
         "dropping": _changes(dropped),
     }
     return Audit(findings, cases)
+
+
+def check_auditable(parts: Sequence[Benchmark]) -> None:
+    """
+    An audit searches the whole gallery, by the image and by the text of every query.
+
+    Raises:
+        `ValueError`: A query has no reference image, targets are not public or missing of some, or the protocol ranks
+            each query's candidates alone.
+    """
+    for part in parts:
+        if not part.is_scored or part.unanswerable or not all(query.has_reference for query in part.queries):
+            raise ValueError(
+                f"{part.protocol_id}: an audit needs a reference image and known targets of every query. Take another"
+                " split or benchmark."
+            )
+        if part.candidates_only:
+            raise ValueError(
+                f"{part.protocol_id} ranks each query's candidates alone, an audit the whole gallery. Take another"
+                " benchmark."
+            )
 
 
 def failure_kind(
@@ -143,16 +159,6 @@ def failure_kind(
     return "other"
 
 
-def _some_of(part: Benchmark, most: int | None) -> Benchmark:
-    if most is None or len(part.queries) <= most:
-        return part
-    queries = [part.queries[place * len(part.queries) // most] for place in range(most)]
-    ids = {query.id for query in queries}
-    main = part.main_targets and {id_: target for id_, target in part.main_targets.items() if id_ in ids}
-    relevance = {id_: targets for id_, targets in part.relevance.items() if id_ in ids}
-    return replace(part, queries=queries, relevance=relevance, main_targets=main)
-
-
 def _search(part: Benchmark, retriever: Retriever, queries: Sequence[Query]) -> Ranking:
     """The first ten for each query, in the order of the queries."""
     ranking = retriever.search(queries, part.gallery, TOP, exclude_reference=part.exclude_reference)
@@ -162,7 +168,7 @@ def _search(part: Benchmark, retriever: Retriever, queries: Sequence[Query]) -> 
 
 
 def _found(targets: Sequence[set[str] | frozenset[str]], ranked: Sequence[Sequence[str]]) -> dict[int, np.ndarray]:
-    """Whether any target is the first hit, and among the first ten: 0 or 100 for each query."""
+    """Whether a target is the first hit, and among the first ten: 0 or 100 for each query."""
     pairs = list(zip(ranked, targets, strict=True))
     return {k: np.array([0.0 if own.isdisjoint(ids[:k]) else 100.0 for ids, own in pairs]) for k in (1, TOP)}
 
@@ -217,7 +223,7 @@ def _change(part: Benchmark, retriever: Retriever, before: Ranking, texts) -> di
         replace(part.queries[row], id=f"{place}", modification_text=text, paraphrases=())
         for place, (row, text) in enumerate(texts)
     ]
-    targets = [part.relevance[part.queries[row].id] for row in rows]
+    targets = [part.targets("recall", part.queries[row]) for row in rows]
     old = [before.gallery_ids[row][:TOP] for row in rows]
     new = [ids[:TOP] for ids in _search(part, retriever, made).gallery_ids]
     pairs = list(zip(old, new, strict=True))

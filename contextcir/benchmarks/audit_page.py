@@ -14,13 +14,14 @@ from jinja2 import Environment
 from PIL import Image
 
 from contextcir.benchmarks.audit import KINDS, Audit, Case
-from contextcir.benchmarks.base import Benchmark
+from contextcir.benchmarks.base import Benchmark, evenly_spaced
 
 TEMPLATE = Path(__file__).with_name("audit_page.html")
 SIDE = 128  # pixels
+MAX_CASES = 200  # some megabytes
 
 
-def audit_page(audit: Audit, parts: Sequence[Benchmark], retriever: str, *, max_cases: int = 200) -> str:
+def audit_page(audit: Audit, parts: Sequence[Benchmark], retriever: str) -> str:
     """
     Render the cases of an audit.
 
@@ -28,16 +29,13 @@ def audit_page(audit: Audit, parts: Sequence[Benchmark], retriever: str, *, max_
         audit ([`Audit`]): What [`audit`](contextcir.benchmarks.audit.audit) found.
         parts (`Sequence[Benchmark]`): The benchmark, for its images.
         retriever (`str`): What the page calls what was audited.
-        max_cases (`int`, defaults to 200): Take so many cases, evenly spaced.
 
     Returns:
-        `str`: The page.
+        `str`: The page, of at most `MAX_CASES` cases, evenly spaced.
     """
-    count = min(max_cases, len(audit.cases))
-    cases = [audit.cases[place * len(audit.cases) // count] for place in range(count)]
     benchmarks = {part.part: part for part in parts}
     images: dict[str, str] = {}
-    shown = [_shown(case, benchmarks[case.part], images) for case in cases]
+    shown = [_shown(case, benchmarks[case.part], images) for case in evenly_spaced(audit.cases, MAX_CASES)]
     counts = Counter(case["kind"] for case in shown)
     return (
         Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)

@@ -7,7 +7,8 @@ query.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from contextcir.metrics.chance import chance
 from contextcir.metrics.map_at_k import average_precision_at_k
 from contextcir.metrics.recall_at_k import hit_at_k, share_at_k
 from contextcir.retrieval.base import Gallery, Query, Ranking
+
+Item = TypeVar("Item")
 
 # Metric of one query: (ranked ids, targets, k) -> percent. What ends in _subset ranks the query's candidates.
 METRICS = {
@@ -102,6 +105,21 @@ class Benchmark:
         """`Mapping[str, str]`, *optional*: The images whose rank a metric needs, however low, by query id."""
         return None
 
+    def restricted_to(self, queries: Sequence[Query]) -> "Benchmark":
+        """The same benchmark with some of its queries only, against the whole gallery."""
+        ids = {query.id for query in queries}
+
+        def of_these(mapping):
+            return mapping and {id_: value for id_, value in mapping.items() if id_ in ids}
+
+        return replace(
+            self,
+            queries=list(queries),
+            relevance=of_these(self.relevance),
+            main_targets=of_these(self.main_targets),
+            distractors=of_these(self.distractors),
+        )
+
     def scores(self, ranking: Ranking) -> dict[str, np.ndarray]:
         """
         Score a ranking by the benchmark's protocol, query by query.
@@ -132,7 +150,7 @@ class Benchmark:
             if not query.candidate_ids:
                 return float("nan")
             ranked = ranking.candidate_ids[place]
-        targets = self._targets(name, query)
+        targets = self.targets(name, query)
         return METRICS[name](ranked, targets, k) if targets else 0.0
 
     def evaluate(self, ranking: Ranking) -> dict[str, float]:
@@ -156,13 +174,13 @@ class Benchmark:
 
     def _size(self, name: str, query: Query, subset: bool) -> tuple[int, int]:
         """How many images a metric ranks for a query, and how many of them are its targets."""
-        targets = self._targets(name, query)
+        targets = self.targets(name, query)
         if subset:
             return len(query.ranked_candidate_ids), len(targets & set(query.candidate_ids))
         return len(self.gallery) - self._excludes(query), len(targets)
 
-    def _targets(self, name: str, query: Query) -> frozenset[str] | set[str]:
-        """What a metric counts as found."""
+    def targets(self, name: str, query: Query) -> frozenset[str] | set[str]:
+        """What the metric of this name counts as found."""
         if name == "recall" and self.main_targets is not None:
             return {self.main_targets[query.id]}
         return self.relevance[query.id]
@@ -259,6 +277,12 @@ def means_by_tag(queries: Sequence[Query], scores: Mapping[str, np.ndarray]) -> 
         some = {name: values[tagged] for name, values in scores.items() if not np.isnan(values[tagged]).all()}
         found[tag] = {"num_queries": int(tagged.sum()), **means(some)}
     return found
+
+
+def evenly_spaced(items: Sequence[Item], count: int) -> list[Item]:
+    """The items at the places 0, N/count, 2N/count ...; all of them where there are no more than `count`."""
+    count = min(count, len(items))
+    return [items[place * len(items) // count] for place in range(count)]
 
 
 def refuse_repeated(ids: Sequence[str], what: str) -> None:

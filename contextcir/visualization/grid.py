@@ -26,7 +26,7 @@ def retrieval_grid(
         queries (`Sequence[Query]`): The rows, from the top.
         gallery (`Gallery`): Where images come from.
         ranking (`Ranking`): Holds these queries. Longer lists tell the rank of targets that are missed.
-        relevance (`Mapping[str, set[str]]`): Ids of each query's targets, by query id.
+        relevance (`Mapping[str, set[str]]`): Ids of each query's targets, by query id; as far as they are known.
         k (`int`, *optional*, defaults to 10): How many images to show; fewer where the ranking holds fewer.
 
     Returns:
@@ -42,7 +42,8 @@ def retrieval_grid(
     if absent := [query.id for query in queries if query.id not in places]:
         raise ValueError(f"The ranking does not hold the query {absent[0]!r}.")
     ranked = {query.id: ranking.gallery_ids[places[query.id]] for query in queries}
-    missed = {query.id for query in queries if relevance[query.id].isdisjoint(ranked[query.id][:k])}
+    targets = {query.id: relevance.get(query.id, set()) for query in queries}
+    missed = {id_ for id_, own in targets.items() if own and own.isdisjoint(ranked[id_][:k])}
 
     best_left = MARGIN + TILE + 3 * GAP
     missed_left = best_left + max(len(ids[:k]) for ids in ranked.values()) * (TILE + GAP) + 2 * GAP
@@ -63,15 +64,16 @@ def retrieval_grid(
     for query, lines in zip(queries, texts, strict=True):
         page.text(MARGIN, top, lines)
         top += len(lines) * LINE + 10
-        page.tile(MARGIN, top, gallery.reference_image(query), "reference", REFERENCE)
-        ids, targets = ranked[query.id], relevance[query.id]
+        if query.has_reference:
+            page.tile(MARGIN, top, gallery.reference_image(query), "reference", REFERENCE)
+        ids, own = ranked[query.id], targets[query.id]
         for rank, id_ in enumerate(ids[:k]):
             label = f"{rank + 1}" if ranking.scores is None else f"{ranking.scores[places[query.id]][rank]:.3f}"
-            kind = TARGET if id_ in targets else REFERENCE if id_ == query.reference_id else None
+            kind = TARGET if id_ in own else REFERENCE if id_ == query.reference_id else None
             label += " ✓" if kind == TARGET else ""
             page.tile(best_left + rank * (TILE + GAP), top, gallery.image(id_), label, kind)
         if query.id in missed:
-            rank, id_ = min(((ids.index(id_), id_) for id_ in targets & set(ids)), default=(None, min(targets)))
+            rank, id_ = min(((ids.index(id_), id_) for id_ in own & set(ids)), default=(None, min(own)))
             label = f"rank > {len(ids):,}" if rank is None else f"rank {rank + 1:,}"
             page.text(missed_left - 1.5 * GAP, top + TILE / 2, "…", color=GREY, align="center", valign="center")
             page.tile(missed_left, top, gallery.image(id_), label, TARGET)
