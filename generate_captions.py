@@ -45,8 +45,9 @@ from contextcir.captions.writing import write_card, write_results
 from contextcir.chat import ChatServer
 from contextcir.dispatch import BatchDispatcher, Dispatcher
 from contextcir.downloads import fetch_public
+from contextcir.images import images_in
 from contextcir.ledger import Ledger
-from contextcir.pairs import Pair, images_in, read_pairs, sample_pairs
+from contextcir.pairs import Pair, read_pairs, sample_pairs
 from contextcir.prices import FREE, Price, price_of
 from contextcir.provenance import git_commit, versions
 

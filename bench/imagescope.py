@@ -24,7 +24,6 @@ words, and ranks such a picture lower.
 """
 
 import argparse
-import io
 import json
 import shlex
 import sys
@@ -49,6 +48,7 @@ from bench.oracle_search import (
 )
 from commands.loading import load_model
 from contextcir.benchmarks.base import Benchmark
+from contextcir.images import encode_image
 from contextcir.prices import price_of
 from contextcir.provenance import git_commit, versions
 from contextcir.retrieval.base import Gallery
@@ -67,9 +67,7 @@ def draw_order(image: Image.Image) -> bytes:
     middle, foot = image.width / 2, 0.97 * image.height
     style = {"font": font, "fill": "white", "stroke_fill": "black", "stroke_width": 1}
     ImageDraw.Draw(image).text((middle, foot), ORDER, anchor="ms", **style)
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
+    return encode_image(image)
 
 
 def measure_errors(searcher: Searcher, benchmark: Benchmark, shown, rates: Sequence[float]) -> dict[str, Any]:

@@ -8,12 +8,11 @@ trust.
 
 import base64
 import hashlib
-import io
 import re
 
 from PIL import Image
 
-from contextcir.images import load_image, unpacked
+from contextcir.images import encode_image, load_image, unpacked
 
 MAX_BYTES = 4_000_000  # of a file that is sent as it is; 1024 x 1024 RGB as PNG stays below
 JPEG_QUALITY = 90
@@ -69,9 +68,8 @@ def image_url(source, max_side: int) -> str:
     if max(image.size) <= max_side and isinstance(content, bytes) and (kind := _plain_format(content)):
         return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
     image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    content = encode_image(image, "JPEG", quality=JPEG_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
 
 
 def _name(source) -> str | None:

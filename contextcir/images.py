@@ -8,6 +8,7 @@ frames but the first.
 
 import io
 import os
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -79,6 +80,35 @@ def unpacked(source):
     if not isinstance(source, dict):
         return source
     return source["bytes"] if source.get("bytes") is not None else source.get("path")
+
+
+def images_in(folder: str | os.PathLike) -> list[str]:
+    """
+    The image files in a folder and the folders inside, by their suffixes, hidden ones left out.
+
+    Returns:
+        `list[str]`: Paths from that folder on, with `/`, in order.
+
+    Raises:
+        `ValueError`: There is none.
+    """
+    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS}
+    root = Path(folder)
+    names = [
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*")
+        if path.suffix.lower() in suffixes and not path.name.startswith(".")
+    ]
+    if not names:
+        raise ValueError(f"{root} holds no images ({', '.join(sorted(suffixes))}). Check the path.")
+    return sorted(names)
+
+
+def encode_image(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    """The content of an image file; `options` are Pillow's, such as `quality`."""
+    with io.BytesIO() as file:
+        image.save(file, kind, **options)
+        return file.getvalue()
 
 
 def is_url(source) -> bool:

@@ -23,9 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from contextcir.images import FORMATS, is_url
+from contextcir.images import is_url
 
 REQUIRED = ("reference_image", "target_image")
 OPTIONAL = ("reference_id", "target_id", "original_caption")
@@ -276,17 +275,3 @@ def mine_pairs(
                     partners[target].append(reference)
                     found.append((reference, target, float(similarities[target])))
     return sorted(found)
-
-
-def images_in(folder: str | os.PathLike) -> list[str]:
-    """Paths of all images in a folder and the folders inside, from that folder on, with `/`, in order."""
-    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS}
-    root = Path(folder)
-    names = [
-        path.relative_to(root).as_posix()
-        for path in root.rglob("*")
-        if path.suffix.lower() in suffixes and not path.name.startswith(".")
-    ]
-    if not names:
-        raise ValueError(f"{root} holds no images. Check the path.")
-    return sorted(names)

@@ -11,7 +11,6 @@ original's class names and product descriptions. Same arguments: same data.
 """
 
 import csv
-import io
 import random
 from collections import Counter
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from transformers import HfArgumentParser
 
 from contextcir.benchmarks.grocery import CITATION
 from contextcir.benchmarks.published import FEATURES
-from contextcir.images import load_image
+from contextcir.images import encode_image, load_image
 from contextcir.triplets import TRIPLET_FEATURES
 
 TRIPLETS = datasets.Features({name: kind for name, kind in TRIPLET_FEATURES.items() if name != "noun_phrases"})
@@ -230,9 +229,7 @@ def encode(photo: Photo, image_size: int) -> dict:
     """A photograph as `datasets` stores it, scaled down to the given longer side."""
     image = load_image(photo.path)
     image.thumbnail((image_size, image_size))
-    buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=85)
-    return {"bytes": buffer.getvalue(), "path": None}
+    return {"bytes": encode_image(image, "JPEG", quality=85), "path": None}
 
 
 def build_split(split: str, groceries: dict[str, Grocery], args: Arguments) -> dict[str, list[dict]]:

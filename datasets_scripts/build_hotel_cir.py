@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 from transformers import CLIPModel, CLIPProcessor, HfArgumentParser
 
-from contextcir.pairs import images_in, mine_pairs
+from contextcir.images import images_in
+from contextcir.pairs import mine_pairs
 from contextcir.retrieval.base import Gallery
 from contextcir.retrieval.dense import DenseRetriever
 

@@ -22,7 +22,7 @@ from transformers import HfArgumentParser
 
 from contextcir.benchmarks import circo, cirr, fashioniq, lasco
 from contextcir.benchmarks.doctor import find_root
-from contextcir.benchmarks.published import FEATURES, encoded_file, publish, write_shards
+from contextcir.benchmarks.published import FEATURES, publish, stored_image, write_shards
 from contextcir.triplets import TRIPLET_FEATURES
 
 BENCHMARKS = {"cirr": cirr, "circo": circo, "fashioniq": fashioniq, "lasco": lasco}
@@ -68,7 +68,7 @@ def main(argv=None) -> dict[str, int]:
             counts |= publish(module.load(root, split), output, split)
             continue
         rows = tqdm(module.training_triplets(root), desc="triplets", unit="triplet")
-        embedded = (row | {name: encoded_file(row[name], f"{row['id']}, {name}") for name in IMAGES} for row in rows)
+        embedded = (row | {name: stored_image(row[name], f"{row['id']}, {name}") for name in IMAGES} for row in rows)
         counts["triplets train"] = write_shards(embedded, TRIPLETS, output / "triplets", "train")
 
     names = {config: [name for name in counts if name.startswith(f"{config} ")] for config in (*FEATURES, "triplets")}

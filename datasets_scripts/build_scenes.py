@@ -14,7 +14,6 @@ All is written into a hidden folder beside the output, which takes its place at 
 data of another version or of other arguments are replaced as a whole.
 """
 
-import io
 import json
 import random
 import shutil
@@ -30,6 +29,7 @@ from transformers import HfArgumentParser
 
 from contextcir.benchmarks.published import FEATURES, write_shards
 from contextcir.benchmarks.scenes import RECORD, TRUTH_FEATURES
+from contextcir.images import encode_image
 from contextcir.metrics.bound import recall_at_1_bound
 from contextcir.scenes import (
     KINDS,
@@ -80,9 +80,8 @@ class Arguments:
 
 def encode(picture: Picture, image_size: int) -> dict:
     """A picture as `datasets` stores it."""
-    buffer = io.BytesIO()
-    render(picture.scene, picture.nuisance, image_size).save(buffer, format="JPEG", quality=92)
-    return {"bytes": buffer.getvalue(), "path": None}
+    image = render(picture.scene, picture.nuisance, image_size)
+    return {"bytes": encode_image(image, "JPEG", quality=92), "path": None}
 
 
 def spans(query: SceneQuery) -> list[dict]:

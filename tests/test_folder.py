@@ -149,7 +149,7 @@ def test_what_is_missing_is_named(mini):
         folder.load(str(mini))
     for name in NAMES:
         (mini / "images" / name).unlink()
-    with pytest.raises(ValueError, match=r"images holds no images \(.avif, .*\). Put the gallery there"):
+    with pytest.raises(ValueError, match=r"images holds no images \(.apng, .*\). Check the path"):
         folder.load(str(mini))
 
 

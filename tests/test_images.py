@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from contextcir.images import ImageError, load_image
+from contextcir.images import ImageError, encode_image, images_in, load_image
 
 COLOURS = np.array(  # four corners that tell every rotation and flip apart
     [[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[255, 255, 0], [0, 255, 255], [255, 0, 255]]], dtype=np.uint8
@@ -371,3 +371,19 @@ def test_arrays(array, expected):
 def test_arrays_without_a_clear_meaning(array, problem):
     with pytest.raises(ImageError, match=f"row 3: .*{problem}"):
         load_image(array, name="row 3")
+
+
+def test_images_in_a_folder(tmp_path):
+    (tmp_path / "b").mkdir()
+    for name in ("b/2.PNG", "b/1.jpg", "a.webp", "c.jfif", ".hidden.png"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    (tmp_path / "notes.txt").touch()
+    assert images_in(tmp_path) == ["a.webp", "b/1.jpg", "b/2.PNG", "c.jfif"]
+    with pytest.raises(ValueError, match=r"holds no images \(.apng, .*\). Check the path"):
+        images_in(tmp_path / "c")
+
+
+def test_encoded_and_read_again():
+    image = Image.new("RGB", (6, 4), "red")
+    assert np.array_equal(load_image(encode_image(image)), image)
+    assert encode_image(image, "JPEG", quality=5)[:2] == b"\xff\xd8"

@@ -6,10 +6,9 @@ from collections import Counter
 import datasets
 import numpy as np
 import pytest
-from PIL import Image
 
 from contextcir.images import is_url, load_image
-from contextcir.pairs import Pair, images_in, mine_pairs, read_pairs, sample_pairs
+from contextcir.pairs import Pair, mine_pairs, read_pairs, sample_pairs
 
 ROW = {"reference_image": "a.png", "target_image": "sub/b.png"}
 TWO = [ROW, {"reference_image": "c.png", "target_image": "d.png", "original_caption": "greener, please"}]
@@ -226,13 +225,3 @@ def test_embeddings_without_a_direction(bad):
 def test_bounds_that_make_no_sense(options):
     with pytest.raises(ValueError, match="low < high"):
         mine_pairs(circle(0, 1), **options)
-
-
-def test_images_in_a_folder(tmp_path):
-    (tmp_path / "b").mkdir()
-    for name in ("b/2.PNG", "b/1.jpg", "a.webp", ".hidden.png"):
-        Image.new("RGB", (4, 4)).save(tmp_path / name)
-    (tmp_path / "notes.txt").touch()
-    assert images_in(tmp_path) == ["a.webp", "b/1.jpg", "b/2.PNG"]
-    with pytest.raises(ValueError, match="holds no images"):
-        images_in(tmp_path / "c")

@@ -11,7 +11,7 @@ from test_benchmarks_base import IDS, tiny_benchmark, tiny_ranking
 
 from contextcir.benchmarks import published
 from contextcir.benchmarks.published import load_benchmark
-from contextcir.retrieval.base import Query
+from contextcir.retrieval.base import Gallery, Query
 
 
 def png(value):
@@ -113,3 +113,22 @@ def test_missing_splits_columns_and_folders_are_named(folder, monkeypatch):
     monkeypatch.setattr(published, "load_dataset", not_found)
     with pytest.raises(ValueError, match="'data/missing' is neither a folder here nor a dataset"):
         load_benchmark("data/missing", "test")
+
+
+def test_images_are_published_as_they_are(tmp_path):
+    """Files byte for byte, in whatever form a gallery or a query holds them; computed ones as PNG."""
+    file = io.BytesIO()
+    PILImage.new("RGB", (3, 2), "red").save(file, "JPEG")
+    (tmp_path / "a.jpg").write_bytes(file.getvalue())
+    stored = {"bytes": file.getvalue(), "path": None}
+    images = [str(tmp_path / "a.jpg"), stored, file.getvalue(), PILImage.new("RGB", (3, 2), "blue")]
+    benchmark = tiny_benchmark()
+    gallery = Gallery(IDS, (images * len(IDS))[: len(IDS)])
+    queries = [
+        replace(query, reference_id=f"elsewhere-{query.id}", reference_image=stored) for query in benchmark.queries
+    ]
+    published.publish([replace(benchmark, gallery=gallery, queries=queries)], tmp_path / "out", "test")
+    (read,) = published.load(str(tmp_path / "out"), "test")
+    got = [image["bytes"] for image in read.gallery.images][:4]
+    assert got[:3] == [file.getvalue()] * 3 and got[3].startswith(b"\x89PNG")
+    assert read.queries[0].reference_image["bytes"] == file.getvalue()

@@ -5,7 +5,6 @@ lines of script in the page; nothing is loaded from elsewhere.
 """
 
 import base64
-import io
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from PIL import Image
 
 from contextcir.benchmarks.audit import KINDS, Audit, Case
 from contextcir.benchmarks.base import Benchmark, evenly_spaced
+from contextcir.images import encode_image
 
 TEMPLATE = Path(__file__).with_name("audit_page.html")
 SIDE = 128  # pixels
@@ -83,7 +83,6 @@ def _shown(case: Case, part: Benchmark, images: dict[str, str]) -> dict:
 
 
 def _data_uri(image: Image.Image) -> str:
-    small, buffer = image.copy(), io.BytesIO()
+    small = image.copy()
     small.thumbnail((SIDE, SIDE))
-    small.save(buffer, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return "data:image/jpeg;base64," + base64.b64encode(encode_image(small, "JPEG", quality=80)).decode()

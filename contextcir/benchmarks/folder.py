@@ -20,13 +20,13 @@ from typing import Any
 
 from contextcir.benchmarks.base import Benchmark
 from contextcir.benchmarks.files import check_choice
+from contextcir.images import images_in
 from contextcir.retrieval.base import Gallery, Query
 
 CITATION = ""
 SOURCE = "your own: a folder images, and queries.jsonl beside it"
 SPLITS = ("queries",)
 PROTOCOLS = ("reference-excluded", "reference-kept")
-SUFFIXES = {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 TEXTUAL = ("text", "id", "reference")
 LISTS = ("targets", "candidates", "tags")
 
@@ -53,14 +53,7 @@ def load(
     check_choice("folder", "splits", split, SPLITS)
     check_choice("folder", "protocols", protocol, PROTOCOLS)
     root, file = Path(path), Path(path, f"{split}.jsonl")
-    images = {
-        image.relative_to(root / "images").as_posix(): str(image)
-        for image in (root / "images").rglob("*")
-        if image.suffix.lower() in SUFFIXES and not image.name.startswith(".")
-    }
-    if not images:
-        raise ValueError(f"{root / 'images'} holds no images ({', '.join(sorted(SUFFIXES))}). Put the gallery there.")
-    images = dict(sorted(images.items()))
+    images = {name: str(root / "images" / name) for name in images_in(root / "images")}
     rows = _read_rows(file, images, excluded=protocol == "reference-excluded")
     digest = hashlib.sha256(json.dumps([rows, list(images)]).encode()).hexdigest()[:8]
     metrics = {"recall": (1, 5, 10, 50)}

@@ -4,7 +4,7 @@ dataset.
 A folder of Parquet files or a dataset on the Hub, images inside. `datasets_scripts/` builds such.
 """
 
-import io
+import os
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,7 @@ from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 from contextcir.benchmarks.base import Benchmark
 from contextcir.benchmarks.files import check_choice
-from contextcir.images import load_image
+from contextcir.images import encode_image, load_image, unpacked
 from contextcir.retrieval.base import Gallery, Query
 
 ROWS_PER_SHARD = 4000
@@ -123,7 +123,10 @@ def publish(parts: Sequence[Benchmark], folder: str | Path, split: str) -> dict[
     for part in parts:
         name = f"{split}_{part.part}" if len(parts) > 1 else split
         rows = {
-            "gallery": ({"id": id_, "image": _encoded(part.gallery, id_)} for id_ in part.gallery.ids),
+            "gallery": (
+                {"id": id_, "image": stored_image(image, f"gallery image {id_!r}")}
+                for id_, image in zip(part.gallery.ids, part.gallery.images, strict=True)
+            ),
             "queries": (_query_row(query, part.gallery) for query in part.queries),
             "relevance": (
                 {"query_id": query.id, "target_id": target}
@@ -151,19 +154,13 @@ def write_shards(rows: Iterable[dict[str, Any]], features: Features, folder: Pat
     return count
 
 
-def encoded_file(path: str | Path, name: str) -> dict[str, Any]:
-    """An image file as `datasets` stores it, byte for byte, once it is known that it can be read."""
-    load_image(path, name=name)
-    return {"bytes": Path(path).read_bytes(), "path": Path(path).name}
-
-
-def _encoded(gallery: Gallery, id_: str) -> dict[str, Any]:
-    image = gallery.images[gallery.positions[id_]]
-    if isinstance(image, str | Path):
-        return encoded_file(image, f"gallery image {id_!r}")
-    buffer = io.BytesIO()  # such as a crop of a file
-    gallery.image(id_).save(buffer, "PNG")
-    return {"bytes": buffer.getvalue(), "path": None}
+def stored_image(source, name: str) -> dict[str, Any]:
+    """An image as `datasets` stores it, once it is known that it can be read: the content of a file byte for byte;
+    what is no file, such as a crop of one, as PNG."""
+    image, source = load_image(source, name=name), unpacked(source)
+    if isinstance(source, str | os.PathLike):
+        return {"bytes": Path(source).read_bytes(), "path": Path(source).name}
+    return {"bytes": source if isinstance(source, bytes) else encode_image(image), "path": None}
 
 
 def _query_row(query: Query, gallery: Gallery) -> dict[str, Any]:
@@ -171,7 +168,7 @@ def _query_row(query: Query, gallery: Gallery) -> dict[str, Any]:
     inside = query.reference_id in gallery.positions or not query.has_reference
     return {
         "id": query.id,
-        "reference_image": None if inside else encoded_file(query.reference_image, f"reference of {query.id!r}"),
+        "reference_image": None if inside else stored_image(query.reference_image, f"reference of {query.id!r}"),
         "reference_id": query.reference_id,
         "modification_text": query.modification_text,
         "candidate_ids": list(query.candidate_ids),
