@@ -13,23 +13,16 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub.dataclasses import strict
 from torch import nn
-from transformers import (
-    CLIPModel,
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPVisionConfig,
-    CLIPVisionModel,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import CLIPTextModel, CLIPVisionModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-MAX_LOG_SCALE = 4.60517  # ln 100, rounded down: CLIP's bound
+from .clip_config import TwoEncoders
+from .clip_model import AroundCLIP, normalize
 
 
 @strict
-class CompositionBaselineConfig(PreTrainedConfig):
+class CompositionBaselineConfig(TwoEncoders, PreTrainedConfig):
     r"""
     Args:
         vision_config (`CLIPVisionConfig` or `dict`, *optional*): The image encoder.
@@ -41,7 +34,6 @@ class CompositionBaselineConfig(PreTrainedConfig):
     """
 
     model_type = "cir_baseline"
-    sub_configs = {"vision_config": CLIPVisionConfig, "text_config": CLIPTextConfig}
 
     vision_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
@@ -51,9 +43,7 @@ class CompositionBaselineConfig(PreTrainedConfig):
     logit_scale_init_value: float | int = 2.6592
 
     def __post_init__(self, **kwargs):
-        for name, config_class in self.sub_configs.items():
-            if not isinstance(getattr(self, name), config_class):
-                setattr(self, name, config_class(**(getattr(self, name) or {})))
+        self._set_up_encoders(kwargs)
         if self.composer_hidden_size is None:
             self.composer_hidden_size = 2 * self.projection_dim
         super().__post_init__(**kwargs)
@@ -109,7 +99,7 @@ class Gate(nn.Module):
         return self.weights[0] * self.gate(both).sigmoid() * image + self.weights[1] * self.residual(both)
 
 
-class CompositionBaseline(PreTrainedModel):
+class CompositionBaseline(AroundCLIP, PreTrainedModel):
     r"""
     A composer on pooled CLIP features, trained and measured through the same doors as [`ContextCIRModel`], without
     noun phrases: it has no attention to be consistent.
@@ -147,47 +137,17 @@ class CompositionBaseline(PreTrainedModel):
         elif isinstance(module, CompositionBaseline):
             init.constant_(module.logit_scale, self.config.logit_scale_init_value)
 
-    @classmethod
-    def from_clip_pretrained(cls, name_or_path, **kwargs) -> "CompositionBaseline":
-        r"""
-        Start from a CLIP checkpoint, of which all but the composer is taken.
-
-        Args:
-            name_or_path (`str`): Folder or Hub name of a `CLIPModel`.
-            **kwargs: Fields of [`CompositionBaselineConfig`]; all others go to `CLIPModel.from_pretrained`.
-
-        Returns:
-            [`CompositionBaseline`]
-
-        Raises:
-            ValueError: where a tensor of the CLIP model is missing.
-        """
-        fields = {key: kwargs.pop(key) for key in CompositionBaselineConfig.__annotations__ if key in kwargs}
-        clip, info = CLIPModel.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
-        if info["missing_keys"]:  # transformers has filled them with random numbers
-            raise ValueError(f"{name_or_path} lacks {min(info['missing_keys'])}: incomplete, or no CLIP model?")
-        inherited = ("vision_config", "text_config", "projection_dim", "logit_scale_init_value")
-        config = CompositionBaselineConfig(**{key: getattr(clip.config, key) for key in inherited} | fields)
-        model = cls._from_config(config, dtype=clip.dtype, attn_implementation=clip.config._attn_implementation)
-        given = {"logit_scale"} if "logit_scale_init_value" in fields else set()
-        tensors = {name: tensor for name, tensor in clip.state_dict().items() if name not in given}
-        model.load_state_dict(tensors, strict=False)  # CLIP lacks the composer
-        return model.eval()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.text_model.get_input_embeddings()
-
     def encode_images(self, pixel_values) -> torch.FloatTensor:
         """CLIP's pooled image features before their projection, `(batch_size, vision_hidden_size)`. Where the image
         encoder rests, training may begin here, with `forward(encoded_images=...)`."""
         return self.vision_model(pixel_values).pooler_output
 
     def _project_images(self, encoded_images):
-        return _normalize(self.visual_projection(encoded_images))
+        return normalize(self.visual_projection(encoded_images))
 
     def _compose(self, image_features, input_ids, attention_mask):
         text = self.text_model(input_ids=input_ids, attention_mask=attention_mask).pooler_output
-        return _normalize(self.composer(image_features, _normalize(self.text_projection(text))))
+        return normalize(self.composer(image_features, normalize(self.text_projection(text))))
 
     def get_image_features(self, pixel_values) -> torch.FloatTensor:
         """Images `(batch_size, 3, height, width)` -> `(batch_size, projection_dim)`, L2-normalised."""
@@ -227,19 +187,12 @@ class CompositionBaseline(PreTrainedModel):
         if (pixel_values is None) == (encoded_images is None) or reference_index is None:
             raise ValueError("Give `pixel_values` or `encoded_images`, and `reference_index` into them.")
         images = self._project_images(self.encode_images(pixel_values) if encoded_images is None else encoded_images)
-        if self.training:
-            with torch.no_grad():
-                self.logit_scale.clamp_(max=MAX_LOG_SCALE)
         return CompositionBaselineOutput(
             query_embeds=self._compose(images[reference_index], input_ids, attention_mask),
             target_embeds=None if target_index is None else images[target_index],
             reference_embeds=images[reference_index],
-            logit_scale=self.logit_scale.float().exp().clamp(max=100.0),
+            logit_scale=self._bounded_logit_scale(),
         )
-
-
-def _normalize(embeds):
-    return F.normalize(embeds.float(), dim=-1)
 
 
 __all__ = ["CompositionBaseline", "CompositionBaselineConfig", "CompositionBaselineOutput"]

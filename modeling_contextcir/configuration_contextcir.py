@@ -4,22 +4,16 @@ Paper: ConText-CIR (CVPR 2025), section 3.2. The paper leaves the widths, the nu
 of the cross-attention open; the defaults here follow the text encoder.
 """
 
-from difflib import get_close_matches
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
-# What transformers itself writes into a `config.json` or hands to a config beside the declared fields.
-_FIELDS_OF_TRANSFORMERS = {
-    "model_type", "auto_map", "torch_dtype", "name_or_path", "num_labels", "attn_implementation", "output_attentions",
-    "experts_implementation", "per_layer_config", "quantization_config", "use_cache", "tie_word_embeddings",
-    "tie_last_hidden_states",
-}  # fmt: skip
+from .clip_config import TwoEncoders
 
 
 @strict
-class ContextCIRConfig(PreTrainedConfig):
+class ContextCIRConfig(TwoEncoders, PreTrainedConfig):
     r"""
     Args:
         vision_config (`CLIPVisionConfig` or `dict`, *optional*):
@@ -61,7 +55,6 @@ class ContextCIRConfig(PreTrainedConfig):
     ```"""
 
     model_type = "contextcir"
-    sub_configs = {"vision_config": CLIPVisionConfig, "text_config": CLIPTextConfig}
 
     vision_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
@@ -76,20 +69,7 @@ class ContextCIRConfig(PreTrainedConfig):
     logit_scale_init_value: float | int = 2.6592
 
     def __post_init__(self, **kwargs):
-        # transformers keeps unknown fields silently, so that a misspelt option would train the default without a word.
-        unknown = sorted(name for name in set(kwargs) - _FIELDS_OF_TRANSFORMERS if not name.startswith("_"))
-        if unknown:
-            if kwargs.get("model_type") == "clip":
-                raise ValueError("This is the config of a CLIP model: use `ContextCIRModel.from_clip_pretrained`.")
-            known = ", ".join(sorted(name for name in type(self).__annotations__))
-            raise ValueError(
-                f"ContextCIRConfig has no field {', '.join(map(repr, unknown))}. Its fields are: {known}."
-            )
-        for name, config_class in self.sub_configs.items():
-            sub_config = getattr(self, name)
-            _refuse_misspelt_fields(name, sub_config, config_class)
-            if not isinstance(sub_config, config_class):
-                setattr(self, name, config_class(**(sub_config or {})))
+        self._set_up_encoders(kwargs)
         if self.fusion_hidden_size is None:
             self.fusion_hidden_size = self.text_config.hidden_size
         if self.fusion_num_heads is None:
@@ -107,35 +87,7 @@ class ContextCIRConfig(PreTrainedConfig):
                 f"`fusion_hidden_size` ({self.fusion_hidden_size}) must be a multiple of `fusion_num_heads` "
                 f"({self.fusion_num_heads})."
             )
-        if max(self.empty_text_ids) >= self.text_config.vocab_size:
-            raise ValueError(
-                f"The begin and end tokens {self.empty_text_ids} lie outside the vocabulary of "
-                f"{self.text_config.vocab_size} tokens: set `bos_token_id` and `eos_token_id` of `text_config`."
-            )
-
-    @property
-    def empty_text_ids(self) -> tuple[int, int]:
-        """Token ids of the empty text: the begin and the end token. Configs of CLIP from before transformers' pull
-        request
-        24773 (`eos_token_id == 2`) hold wrong ids; there, these are the last two of the vocabulary."""
-        text_config = self.text_config
-        if text_config.eos_token_id == 2:
-            return text_config.vocab_size - 2, text_config.vocab_size - 1
-        return text_config.bos_token_id, text_config.eos_token_id
-
-
-def _refuse_misspelt_fields(name: str, sub_config: PreTrainedConfig | dict | None, config_class: type) -> None:
-    """
-    CLIP's configs take any field without a word, and must: files of transformers 4 hold dozens that are gone, such as
-    `torchscript`, `top_k` or `pruned_heads`. So only what almost is the name of one of the encoder's own is refused.
-    The nearest of the old ones, `sep_token_id`, is like `pad_token_id` to 0.83.
-    """
-    known = config_class.__annotations__
-    given = vars(sub_config) if isinstance(sub_config, PreTrainedConfig) else sub_config or {}
-    for field in given:
-        similar = get_close_matches(field, known, n=1, cutoff=0.85)
-        if similar and field not in known:
-            raise ValueError(f"`{name}` has no field {field!r}. Did you mean {similar[0]!r}?")
+        self._check_empty_text()
 
 
 __all__ = ["ContextCIRConfig"]

@@ -10,25 +10,19 @@ updated: the keys and values of an image are computed once and serve the whole t
 empty text alike.
 """
 
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import CLIPModel, CLIPTextModel, CLIPVisionModel, PreTrainedModel
+from transformers import CLIPTextModel, CLIPVisionModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import load_state_dict
 from transformers.utils import ModelOutput
 
+from .clip_model import AroundCLIP, normalize, split_into_passes
 from .configuration_contextcir import ContextCIRConfig
-
-MAX_LOG_SCALE = 4.60517  # ln 100, rounded down: CLIP's bound
-# What one more pass of the text encoder costs, in tokens: on an accelerator, launching its kernels.
-PASS_COST = {"cpu": 64, "accelerator": 4096}
 
 
 @dataclass
@@ -202,7 +196,7 @@ class ContextCIRPooler(nn.Module):
         return pooled[:, 0]
 
 
-class ContextCIRPreTrainedModel(PreTrainedModel):
+class ContextCIRPreTrainedModel(AroundCLIP, PreTrainedModel):
     """Initialisation of the new layers, and loading that refuses incomplete or broken weights."""
 
     config_class = ContextCIRConfig
@@ -230,47 +224,6 @@ class ContextCIRPreTrainedModel(PreTrainedModel):
             init.normal_(module.seed, std=0.02)
         elif isinstance(module, ContextCIRModel):
             init.constant_(module.logit_scale, self.config.logit_scale_init_value)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, output_loading_info=False, **kwargs):
-        """As in transformers, but weights with missing, NaN or infinite tensors are refused with a `ValueError` that
-        names them, instead of being replaced by random numbers or loaded as they are, and so is a damaged file."""
-        with _naming_damaged_files(pretrained_model_name_or_path):
-            model, info = super().from_pretrained(
-                pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
-            )
-        _refuse_broken_weights(model, info["missing_keys"], pretrained_model_name_or_path)
-        return (model, info) if output_loading_info else model
-
-
-@contextmanager
-def _naming_damaged_files(name_or_path):
-    """safetensors says what is wrong, but not with which file. Its error is known by name, since this file imports
-    torch, transformers and huggingface_hub alone."""
-    try:
-        yield
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
-        damaged = next(filter(_is_damaged, sorted(Path(name_or_path).glob("*.safetensors"))), None)
-        damaged = damaged or f"A file of the weights of {str(name_or_path)!r}"  # in the cache of the Hub
-        raise ValueError(f"{damaged} is incomplete or damaged ({error}). Write or download it again.") from error
-
-
-def _is_damaged(path):
-    try:
-        load_state_dict(path, map_location="meta")  # headers only
-    except Exception:
-        return True
-    return False
-
-
-def _refuse_broken_weights(model, missing_keys, name_or_path):
-    infinite = [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
-    for problem, keys in (("lack", sorted(missing_keys)), ("hold NaN or infinite values in", infinite)):
-        if keys:
-            names = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
-            raise ValueError(f"The weights in {str(name_or_path)!r} {problem} {names}: incomplete or damaged?")
 
 
 class ContextCIRModel(ContextCIRPreTrainedModel):
@@ -305,43 +258,6 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
         self.post_init()
 
-    @classmethod
-    def from_clip_pretrained(cls, name_or_path, **kwargs) -> "ContextCIRModel":
-        r"""
-        Start from a CLIP checkpoint: encoders, temperature (unless `logit_scale_init_value` is given) and, with
-        `target_encoding="clip"`, the visual projection are its own; fusion, pooling and projection are new.
-
-        Args:
-            name_or_path (`str`): folder or Hub name of a `CLIPModel`.
-            **kwargs: fields of [`ContextCIRConfig`]; all others go to `CLIPModel.from_pretrained` (`dtype`,
-            `revision`, ...).
-
-        Returns:
-            [`ContextCIRModel`]
-
-        Raises:
-            ValueError: where a tensor of the CLIP model is missing or holds NaN, and where a file is damaged.
-        """
-        fields = {key: kwargs.pop(key) for key in ContextCIRConfig.__annotations__ if key in kwargs}
-        with _naming_damaged_files(name_or_path):
-            clip, info = CLIPModel.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
-        _refuse_broken_weights(clip, info["missing_keys"], name_or_path)
-        inherited = ("vision_config", "text_config", "projection_dim", "logit_scale_init_value")
-        config = ContextCIRConfig(**{key: getattr(clip.config, key) for key in inherited} | fields)
-        model = cls._from_config(config, dtype=clip.dtype, attn_implementation=clip.config._attn_implementation)
-        wanted = set(model.state_dict()) - ({"logit_scale"} if "logit_scale_init_value" in fields else set())
-        model.load_state_dict({key: value for key, value in clip.state_dict().items() if key in wanted}, strict=False)
-        return model.eval()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.text_model.get_input_embeddings()
-
-    def freeze_encoder(self, name: str) -> None:
-        """Keep the parameters of one encoder as they are: `name` is `"vision"` or `"text"`."""
-        if name not in ("vision", "text"):
-            raise ValueError(f"There is a 'vision' and a 'text' encoder, got {name!r}.")
-        getattr(self, f"{name}_model").requires_grad_(False)
-
     def encode_images(self, pixel_values) -> torch.FloatTensor:
         """`phi_I`: all image tokens, the class token first, `(batch_size, 1 + num_patches, vision_hidden_size)`. Where
         the image encoder rests, training may begin here, with `forward(encoded_images=...)`."""
@@ -355,14 +271,8 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
         # the padding.
         return self.text_model(input_ids).last_hidden_state
 
-    def _text_mask(self, input_ids, attention_mask):
-        if attention_mask is not None:
-            return attention_mask.bool()
-        is_end = input_ids == self.config.empty_text_ids[1]
-        return is_end.cumsum(1) - is_end.long() == 0  # all up to the first end token
-
     def _project(self, embeds, projection):
-        return F.normalize(projection(embeds).float(), dim=-1)  # a sum of squares overflows in half precision
+        return normalize(projection(embeds))
 
     def _fuse(self, prepared, text_tokens, text_mask, output_attentions=False):
         rows, attentions = self.fusion(prepared, text_tokens, text_mask, output_attentions)
@@ -374,7 +284,7 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
         `(batch_size, length, num_image_tokens)`; texts of similar length share a pass."""
         batch_size, length = input_ids.shape
         embeds, attentions = None, None
-        for index, longest in _passes(text_mask.sum(dim=1).clamp(min=1)):
+        for index, longest in split_into_passes(text_mask.sum(dim=1).clamp(min=1)):
             tokens = self._encode_texts(input_ids[index, :longest])
             images = self.fusion.select_images(prepared, index)
             some, maps = self._fuse(images, tokens, text_mask[index, :longest], output_attentions)
@@ -465,7 +375,6 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
         phrase_attention_mask: torch.LongTensor | None = None,
         phrase_sample: torch.LongTensor | None = None,
         phrase_token_mask: torch.BoolTensor | None = None,
-        output_concept_attentions: bool = True,
         isolated_grad: bool = False,
         encoded_images: torch.FloatTensor | None = None,
     ) -> ContextCIROutput:
@@ -490,8 +399,6 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
                 phrase.
             phrase_token_mask (`torch.BoolTensor` of shape `(num_phrases, length)`, *optional*): its tokens in that
                 row.
-            output_concept_attentions (`bool`): whether to compute the attention maps of noun phrases, if there are
-                any.
             isolated_grad (`bool`): whether the isolated side carries a gradient.
             encoded_images (`torch.FloatTensor`, *optional*): what `encode_images` makes of `pixel_values`, in their
                 place, `(num_images, 1 + num_patches, vision_hidden_size)`.
@@ -504,7 +411,7 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
         """
         if (pixel_values is None) == (encoded_images is None) or reference_index is None:
             raise ValueError("Give `pixel_values` or `encoded_images`, and `reference_index` into them.")
-        with_concepts = output_concept_attentions and phrase_input_ids is not None
+        with_concepts = phrase_input_ids is not None
         image_tokens = self.encode_images(pixel_values) if encoded_images is None else encoded_images
         prepared = self.fusion.prepare_images(image_tokens)
         references = self.fusion.select_images(prepared, reference_index)
@@ -523,14 +430,6 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
             context_attentions=context,
             isolated_attentions=isolated,
         )
-
-    def _bounded_logit_scale(self):
-        # The parameter itself is held at the bound: a clamp of its exponential alone has no gradient beyond it, and
-        # CLIP's checkpoints start there.
-        if self.training:
-            with torch.no_grad():
-                self.logit_scale.clamp_(max=MAX_LOG_SCALE)
-        return self.logit_scale.float().exp().clamp(max=100.0)
 
     def get_query_features(self, pixel_values, input_ids, attention_mask=None) -> torch.FloatTensor:
         r"""
@@ -586,32 +485,11 @@ class ContextCIRModel(ContextCIRPreTrainedModel):
         return self._concept_attentions(prepared, attentions, phrase_inputs, torch.is_grad_enabled())
 
 
-def _passes(lengths):
-    """How to encode texts of these lengths, `(num_texts,)`, with 0 for those to leave out: pairs of an index tensor
-    and a length to cut to, in the split that costs least. Padding costs its tokens, a pass `PASS_COST`."""
-    cost = PASS_COST["cpu" if lengths.device.type == "cpu" else "accelerator"]
-    counts = lengths.bincount().tolist()
-    distinct = [length for length in range(1, len(counts)) if counts[length]]
-    least = [(0, [])]  # for the shortest texts up to each length: what they cost, and the longest of each pass
-    for end, longest in enumerate(distinct, start=1):
-        options, texts = [], 0
-        for start in range(end - 1, -1, -1):
-            texts += counts[distinct[start]]
-            before, ends = least[start]
-            options.append((before + texts * longest + cost, [*ends, longest]))
-        least.append(min(options))
-    ends = least[-1][1]
-    return [
-        (((lengths > shorter) & (lengths <= longest)).nonzero()[:, 0], longest)
-        for shorter, longest in zip([0, *ends], ends, strict=False)
-    ]
-
-
 def _in_passes(function, lengths, length):
     """What `function(index, longest)` gives for each pass, `(num_texts_of_the_pass, longest, ...)`, put together to
     `(num_texts, length, ...)` with zeros for padding."""
     whole = None
-    for index, longest in _passes(lengths):
+    for index, longest in split_into_passes(lengths):
         part = function(index, longest)
         whole = part.new_zeros(len(lengths), length, *part.shape[2:]) if whole is None else whole
         whole[index, :longest] = part

@@ -6,23 +6,22 @@ at all.
 """
 
 import operator
-import os
 
 import torch
-from transformers import BatchFeature, CLIPImageProcessorPil, ProcessorMixin
+from transformers import BatchFeature
 from transformers.processing_utils import ProcessingKwargs
 from transformers.utils import logging
 
-logger = logging.get_logger(__name__)
+from .clip_processor import AroundCLIPProcessor, refuse_unread_images
 
-SMALLEST_VOCABULARY = 256 + 2  # byte-level BPE: all bytes, begin and end
+logger = logging.get_logger(__name__)
 
 
 class ContextCIRProcessorKwargs(ProcessingKwargs, total=False):
     _defaults = {"text_kwargs": {"padding": "longest", "truncation": True}}
 
 
-class ContextCIRProcessor(ProcessorMixin):
+class ContextCIRProcessor(AroundCLIPProcessor):
     r"""
     CLIP's image processor and tokenizer, and the noun-phrase tensors of the concept-consistency loss.
 
@@ -38,24 +37,6 @@ class ContextCIRProcessor(ProcessorMixin):
         ValueError: for a tokenizer without even the bytes. Where the files of the vocabulary are missing, transformers
             makes one of begin and end alone, which reads every text as the same unknown token.
     """
-
-    def __init__(self, image_processor=None, tokenizer=None, **kwargs):
-        if type(image_processor).__name__ == "CLIPImageProcessor":
-            # Where torchvision is installed, transformers picks this one; `from_pretrained(backend="pil")` would
-            # prevent that, but also ends up in the config of the tokenizer.
-            image_processor = CLIPImageProcessorPil.from_dict(image_processor.to_dict())
-        if tokenizer is not None and len(tokenizer) < SMALLEST_VOCABULARY:
-            raise ValueError(
-                f"The tokenizer of {tokenizer.name_or_path!r} has {len(tokenizer)} entries, expected at least"
-                f" {SMALLEST_VOCABULARY}. Put tokenizer.json (or vocab.json and merges.txt) of its model there."
-            )
-        super().__init__(image_processor, tokenizer, **kwargs)
-
-    @property
-    def max_length(self) -> int:
-        """To how many tokens, begin and end included, a text is cut: 77, unless the tokenizer says otherwise."""
-        length = self.tokenizer.model_max_length
-        return length if length < 1_000_000 else 77  # tokenizers without a limit report 10**30
 
     @property
     def model_input_names(self) -> list[str]:
@@ -98,7 +79,7 @@ class ContextCIRProcessor(ProcessorMixin):
         merged = self._merge_kwargs(ContextCIRProcessorKwargs, return_tensors=return_tensors, **kwargs)
         data = {}
         if images is not None:
-            _refuse_unread_images(images)
+            refuse_unread_images(images)
             data.update(self.image_processor(images, **merged["images_kwargs"]))
         if text is not None:
             texts = [text] if isinstance(text, str) else list(text)
@@ -111,10 +92,6 @@ class ContextCIRProcessor(ProcessorMixin):
             elif num_truncated:
                 logger.warning_once(f"Texts are cut to {self.max_length} tokens.")
         return BatchFeature(data)
-
-    def _tokenize(self, texts, **kwargs):
-        # On the right, whatever the tokenizer says: the text encoder of the model relies on it.
-        return self.tokenizer(texts, **{"max_length": self.max_length, **kwargs, "padding_side": "right"})
 
     def _encode_noun_phrases(self, texts, noun_phrases, encoding, **kwargs) -> dict[str, torch.Tensor]:
         if len(noun_phrases) != len(texts):
@@ -155,18 +132,6 @@ class ContextCIRProcessor(ProcessorMixin):
             "phrase_token_mask": torch.tensor(masks, dtype=torch.bool).reshape(len(masks), length),
             "num_dropped_phrases": torch.tensor(num_dropped),
         }
-
-
-def _refuse_unread_images(images) -> None:
-    """CLIP's image processor would read a path without its orientation or any limit, and cut values at 255."""
-    for place, image in enumerate(images if isinstance(images, (list, tuple)) else [images]):
-        mode = getattr(image, "mode", "")
-        if isinstance(image, (str, os.PathLike)) or mode == "F" or str(mode).startswith("I"):
-            what = f"a Pillow image of mode {mode!r}" if mode else f"the path {os.fspath(image)!r}"
-            raise ValueError(
-                f"Image {place} is {what}, expected 8-bit RGB. Read it with `contextcir.images.load_image`, or"
-                " convert it yourself."
-            )
 
 
 def _start_and_end(span, row: int) -> tuple[int, int]:

@@ -12,25 +12,19 @@ under the null text the first steps find an image encoder that is not CLIP's.
 Left out: dropout (the paper mentions none), and the reference image as a negative (equation 2 has target images only).
 """
 
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import CLIPModel, CLIPTextModel, CLIPVisionModel, PreTrainedModel
+from transformers import CLIPTextModel, CLIPVisionModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import load_state_dict
 from transformers.utils import ModelOutput
 
+from .clip_model import AroundCLIP, normalize, split_into_passes
 from .configuration_instructcir import InstructCIRConfig
-
-MAX_LOG_SCALE = 4.60517  # ln 100, rounded down: CLIP's bound
-# What one more pass of the text encoder costs, in tokens: on an accelerator, launching its kernels.
-PASS_COST = {"cpu": 64, "accelerator": 4096}
 
 
 @dataclass
@@ -121,7 +115,7 @@ class InstructCIRPredictor(nn.Module):
         return image + self.fc2(self.activation(self.fc1(inputs)))
 
 
-class InstructCIRPreTrainedModel(PreTrainedModel):
+class InstructCIRPreTrainedModel(AroundCLIP, PreTrainedModel):
     """Initialisation of the new layers, and loading that refuses incomplete or broken weights."""
 
     config_class = InstructCIRConfig
@@ -153,45 +147,11 @@ class InstructCIRPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, output_loading_info=False, **kwargs):
-        """As in transformers, but weights with missing, NaN or infinite tensors are refused with a `ValueError` that
-        names them, instead of being replaced by random numbers or loaded as they are, and so is a damaged file."""
-        with _naming_damaged_files(pretrained_model_name_or_path):
-            model, info = super().from_pretrained(
-                pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
-            )
-        _refuse_broken_weights(model, info["missing_keys"], pretrained_model_name_or_path)
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+        )
         model.combiner_weight.requires_grad_(False)  # loading gives a gradient to all
         return (model, info) if output_loading_info else model
-
-
-@contextmanager
-def _naming_damaged_files(name_or_path):
-    """safetensors says what is wrong, but not with which file. Its error is known by name, since this file imports
-    torch, transformers and huggingface_hub alone."""
-    try:
-        yield
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
-        damaged = next(filter(_is_damaged, sorted(Path(name_or_path).glob("*.safetensors"))), None)
-        damaged = damaged or f"A file of the weights of {str(name_or_path)!r}"  # in the cache of the Hub
-        raise ValueError(f"{damaged} is incomplete or damaged ({error}). Write or download it again.") from error
-
-
-def _is_damaged(path):
-    try:
-        load_state_dict(path, map_location="meta")  # headers only
-    except Exception:
-        return True
-    return False
-
-
-def _refuse_broken_weights(model, missing_keys, name_or_path):
-    infinite = [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
-    for problem, keys in (("lack", sorted(missing_keys)), ("hold NaN or infinite values in", infinite)):
-        if keys:
-            names = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
-            raise ValueError(f"The weights in {str(name_or_path)!r} {problem} {names}: incomplete or damaged?")
 
 
 class InstructCIRModel(InstructCIRPreTrainedModel):
@@ -227,63 +187,13 @@ class InstructCIRModel(InstructCIRPreTrainedModel):
         self.combiner_weight = nn.Parameter(torch.tensor(1.0), requires_grad=False)
         self.post_init()
 
-    @classmethod
-    def from_clip_pretrained(cls, name_or_path, **kwargs) -> "InstructCIRModel":
-        r"""
-        Start from a CLIP checkpoint: encoders, projections and temperature (unless `logit_scale_init_value` is given)
-        are its own; cross-attention and predictor are new.
-
-        Args:
-            name_or_path (`str`): folder or Hub name of a `CLIPModel`.
-            **kwargs: fields of [`InstructCIRConfig`]; all others go to `CLIPModel.from_pretrained` (`dtype`,
-            `revision`, ...).
-
-        Returns:
-            [`InstructCIRModel`]
-
-        Raises:
-            ValueError: where a tensor of the CLIP model is missing or holds NaN, where a file is damaged, and for
-                another `projection_dim` than that of the CLIP model.
-        """
-        fields = {key: kwargs.pop(key) for key in InstructCIRConfig.__annotations__ if key in kwargs}
-        with _naming_damaged_files(name_or_path):
-            clip, info = CLIPModel.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
-        _refuse_broken_weights(clip, info["missing_keys"], name_or_path)
-        if fields.get("projection_dim", clip.config.projection_dim) != clip.config.projection_dim:
-            raise ValueError(
-                f"`projection_dim` is {fields['projection_dim']}, but the projections of {str(name_or_path)!r} have"
-                f" {clip.config.projection_dim}. Leave it out."
-            )
-        inherited = ("vision_config", "text_config", "projection_dim", "logit_scale_init_value")
-        config = InstructCIRConfig(**{key: getattr(clip.config, key) for key in inherited} | fields)
-        model = cls._from_config(config, dtype=clip.dtype, attn_implementation=clip.config._attn_implementation)
-        given = {"logit_scale"} if "logit_scale_init_value" in fields else set()
-        taken = {key: value for key, value in clip.state_dict().items() if key not in given}
-        model.load_state_dict(taken, strict=False)
-        return model.eval()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.text_model.get_input_embeddings()
-
-    def freeze_encoder(self, name: str) -> None:
-        """Keep the parameters of one of CLIP's encoders as they are: `name` is `"vision"` or `"text"`."""
-        if name not in ("vision", "text"):
-            raise ValueError(f"There is a 'vision' and a 'text' encoder, got {name!r}.")
-        getattr(self, f"{name}_model").requires_grad_(False)
-
-    def _text_mask(self, input_ids, attention_mask):
-        if attention_mask is not None:
-            return attention_mask.bool()
-        is_end = input_ids == self.config.empty_text_ids[1]
-        return is_end.cumsum(1) - is_end.long() == 0  # all up to the first end token
-
     def _encode_texts(self, input_ids, lengths):
         """`phi_t`: token states `(num_texts, length, text_hidden_size)`, zero where padded, and embeddings
         `(num_texts, projection_dim)`; texts of similar length share a pass."""
         # CLIP's text encoder is causal and padding stands on the right, so that no real token ever sees it: without a
         # mask the states of real tokens are the same, and attention takes its fastest path.
         tokens = None
-        for index, longest in _passes(lengths):
+        for index, longest in split_into_passes(lengths):
             states = self.text_model(input_ids[index, :longest]).last_hidden_state
             tokens = states.new_zeros(*input_ids.shape, states.shape[-1]) if tokens is None else tokens
             tokens[index, :longest] = states
@@ -305,14 +215,14 @@ class InstructCIRModel(InstructCIRPreTrainedModel):
         text_tokens, text = self._encode_texts(input_ids, text_mask.sum(dim=1).clamp(min=1))
         reformulated = self.predictor(self._encode_images(pixel_values, text_tokens, text_mask), text)
         # Of unit length both, so that lambda weighs the same in every query.
-        reformulated, text = _normalize(reformulated), _normalize(text)
+        reformulated, text = normalize(reformulated), normalize(text)
         weight = self.combiner_weight.float()
-        return _normalize(weight * reformulated + (1 - weight) * text)
+        return normalize(weight * reformulated + (1 - weight) * text)
 
     def _embed_images(self, pixel_values):
         empty_text = torch.tensor([self.config.empty_text_ids], device=pixel_values.device)
         text_tokens, text = self._encode_texts(empty_text, torch.tensor([2], device=pixel_values.device))
-        return _normalize(self.predictor(self._encode_images(pixel_values, text_tokens), text))
+        return normalize(self.predictor(self._encode_images(pixel_values, text_tokens), text))
 
     def forward(
         self,
@@ -347,14 +257,6 @@ class InstructCIRModel(InstructCIRPreTrainedModel):
             logit_scale=self._bounded_logit_scale(),
         )
 
-    def _bounded_logit_scale(self):
-        # The parameter itself is held at the bound: a clamp of its exponential alone has no gradient beyond it, and
-        # CLIP's checkpoints start there.
-        if self.training:
-            with torch.no_grad():
-                self.logit_scale.clamp_(max=MAX_LOG_SCALE)
-        return self.logit_scale.float().exp().clamp(max=100.0)
-
     def get_query_features(self, pixel_values, input_ids, attention_mask=None) -> torch.FloatTensor:
         r"""
         Embed queries, `e_f = lambda * e_r + (1 - lambda) * phi_t(t)`.
@@ -381,31 +283,6 @@ class InstructCIRModel(InstructCIRPreTrainedModel):
             `torch.FloatTensor` of shape `(batch_size, projection_dim)`, L2-normalised.
         """
         return self._embed_images(pixel_values)
-
-
-def _normalize(embeds):
-    return F.normalize(embeds.float(), dim=-1)  # a sum of squares overflows in half precision
-
-
-def _passes(lengths):
-    """How to encode texts of these lengths, `(num_texts,)`: pairs of an index tensor and a length to cut to, in the
-    split that costs least. Padding costs its tokens, a pass `PASS_COST`."""
-    cost = PASS_COST["cpu" if lengths.device.type == "cpu" else "accelerator"]
-    counts = lengths.bincount().tolist()
-    distinct = [length for length in range(1, len(counts)) if counts[length]]
-    least = [(0, [])]  # for the shortest texts up to each length: what they cost, and the longest of each pass
-    for end, longest in enumerate(distinct, start=1):
-        options, texts = [], 0
-        for start in range(end - 1, -1, -1):
-            texts += counts[distinct[start]]
-            before, ends = least[start]
-            options.append((before + texts * longest + cost, [*ends, longest]))
-        least.append(min(options))
-    ends = least[-1][1]
-    return [
-        (((lengths > shorter) & (lengths <= longest)).nonzero()[:, 0], longest)
-        for shorter, longest in zip([0, *ends], ends, strict=False)
-    ]
 
 
 __all__ = ["InstructCIRModel", "InstructCIROutput", "InstructCIRPreTrainedModel"]

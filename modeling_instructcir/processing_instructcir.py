@@ -4,23 +4,21 @@ Paper: arXiv 2504.00812, section II-B: CLIP's inputs, and nothing else. The null
 own business.
 """
 
-import os
-
 import torch
-from transformers import BatchFeature, CLIPImageProcessorPil, ProcessorMixin
+from transformers import BatchFeature
 from transformers.processing_utils import ProcessingKwargs
 from transformers.utils import logging
 
-logger = logging.get_logger(__name__)
+from .clip_processor import AroundCLIPProcessor, refuse_unread_images
 
-SMALLEST_VOCABULARY = 256 + 2  # byte-level BPE: all bytes, begin and end
+logger = logging.get_logger(__name__)
 
 
 class InstructCIRProcessorKwargs(ProcessingKwargs, total=False):
     _defaults = {"text_kwargs": {"padding": "longest", "truncation": True}}
 
 
-class InstructCIRProcessor(ProcessorMixin):
+class InstructCIRProcessor(AroundCLIPProcessor):
     r"""
     CLIP's image processor and tokenizer.
 
@@ -36,24 +34,6 @@ class InstructCIRProcessor(ProcessorMixin):
         ValueError: for a tokenizer without even the bytes. Where the files of the vocabulary are missing, transformers
             makes one of begin and end alone, which reads every text as the same unknown token.
     """
-
-    def __init__(self, image_processor=None, tokenizer=None, **kwargs):
-        if type(image_processor).__name__ == "CLIPImageProcessor":
-            # Where torchvision is installed, transformers picks this one; `from_pretrained(backend="pil")` would
-            # prevent that, but also ends up in the config of the tokenizer.
-            image_processor = CLIPImageProcessorPil.from_dict(image_processor.to_dict())
-        if tokenizer is not None and len(tokenizer) < SMALLEST_VOCABULARY:
-            raise ValueError(
-                f"The tokenizer of {tokenizer.name_or_path!r} has {len(tokenizer)} entries, expected at least"
-                f" {SMALLEST_VOCABULARY}. Put tokenizer.json (or vocab.json and merges.txt) of its model there."
-            )
-        super().__init__(image_processor, tokenizer, **kwargs)
-
-    @property
-    def max_length(self) -> int:
-        """To how many tokens, begin and end included, a text is cut: 77, unless the tokenizer says otherwise."""
-        length = self.tokenizer.model_max_length
-        return length if length < 1_000_000 else 77  # tokenizers without a limit report 10**30
 
     @property
     def model_input_names(self) -> list[str]:
@@ -89,12 +69,11 @@ class InstructCIRProcessor(ProcessorMixin):
         merged = self._merge_kwargs(InstructCIRProcessorKwargs, return_tensors=return_tensors, **kwargs)
         data = {}
         if images is not None:
-            _refuse_unread_images(images)
+            refuse_unread_images(images)
             data.update(self.image_processor(images, **merged["images_kwargs"]))
         if text is not None:
-            # On the right, whatever the tokenizer says: the text encoder of the model relies on it.
-            options = {"max_length": self.max_length, **merged["text_kwargs"], "padding_side": "right"}
-            encoding = self.tokenizer([text] if isinstance(text, str) else list(text), **options)
+            texts = [text] if isinstance(text, str) else list(text)
+            encoding = self._tokenize(texts, **merged["text_kwargs"])
             data.update(input_ids=encoding["input_ids"], attention_mask=encoding["attention_mask"])
             num_truncated = sum(bool(row.overflowing) for row in encoding.encodings)
             if count_truncated:
@@ -102,18 +81,6 @@ class InstructCIRProcessor(ProcessorMixin):
             elif num_truncated:
                 logger.warning_once(f"Texts are cut to {self.max_length} tokens.")
         return BatchFeature(data)
-
-
-def _refuse_unread_images(images) -> None:
-    """CLIP's image processor would read a path without its orientation or any limit, and cut values at 255."""
-    for place, image in enumerate(images if isinstance(images, (list, tuple)) else [images]):
-        mode = getattr(image, "mode", "")
-        if isinstance(image, (str, os.PathLike)) or mode == "F" or str(mode).startswith("I"):
-            what = f"a Pillow image of mode {mode!r}" if mode else f"the path {os.fspath(image)!r}"
-            raise ValueError(
-                f"Image {place} is {what}, expected 8-bit RGB. Read it with `contextcir.images.load_image`, or"
-                " convert it yourself."
-            )
 
 
 __all__ = ["InstructCIRProcessor"]

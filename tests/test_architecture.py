@@ -120,6 +120,15 @@ def test_the_luggage_imports_its_siblings_and_three_libraries():
             assert not [p for p in path.parent.iterdir() if p.is_dir() and p.name != "__pycache__"]
 
 
+def test_files_that_several_folders_of_the_luggage_have_are_the_same():
+    copies = {}
+    for package in LUGGAGE:
+        for path in (ROOT / package).glob("clip_*.py"):
+            copies.setdefault(path.name, set()).add(path.read_bytes())
+    assert copies.keys() == {"clip_config.py", "clip_model.py", "clip_processor.py"}
+    assert [name for name, contents in copies.items() if len(contents) > 1] == []
+
+
 @pytest.mark.parametrize("library", HOMES)
 def test_a_heavy_library_lives_in_one_file(library):
     for path in SOURCES:

@@ -131,7 +131,7 @@ def test_a_clip_that_lacks_tensors_is_refused(clip_folder, tmp_path):
     tensors = load_file(tmp_path / "model.safetensors")
     del tensors["text_projection.weight"]
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="lacks text_projection.weight"):
+    with pytest.raises(ValueError, match="lack text_projection.weight"):
         CompositionBaseline.from_clip_pretrained(tmp_path)
 
 
@@ -145,6 +145,21 @@ def test_temperature_is_that_of_clip_unless_one_is_given(clip_folder, clip_confi
 def test_without_targets_none_are_embedded(build, batch):
     outputs = build("tirg")(**{name: value for name, value in batch.items() if name != "target_index"})
     assert outputs.target_embeds is None and outputs.query_embeds.shape == (3, 20)
+
+
+@pytest.mark.parametrize(("tensor", "message"), [(None, "lack"), (float("nan"), "hold NaN or infinite values in")])
+def test_missing_and_broken_tensors_are_refused(build, tmp_path, tensor, message):
+    build("combiner").save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors.pop("composer.image.bias") if tensor is None else tensors["composer.image.bias"].fill_(tensor)
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"{message} composer.image.bias"):
+        CompositionBaseline.from_pretrained(tmp_path)
+
+
+def test_an_unknown_field_is_refused():
+    with pytest.raises(ValueError, match="no field 'compositoin'"):
+        CompositionBaselineConfig(compositoin="tirg")
 
 
 def test_an_unknown_composition_is_refused():

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoProcessor, CLIPModel
 
-from modeling_contextcir import ContextCIRConfig, ContextCIRModel, ContextCIRProcessor, modeling_contextcir
+from modeling_contextcir import ContextCIRConfig, ContextCIRModel, ContextCIRProcessor, clip_model
 
 DIRECTIONS = ["text_to_image", "image_to_text"]
 VARIANTS = [(direction, target) for direction in DIRECTIONS for target in ("fusion", "clip")]
@@ -206,8 +206,8 @@ def test_texts_are_split_into_passes_at_the_least_cost(monkeypatch, lengths, cos
         texts = [sum(low < length <= high for length in lengths) for low, high in zip([0, *ends], ends, strict=False)]
         return sum(number * end + cost for number, end in zip(texts, ends, strict=True))
 
-    monkeypatch.setitem(modeling_contextcir.PASS_COST, "cpu", cost)
-    passes = modeling_contextcir._passes(torch.tensor(lengths))
+    monkeypatch.setitem(clip_model.PASS_COST, "cpu", cost)
+    passes = clip_model.split_into_passes(torch.tensor(lengths))
     together = torch.cat([index for index, _ in passes]).tolist() if passes else []
     assert sorted(together) == [i for i, length in enumerate(lengths) if length]
     assert all(max(lengths[i] for i in index) == longest for index, longest in passes)
@@ -221,7 +221,7 @@ def test_texts_are_split_into_passes_at_the_least_cost(monkeypatch, lengths, cos
 def test_the_number_of_passes_changes_nothing(monkeypatch, build, batch, direction, target):
     outputs, gradients = [], []
     for cost in (0, 10**6):
-        monkeypatch.setitem(modeling_contextcir.PASS_COST, "cpu", cost)
+        monkeypatch.setitem(clip_model.PASS_COST, "cpu", cost)
         model = build(direction, target)
         outputs.append(model(**batch, isolated_grad=True))
         losses(outputs[-1]).backward()
@@ -281,7 +281,7 @@ def test_padding_does_not_count(build, batch, processor, direction):
 def test_eager_equals_sdpa(build, batch, direction, target):
     model = build(direction, target)
     sdpa = model(**batch)
-    without_maps = model(**batch, output_concept_attentions=False)
+    without_maps = model(**{name: tensor for name, tensor in batch.items() if not name.startswith("phrase_")})
     assert model.text_model.config._attn_implementation == "sdpa"
     assert without_maps.context_attentions is None and without_maps.isolated_attentions is None
     torch.testing.assert_close(without_maps.query_embeds, sdpa.query_embeds)
@@ -345,17 +345,6 @@ def test_gradient_checkpointing_changes_nothing(build, batch, direction):
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, msg=lambda m, name=name: f"{name}: {m}")
-
-
-@pytest.mark.parametrize("name", ["vision", "text"])
-def test_freeze_encoder(build, batch, name):
-    model = build()
-    model.freeze_encoder(name)
-    losses(model(**batch)).backward()
-    for parameter, tensor in model.named_parameters():
-        assert (tensor.grad is None) == parameter.startswith(f"{name}_model."), parameter
-    with pytest.raises(ValueError, match="'vision' and a 'text'"):
-        model.freeze_encoder("audio")
 
 
 def test_logit_scale_is_bounded_and_comes_back_from_the_bound(build, batch):
@@ -429,6 +418,14 @@ def test_from_clip_pretrained(clip_folder, capfd):
     config = model.config
     assert (config.projection_dim, config.fusion_hidden_size, config.fusion_num_heads) == (20, 32, 4)
     assert config.fusion_intermediate_size == 128
+
+
+def test_what_does_not_fit_the_clip_is_refused(clip_folder):
+    with pytest.raises(ValueError, match="`projection_dim` is 16, but the projections of .* have 20"):
+        ContextCIRModel.from_clip_pretrained(clip_folder, target_encoding="clip", projection_dim=16)
+    assert ContextCIRModel.from_clip_pretrained(clip_folder, projection_dim=16).projection.out_features == 16
+    with pytest.raises(ValueError, match="vision_config: the encoders are those of"):
+        ContextCIRModel.from_clip_pretrained(clip_folder, vision_config={"num_hidden_layers": 4})
 
 
 def test_temperature_is_that_of_clip_unless_one_is_given(clip_folder):

@@ -1,6 +1,5 @@
 """InstructCIR: what it is by its equations, loading and saving, precision, training."""
 
-import itertools
 import json
 
 import pytest
@@ -9,7 +8,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoProcessor, CLIPModel
 
-from modeling_instructcir import InstructCIRConfig, InstructCIRModel, InstructCIRProcessor, modeling_instructcir
+from modeling_instructcir import InstructCIRConfig, InstructCIRModel, InstructCIRProcessor, clip_model
 
 # The model, and the paper's ablations of it.
 VARIANTS = [{}, {"cross_attention": False}, {"predictor_text": False}]
@@ -187,29 +186,11 @@ def test_shared_images_are_those_of_their_rows(build, batch):
     assert_equal_outputs(model(**batch | index), model(**batch | {"pixel_values": pixel_values}))
 
 
-@pytest.mark.parametrize("lengths", [[1], [7, 7, 7], [12, 2, 9, 40, 41], list(range(2, 78))])
-@pytest.mark.parametrize("cost", [0, 5, 64, 10**6])
-def test_texts_are_split_into_passes_at_the_least_cost(monkeypatch, lengths, cost):
-    def price(ends):
-        """Of passes up to these lengths."""
-        texts = [sum(low < length <= high for length in lengths) for low, high in zip([0, *ends], ends, strict=False)]
-        return sum(number * end + cost for number, end in zip(texts, ends, strict=True))
-
-    monkeypatch.setitem(modeling_instructcir.PASS_COST, "cpu", cost)
-    passes = modeling_instructcir._passes(torch.tensor(lengths))
-    assert sorted(torch.cat([index for index, _ in passes]).tolist()) == list(range(len(lengths)))
-    assert all(max(lengths[i] for i in index) == longest for index, longest in passes)
-    distinct = sorted({*lengths})
-    if len(distinct) <= 5:
-        inner = [ends for n in range(5) for ends in itertools.combinations(distinct[:-1], n)]
-        assert price([longest for _, longest in passes]) == min(price([*ends, distinct[-1]]) for ends in inner)
-
-
 @pytest.mark.parametrize("fields", VARIANTS, ids=str)
 def test_the_number_of_passes_changes_nothing(monkeypatch, build, batch, fields):
     outputs, gradients = [], []
     for cost in (0, 10**6):
-        monkeypatch.setitem(modeling_instructcir.PASS_COST, "cpu", cost)
+        monkeypatch.setitem(clip_model.PASS_COST, "cpu", cost)
         model = build(**fields)
         outputs.append(model(**batch))
         loss_of(outputs[-1]).backward()
@@ -298,18 +279,6 @@ def test_gradient_checkpointing_changes_nothing(build, batch):
     for name, gradient in gradients[0].items():
         if name != "combiner_weight":
             torch.testing.assert_close(gradients[1][name], gradient, msg=lambda m, name=name: f"{name}: {m}")
-
-
-@pytest.mark.parametrize("name", ["vision", "text"])
-def test_freeze_encoder(build, batch, name):
-    model = build()
-    model.freeze_encoder(name)
-    loss_of(model(**batch)).backward()
-    resting = {parameter for parameter, tensor in model.named_parameters() if tensor.grad is None}
-    encoder = {parameter for parameter, _ in model.named_parameters() if parameter.startswith(f"{name}_model.")}
-    assert resting == encoder | {"combiner_weight"}
-    with pytest.raises(ValueError, match="'vision' and a 'text'"):
-        model.freeze_encoder("audio")
 
 
 def test_logit_scale_is_bounded_and_comes_back_from_the_bound(build, batch):
