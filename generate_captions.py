@@ -25,8 +25,6 @@ before, or an image is one that a benchmark is measured on (`--test_sets`).
 import asyncio
 import shlex
 import sys
-from collections import Counter
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -34,10 +32,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from tqdm import tqdm
 from transformers import HfArgumentParser
 
-from contextcir.captions import HeldOut, Inspector, Prompt, ResultLog, load_prompts
+from commands.caption_inputs import PairArguments, choose_pairs, find_held_out
+from contextcir.captions import Inspector, Prompt, ResultLog, load_prompts
 from contextcir.captions.publishing import publish
 from contextcir.captions.rehearsal import rehearse
 from contextcir.captions.run import Run, caption_pairs
@@ -45,42 +43,13 @@ from contextcir.captions.writing import write_card, write_results
 from contextcir.chat import ChatServer
 from contextcir.dispatch import BatchDispatcher, Dispatcher
 from contextcir.downloads import fetch_public
-from contextcir.images import images_in
 from contextcir.ledger import Ledger
-from contextcir.pairs import Pair, read_pairs, sample_pairs
 from contextcir.prices import FREE, Price, price_of
 from contextcir.provenance import git_commit, versions
 
 CARD_TEMPLATE = Path(__file__).parent / "datasets_scripts" / "cards" / "generated.md"
 PAIRS_OF_A_BATCH = 5_000  # in the stages at a time, 25 kB or more each; online, twice as many as requests
 STOPPED, INTERRUPTED = 3, 130
-
-
-@dataclass
-class PairArguments:
-    """Which pairs: those of a file or dataset, or some drawn from a folder of images."""
-
-    pairs: str | None = field(
-        default=None, metadata={"help": "Pairs: a .json, .jsonl or .csv file, or a folder or Hub name of a dataset."}
-    )
-    pairs_split: str = field(default="train", metadata={"help": "Split, where the pairs are a dataset."})
-    images: str | None = field(default=None, metadata={"help": "Folder of images to draw pairs from instead."})
-    num_pairs: int | None = field(default=None, metadata={"help": "How many pairs to draw."})
-    pairs_within: Literal["folder", "collection"] = field(
-        default="folder", metadata={"help": "Draw pairs within each folder of images (a class), or among all."}
-    )
-    seed: int = field(default=0, metadata={"help": "Seed of the pairs that are drawn."})
-    allow_urls: bool = field(default=False, metadata={"help": "Whether images given as URLs are downloaded."})
-    test_sets: str | None = field(
-        default=None,
-        metadata={"help": "Folder with cirr, circo or fashioniq inside: pairs with their test images are left out."},
-    )
-
-    def __post_init__(self):
-        if (self.pairs is None) == (self.images is None):
-            raise ValueError("Give either --pairs, or --images to draw pairs from.")
-        if (self.images is None) != (self.num_pairs is None):
-            raise ValueError("--images and --num_pairs go together.")
 
 
 @dataclass
@@ -91,8 +60,9 @@ class CaptionArguments:
     prompts: str | None = field(
         default=None, metadata={"help": "Folder with prompts of your own; see contextcir/prompts."}
     )
-    max_changes: int = field(
-        default=4, metadata={"help": "Most captions of a pair that are joined in one text (good4cir); 1 joins none."}
+    max_changes: int | None = field(
+        default=None,
+        metadata={"help": "Most captions of a pair that are joined in one text (good4cir); default 4, 1 joins none."},
     )
     reformulator: str | None = field(
         default=None,
@@ -106,6 +76,9 @@ class CaptionArguments:
     )
 
     def __post_init__(self):
+        if self.max_changes is not None and self.recipe != "good4cir":
+            raise ValueError(f"{self.recipe} writes one change for a pair and joins nothing. Leave out --max_changes.")
+        self.max_changes = 4 if self.max_changes is None else self.max_changes
         if self.max_changes < 1:
             raise ValueError(f"max_changes must be at least 1, got {self.max_changes}.")
         if self.reformulator and self.recipe != "instructcir":
@@ -176,16 +149,6 @@ class OutputArguments:
     public: bool = field(default=False, metadata={"help": "Publish for everybody to see."})
 
 
-def choose_pairs(args: PairArguments) -> Sequence[Pair]:
-    """The pairs that are asked for, read or drawn."""
-    if args.pairs:
-        return read_pairs(args.pairs, split=args.pairs_split, allow_urls=args.allow_urls)
-    names, root = images_in(args.images), Path(args.images)
-    groups = [str(Path(name).parent) if args.pairs_within == "folder" else "" for name in names]
-    drawn = [(names[one], names[other]) for one, other in sample_pairs(groups, args.num_pairs, seed=args.seed)]
-    return [Pair(str(root / one), str(root / other), one, other) for one, other in drawn]
-
-
 def choose_prompts(args: CaptionArguments) -> dict[str, Prompt]:
     """The prompts of the recipe. A reformulator is asked with the one that it was trained with."""
     prompts = load_prompts(args.recipe, args.prompts)
@@ -211,31 +174,6 @@ def load_reformulator(name_or_path: str | None):
     return Reformulator.load(name_or_path)
 
 
-def find_held_out(folder: str | None) -> tuple[HeldOut | None, str]:
-    """The test images of the benchmarks in a folder, and a sentence about them for the card."""
-    if folder is None:
-        return None, "not looked for"
-    from contextcir.benchmarks import circo, cirr, fashioniq
-
-    images, counts = [], Counter()
-    for name, module in {"cirr": cirr, "circo": circo, "fashioniq": fashioniq}.items():
-        if not Path(folder, name).is_dir():
-            continue
-        files = {
-            Path(path)
-            for split in module.SPLITS
-            for part in module.load(str(Path(folder, name)), split, check_images=False)
-            for path in part.gallery.images
-        }
-        images += [(name, path) for path in sorted(files)]
-        counts[name] = len(files)
-    if not images:
-        raise ValueError(f"{folder} has none of the folders cirr, circo and fashioniq. Put a benchmark there.")
-    held_out = HeldOut.from_files(tqdm(images, desc="test images", unit="image"))
-    names = ", ".join(f"{name} ({count:,})" for name, count in counts.items())
-    return held_out, f"pairs with images of {names} were left out, by id and for {len(held_out.owners):,} by looks too"
-
-
 def draw_figures(report: dict[str, Any], folder: Path) -> list[str]:
     """Draw a report, where matplotlib is there. Returns the names of the figures."""
     if not find_spec("matplotlib"):
@@ -258,7 +196,7 @@ def main(argv: list[str] | None = None) -> int:
     if not (find_spec("spacy") and find_spec("benepar")):  # said before anything is paid for
         raise ImportError("Noun phrases need spaCy and benepar: pip install contextcir[parse]")
     prompts = choose_prompts(caption_args)
-    pairs = choose_pairs(pair_args)
+    pairs, origin = choose_pairs(pair_args, output_args.output)
     server = server_args.build()
     fetch = fetch_public if pair_args.allow_urls else None
     if server_args.dry_run:
@@ -280,6 +218,7 @@ def main(argv: list[str] | None = None) -> int:
         inspector=Inspector(held_out, fetch, folder / "images"),
         folder=folder,
         facts={
+            "origin": origin,
             "held_out": sentence,
             "parser": caption_args.parser or "the parser that ships with contextcir",
             "command": shlex.join(["generate_captions.py", *words]),
@@ -288,12 +227,18 @@ def main(argv: list[str] | None = None) -> int:
         },
         reformulator=load_reformulator(caption_args.reformulator),
     )
+    return caption(run, server_args, output_args)
+
+
+def caption(run: Run, server_args: ServerArguments, output_args: OutputArguments) -> int:
+    """Asks, writes and publishes. Returns the exit code."""
+    folder = run.folder
     with (
         Ledger(folder, run.settings(), server_args.max_usd) as ledger,
-        closing(ResultLog(folder / ".results.jsonl", len(pairs))) as log,
+        closing(ResultLog(folder / ".results.jsonl", len(run.pairs))) as log,
         closing(run.inspector),
     ):
-        dispatcher, in_flight = server_args.build_dispatcher(server, ledger)
+        dispatcher, in_flight = server_args.build_dispatcher(run.server, ledger)
         reformulation = Dispatcher(run.reformulator, ledger) if run.reformulator else None
         try:
             stopped = asyncio.run(caption_pairs(run, log, dispatcher, reformulation, in_flight=in_flight))

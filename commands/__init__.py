@@ -1,1 +1,1 @@
-"""What `benchmark.py` does beside measuring, one file for each sub-command, and what they all load."""
+"""What doors are made of: the sub-commands of `benchmark.py`, a file each, and what `train.py` is told and builds."""

@@ -8,8 +8,9 @@ checksums of archives are compared, and every tensor of the weights must be ther
 import json
 import os
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import safetensors
 import torch
@@ -18,6 +19,7 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
+NONE = MappingProxyType({})
 _INDEX = "model.safetensors.index.json"
 
 
@@ -25,13 +27,17 @@ class _CheckpointError(Exception):
     """Why a checkpoint cannot be used, from however deep."""
 
 
-def checkpoint_problem(folder: str | os.PathLike, tensors: Collection[str] = ()) -> str | None:
+def checkpoint_problem(
+    folder: str | os.PathLike, tensors: Collection[str] = (), others: Mapping[str, Collection[str]] = NONE
+) -> str | None:
     """
     Why training cannot resume from a folder, or `None`. Reads every file once, and weights one tensor at a time.
 
     Args:
         folder (`str` or `os.PathLike`): A checkpoint of transformers' trainer.
         tensors (`Collection[str]`, *optional*): Names that the weights must hold: those of the model's state.
+        others (`Mapping[str, Collection[str]]`, *optional*): Further files of weights, such as those of a moving
+            average, and the names that each must hold.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -49,6 +55,9 @@ def checkpoint_problem(folder: str | os.PathLike, tensors: Collection[str] = ())
         for name in (*states, "optimizer.pt", "scheduler.pt"):
             _check_archive(folder / name)
         _check_weights(folder, weights, tensors)
+        _check_present(others, names)
+        for name, needed in others.items():
+            _check_weights(folder, [name], needed)
     except _CheckpointError as error:
         return str(error)
     return None
@@ -118,7 +127,9 @@ def _check_weights(folder: Path, files: list[str], tensors: Collection[str]) -> 
         raise _CheckpointError(f"{' and '.join(files)} lacks the tensors {', '.join(missing[:3])}{more}")
 
 
-def last_whole_checkpoint(output_dir: str | os.PathLike, tensors: Collection[str] = ()) -> str | None:
+def last_whole_checkpoint(
+    output_dir: str | os.PathLike, tensors: Collection[str] = (), others: Mapping[str, Collection[str]] = NONE
+) -> str | None:
     """The checkpoint with the highest step that can be resumed from; the others, as [`checkpoint_problem`] says, are
     skipped with a warning."""
     steps = {}
@@ -127,7 +138,7 @@ def last_whole_checkpoint(output_dir: str | os.PathLike, tensors: Collection[str
         if number.isdigit():
             steps[int(number)] = folder
     for step in sorted(steps, reverse=True):
-        problem = checkpoint_problem(steps[step], tensors)
+        problem = checkpoint_problem(steps[step], tensors, others)
         if problem is None:
             return str(steps[step])
         logger.warning(f"Skipping {steps[step]}: {problem}.")

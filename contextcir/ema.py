@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-FILE_NAME = "moving_average.safetensors"
+AVERAGE_FILE = "moving_average.safetensors"
 
 
 class MovingAverage(TrainerCallback):
@@ -37,6 +37,20 @@ class MovingAverage(TrainerCallback):
         self.model = copy.deepcopy(model).float().eval().requires_grad_(False)
         averages = dict(self.model.named_parameters())
         self._averages = {name: averages[name] for name, value in model.named_parameters() if value.requires_grad}
+
+    @property
+    def names(self) -> list[str]:
+        """`list[str]`: The parameters that are averaged."""
+        return list(self._averages)
+
+    @torch.no_grad()
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        """Starts from the weights that training starts from: only when a model is wrapped for several processes do
+        they all get those of the first. The averages of a checkpoint stay."""
+        values = model.state_dict()
+        for name, own in self.model.state_dict().items():
+            if state.global_step == 0 or name not in self._averages:
+                own.copy_(values[name])
 
     def momentum_at(self, step: int, num_steps: int) -> float:
         """Share of the average that is kept at a step, from 1 to `num_steps`."""
@@ -77,7 +91,7 @@ class MovingAverage(TrainerCallback):
     def save(self, folder: str | os.PathLike) -> None:
         """Writes the averages into a checkpoint."""
         Path(folder).mkdir(parents=True, exist_ok=True)
-        save_file(self._averages, Path(folder, FILE_NAME), metadata={"format": "pt"})
+        save_file(self._averages, Path(folder, AVERAGE_FILE), metadata={"format": "pt"})
 
     def load(self, folder: str | os.PathLike) -> None:
         """
@@ -86,7 +100,7 @@ class MovingAverage(TrainerCallback):
         Raises:
             ValueError: where they are missing, damaged, of other parameters, or not finite.
         """
-        path = Path(folder, FILE_NAME)
+        path = Path(folder, AVERAGE_FILE)
         if not path.is_file():
             raise ValueError(
                 f"{path} is missing: that run kept no moving average, or lost it. Resume without ema_momentum, or from"

@@ -27,7 +27,7 @@ from transformers.utils import logging
 from contextcir.checkpoints import checkpoint_problem, last_whole_checkpoint
 from contextcir.collator import TripletCollator
 from contextcir.distributed import gather_with_gradient
-from contextcir.ema import MovingAverage
+from contextcir.ema import AVERAGE_FILE, MovingAverage
 from contextcir.encoded_images import EncodedImages, encode_images
 from contextcir.loss_parts import LossParts
 from contextcir.losses import concept_consistency_loss, concept_losses, contrastive_loss
@@ -176,12 +176,16 @@ class CIRTrainer(Trainer):
                 checkpoint = resume_from_checkpoint  # sharded, in layouts of their own
             else:
                 checkpoint = self._checkpoint_to_resume(resume_from_checkpoint) if resume_from_checkpoint else None
+                self._refuse_to_forget_the_average(checkpoint)
             if self.is_world_process_zero() and self.bad_images:
                 _write_json(os.path.join(self.args.output_dir, "bad_images.json"), self.bad_images)
             self._check_numbers_of_triplets()
             if checkpoint and self.moving_average is not None:
                 self.moving_average.load(checkpoint)
-            return super().train(resume_from_checkpoint=checkpoint, **kwargs)
+            output = super().train(resume_from_checkpoint=checkpoint, **kwargs)
+            if self.args.publish_moving_average:
+                self.moving_average.copy_to(self.model)
+            return output
 
     @contextmanager
     def claim_output_dir(self, resuming: bool = False) -> Iterator[None]:
@@ -206,17 +210,25 @@ class CIRTrainer(Trainer):
     def _checkpoint_to_resume(self, asked: str | bool) -> str:
         # Of two tensors that are one, a checkpoint holds the first.
         tensors = self.model.state_dict().keys() - getattr(self.model, "all_tied_weights_keys", {}).keys()
+        others = {} if self.moving_average is None else {AVERAGE_FILE: self.moving_average.names}
         if asked is not True:
-            problem = checkpoint_problem(asked, tensors)
+            problem = checkpoint_problem(asked, tensors, others)
             if problem:
                 raise ValueError(
                     f"Cannot resume from {asked}: {problem}. resume_from_checkpoint=True takes the last whole one."
                 )
             return asked
-        checkpoint = last_whole_checkpoint(self.args.output_dir, tensors)
+        checkpoint = last_whole_checkpoint(self.args.output_dir, tensors, others)
         if checkpoint is None:
             raise ValueError(f"Nothing to resume: no whole checkpoint in {self.args.output_dir}.")
         return checkpoint
+
+    def _refuse_to_forget_the_average(self, checkpoint: str | None) -> None:
+        if checkpoint and self.moving_average is None and os.path.isfile(os.path.join(checkpoint, AVERAGE_FILE)):
+            raise ValueError(
+                f"{checkpoint} has targets from a moving average ({AVERAGE_FILE}). Give the ema_momentum of that run,"
+                " or delete that file to go on with targets from the model itself."
+            )
 
     def _save_checkpoint(self, model, trial):
         if self.moving_average is not None and self.args.should_save:

@@ -16,6 +16,7 @@ triplets. A build that was interrupted goes on with the same command.
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from contextcir.scenes import Scene, render, sample_family, scene_to_json
 from contextcir.scenes.oracle import Oracle
 from contextcir.scenes.truth import Truth
 
+OF_PICTURES = ("num_pictures", "group", "scenes", "image_size", "seed")
 GENERATE = Path(__file__).parents[1] / "generate_captions.py"
 
 
@@ -59,7 +61,24 @@ def scenes_of_benchmark(folder: str) -> set[Scene]:
 
 
 def draw_pictures(args: Arguments, folder: Path) -> None:
-    """Families of pictures, until there are enough, with `truth.jsonl` at the end of it all."""
+    """
+    Families of pictures, until there are enough, with `truth.jsonl` at the end of it all; unless they are there.
+
+    Raises:
+        ValueError: Those that are there were drawn with other arguments.
+    """
+    asked, drawn = {name: getattr(args, name) for name in OF_PICTURES}, folder / "drawn.json"
+    if (folder / "truth.jsonl").is_file():
+        there = json.loads(drawn.read_text(encoding="utf-8")) if drawn.is_file() else {}
+        if other := [name for name in OF_PICTURES if there.get(name) != asked[name]]:
+            raise ValueError(
+                f"The pictures in {folder} were drawn with {other[0]} {there.get(other[0])}, got {asked[other[0]]}."
+                " Choose another --output."
+            )
+        return
+    shutil.rmtree(folder, ignore_errors=True)  # what was interrupted, perhaps with other arguments
+    folder.mkdir(parents=True)
+    drawn.write_text(json.dumps(asked), encoding="utf-8")
     unseen, rng = scenes_of_benchmark(args.scenes), random.Random(f"instructions {args.seed}")
     rows, families = [], 0
     with tqdm(total=args.num_pictures, desc="pictures", unit="picture", mininterval=1) as progress:
@@ -84,8 +103,7 @@ def main(argv=None) -> int:
     """Builds pictures and triplets. Returns the exit code of `generate_captions.py`."""
     (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)
     pictures = Path(args.output, "pictures")
-    if not (pictures / "truth.jsonl").is_file():
-        draw_pictures(args, pictures)
+    draw_pictures(args, pictures)
     with Oracle(Truth.from_folder(pictures), seed=args.seed) as url:
         pairs = ["--images", str(pictures), "--num_pairs", str(args.num_pairs), "--seed", str(args.seed)]
         server = ["--model", "oracle", "--base_url", url, "--free"]

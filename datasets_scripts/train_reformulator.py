@@ -83,6 +83,11 @@ class Arguments:
             raise ValueError(f"held_out must be between 0 and 1, got {self.held_out}.")
         if self.lora_rank < 1:
             raise ValueError(f"lora_rank must be at least 1, got {self.lora_rank}.")
+        for name in ("learning_rate", "num_train_epochs"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
+        if self.max_steps == 0 or self.max_steps < -1:
+            raise ValueError(f"max_steps must be at least 1, or -1 for whole passes, got {self.max_steps}.")
 
 
 class Lessons:

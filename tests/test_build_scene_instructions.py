@@ -82,6 +82,23 @@ def test_no_scene_of_the_benchmark_is_drawn(tmp_path, scenes, built, monkeypatch
     assert taken not in shown(tmp_path)
 
 
+def test_pictures_are_those_that_were_asked_for(built, tmp_path, scenes):
+    before = (built / "pictures" / "truth.jsonl").read_bytes()
+    for other in ({"group": "background"}, {"seed": 7}, {"image_size": 48}, {"num_pictures": 60}):
+        ((name, value),) = other.items()
+        with pytest.raises(ValueError, match=f"were drawn with {name} .*, got {value}. Choose another --output"):
+            build(built, scenes, **other)
+    assert (built / "pictures" / "truth.jsonl").read_bytes() == before
+    stray = tmp_path / "pictures" / "other" / "1.jpg"
+    stray.parent.mkdir(parents=True)
+    stray.touch()  # as an interrupted run leaves it
+    build_scene_instructions.draw_pictures(
+        build_scene_instructions.Arguments(output=str(tmp_path), num_pictures=8, scenes=str(scenes)),
+        tmp_path / "pictures",
+    )
+    assert not stray.exists() and len(shown(tmp_path)) >= 8
+
+
 def test_what_cannot_be_is_said(tmp_path, scenes):
     with pytest.raises(ValueError, match="num_pairs must be at least 1, got 0"):
         build(tmp_path, scenes, num_pairs=0)

@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from contextcir.captions import (
-    GATES,
     Captioner,
     Conversation,
     HeldOut,
@@ -263,6 +262,20 @@ def test_all_prompts_have_a_schema_and_a_place_in_the_package():
         ("Add an image a dog would like to the sofa", None),
         ("<target_objects> sofa blue", "echoes_prompt"),
         ("The text is a request that makes sense by itself sofa", "echoes_prompt"),
+        ("**Change:** the {sofa} => *red* \U0001f600", "not_plain"),
+        ('"Make the sofa red."', "not_plain"),
+        ("<b>red</b> sofa", "not_plain"),
+        ("make the sofa <|im_end|>", "not_plain"),
+        ("caption_a: a sofa", "not_plain"),
+        ("a sofa as on https://x.y/z", "not_plain"),
+        ("Show 2 sofas, one half-open & 50% larger (it's the man's)", None),
+        ("Difference: make the sofa red", "no_request"),
+        ("No change", "no_request"),
+        ("There is no difference between the sofas", "no_request"),
+        ("I cannot see any difference on the sofa", "no_request"),
+        ("Sure! Here is the text: sofa", "no_request"),
+        ("Change the sofa", None),
+        ("A red SOFA on grass", "echoes_caption"),
         ("Recolour the SOFA, please!", "repeats_original"),
         ("Put it a bit further left", "names_no_object"),
         ("Add more lamps", None),
@@ -277,9 +290,9 @@ def test_gates(text, gate):
         prompts=load_prompts("good4cir").values(),
         names=["sofa", "floor lamp", "a box", "berry", "pictures"],
         original="recolour the sofa please",
+        seen=["A red sofa on grass.", "A blue cat on sand."],
     )
     assert verdict == [gate]
-    assert gate is None or gate in GATES
 
 
 def test_of_two_captions_that_say_the_same_the_first_stays():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from contextcir.ema import FILE_NAME, MovingAverage
+from contextcir.ema import AVERAGE_FILE, MovingAverage
 from modeling_instructcir import InstructCIRModel
 
 
@@ -84,7 +84,7 @@ def test_written_and_read(model, tmp_path):
     drift(model)
     average.update(model, 0.7)
     average.save(tmp_path / "checkpoint-1")
-    assert all(value.dtype == torch.float32 for value in load_file(tmp_path / "checkpoint-1" / FILE_NAME).values())
+    assert all(value.dtype == torch.float32 for value in load_file(tmp_path / "checkpoint-1" / AVERAGE_FILE).values())
     again = MovingAverage(model, 0.9)
     assert any(not torch.equal(value, state(average)[name]) for name, value in state(again).items())
     again.load(tmp_path / "checkpoint-1")
@@ -122,19 +122,19 @@ def with_nan(averages):
 )
 def test_another_average_is_refused(model, tmp_path, damage, problem):
     MovingAverage(model, 0.9).save(tmp_path)
-    averages = load_file(tmp_path / FILE_NAME)
+    averages = load_file(tmp_path / AVERAGE_FILE)
     damage(averages)
-    save_file(averages, tmp_path / FILE_NAME)
-    with pytest.raises(ValueError, match=f"{FILE_NAME}:? {problem}"):
+    save_file(averages, tmp_path / AVERAGE_FILE)
+    with pytest.raises(ValueError, match=f"{AVERAGE_FILE}:? {problem}"):
         MovingAverage(model, 0.9).load(tmp_path)
 
 
 def test_a_missing_or_damaged_file_is_named(model, tmp_path):
     average = MovingAverage(model, 0.9)
-    with pytest.raises(ValueError, match=f"{FILE_NAME} is missing: that run kept no moving average"):
+    with pytest.raises(ValueError, match=f"{AVERAGE_FILE} is missing: that run kept no moving average"):
         average.load(tmp_path)
     average.save(tmp_path)
-    path = tmp_path / FILE_NAME
+    path = tmp_path / AVERAGE_FILE
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=f"{FILE_NAME} is damaged"):
+    with pytest.raises(ValueError, match=f"{AVERAGE_FILE} is damaged"):
         average.load(tmp_path)

@@ -16,8 +16,10 @@ from pathlib import Path
 import datasets
 import pytest
 from loopback_hub import LoopbackHub
+from PIL import Image as PILImage
 
 import generate_captions
+from commands.caption_inputs import PairArguments, choose_pairs
 from contextcir import noun_phrases
 from contextcir.benchmarks import cirr
 from contextcir.ledger import LedgerError
@@ -250,6 +252,25 @@ def test_instructcir_draws_pairs_and_captions_each_image_once(world, serve, tmp_
     assert "arXiv 2504.00812" in (tmp_path / "README.md").read_text()
 
 
+def test_pairs_are_drawn_within_classes_and_those_alone_are_counted(tmp_path):
+    for name in ("women/dresses/1/a.png", "women/dresses/2/b.png", "women/tops/3/c.png", "men/4/d.png", "men/4/e.png"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        PILImage.new("RGB", (4, 4)).save(tmp_path / "photos" / name)
+
+    def drawn(count, output="out", **options):
+        args = PairArguments(images=str(tmp_path / "photos"), num_pairs=count, **options)
+        pairs, origin = choose_pairs(args, str(tmp_path / output))
+        return {frozenset((pair.reference_id, pair.target_id)) for pair in pairs}, origin
+
+    of_men, of_dresses = {"men/4/d.png", "men/4/e.png"}, {"women/dresses/1/a.png", "women/dresses/2/b.png"}
+    origin = "drawn from 5 images in 4 groups, 3 of them of one image, without a pair"
+    assert drawn(2) == ({frozenset(of_men)}, origin)
+    assert drawn(4, folder_depth=2)[0] == {frozenset(of_men), frozenset(of_dresses)}
+    assert len(drawn(20, pairs_within="collection")[0]) == 10
+    with pytest.raises(ValueError, match="lies inside of .*photos, and its figures would be drawn"):
+        drawn(2, output="photos/out")
+
+
 def test_a_dry_run_prints_requests_and_sends_nothing(world, tmp_path, capsys):
     argv = [
         "--pairs",
@@ -387,6 +408,10 @@ def test_interrupted_within_seconds_and_resumed(world, serve, done, tmp_path):
         (["--pairs", "a.json", "--max_changes", "0"], "max_changes must be at least 1"),
         (["--pairs", "a.json", "--usd_per_million", "1"], "two prices"),
         (["--pairs", "no.json"], "no.json is missing"),
+        (["--pairs", "a.json", "--seed", "1"], "are not drawn. Leave out --seed"),
+        (["--pairs", "a.json", "--pairs_within", "folder"], "are not drawn. Leave out --pairs_within"),
+        (["--images", "b", "--num_pairs", "1", "--folder_depth", "0"], "folder_depth is at least 1"),
+        (["--images", "b", "--num_pairs", "1", "--recipe", "instructcir", "--max_changes", "2"], "joins nothing"),
     ],
 )
 def test_arguments_that_make_no_sense(tmp_path, argv, problem):

@@ -117,8 +117,11 @@ def test_lists_dicts_booleans_and_nothing_in_a_file(options, tmp_path):
         ({"model_name_or_path": "a"}, "either clip_name_or_path or model_name_or_path"),
         ({"model_name_or_path": "a", "clip_name_or_path": None, "projection_dim": 3}, "projection_dim: given by the"),
         ({"model_name_or_path": "a", "clip_name_or_path": None, "model": "instructcir"}, "model: given by the"),
-        ({"model": "instructcir", "fusion_num_layers": 2}, "fusion_num_layers: instructcir has cross_attention, "),
-        ({"predictor_text": False}, "predictor_text: contextcir has fusion_direction, "),
+        (
+            {"model": "instructcir", "fusion_num_layers": 2},
+            "fusion_num_layers: instructcir has projection_dim, cross_attention, ",
+        ),
+        ({"predictor_text": False}, "predictor_text: contextcir has projection_dim, "),
         ({"lora_rank": -1}, "lora_rank must not be negative"),
         ({"lora_rank": 2, "train_only": "fusion"}, "train_only lets the adapters rest as well"),
         ({"hub_token": "hf_secret"}, "hub_token would be published with the command"),
@@ -139,6 +142,21 @@ def test_unknown_flags_bad_values_and_bad_files_are_refused(options, tmp_path, c
     (tmp_path / "list.yaml").write_text("- a\n- b\n")
     with pytest.raises(ValueError, match="list.yaml: expected `option: value` lines, got list"):
         train.parse_arguments([str(tmp_path / "list.yaml")])
+
+
+def test_what_is_not_given_is_what_the_paper_of_the_model_has():
+    start = ["--clip_name_or_path", "clip", "--data", "data"]
+    given = {
+        None: (2e-5, 0.01, 0.08, "own"),
+        "contextcir": (2e-5, 0.01, 0.08, "own"),
+        "instructcir": (2e-6, 0.1, 0, "none"),
+        "cir_baseline": (2e-5, 0.01, 0, "own"),
+    }
+    for model, expected in given.items():
+        args = train.parse_arguments([*start, *(["--model", model] if model else [])])[2]
+        assert (args.learning_rate, args.weight_decay, args.cc_weight, args.query_negatives) == expected
+    args = train.parse_arguments([*start, "--model=instructcir", "--learning_rate", "1e-3"])[2]
+    assert (args.learning_rate, args.weight_decay, args.per_device_train_batch_size) == (1e-3, 0.1, 32)
 
 
 @pytest.mark.parametrize("config", sorted(path.name for path in (REPOSITORY / "configs").glob("*.yaml")))
@@ -235,7 +253,7 @@ def test_lora_trains_adapters_and_leaves_a_plain_model(options):
     train.main(flags(options | {"resume_from_checkpoint": "true", "max_steps": 3}))
 
 
-OF_INSTRUCTCIR = {"model": "instructcir", "cc_weight": 0, "query_negatives": "none"}
+OF_INSTRUCTCIR = {"model": "instructcir"}
 
 
 def test_instructcir_and_its_second_stage(options, tmp_path):
@@ -249,7 +267,7 @@ def test_instructcir_and_its_second_stage(options, tmp_path):
     InstructCIRProcessor.from_pretrained(first)
     config = json.loads((first / "training.json").read_text())["model"]["config"]
     assert config == {"cross_attention": True, "predictor_text": True, "predictor_hidden_size": 7} | {
-        "logit_scale_init_value": model.config.logit_scale_init_value
+        name: getattr(model.config, name) for name in ("projection_dim", "logit_scale_init_value")
     }
     assert "is an InstructCIR model" in (first / "README.md").read_text()
     train.main(flags(options | OF_INSTRUCTCIR | {"resume_from_checkpoint": "true", "max_steps": 3}))
@@ -287,7 +305,7 @@ def test_the_average_is_measured_and_saved_where_that_is_asked_for(options, tmp_
 @pytest.mark.parametrize("composition", ["combiner", "tirg"])
 def test_a_baseline_is_trained_and_measured_through_the_same_doors(options, tmp_path, composition):
     benchmark_folder = write_benchmark(tmp_path / "bench")
-    options |= {"model": "cir_baseline", "composition": composition, "cc_weight": 0, "benchmark": benchmark_folder}
+    options |= {"model": "cir_baseline", "composition": composition, "benchmark": benchmark_folder}
     metrics = train.main(flags(options))
     card = (Path(options["output_dir"]) / "README.md").read_text()
     assert {"combiner": "CLIP4Cir", "tirg": "TIRG"}[composition] in card and "eval_" not in card
@@ -299,7 +317,7 @@ def test_a_baseline_is_trained_and_measured_through_the_same_doors(options, tmp_
     again = {
         name: value for name, value in options.items() if name not in ("clip_name_or_path", "model", "composition")
     }
-    again |= {"model_name_or_path": options["output_dir"], "output_dir": str(tmp_path / "again")}
+    again |= {"model_name_or_path": options["output_dir"], "output_dir": str(tmp_path / "again"), "cc_weight": 0}
     train.main(flags(again))
 
 
@@ -307,7 +325,7 @@ def test_a_baseline_has_no_concepts_to_be_consistent(options):
     with pytest.raises(
         ValueError, match="CompositionBaseline has no attention maps of noun phrases. Set cc_weight to 0"
     ):
-        train.main(flags(options | {"model": "cir_baseline"}))
+        train.main(flags(options | {"model": "cir_baseline", "cc_weight": 0.08}))
 
 
 def test_lora_leaves_lambda_at_rest(options):

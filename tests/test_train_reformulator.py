@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import generate_captions
 from contextcir.captions import load_prompts
 from contextcir.captions.examples import Example
-from contextcir.captions.reformulator import Reformulator
+from contextcir.captions.reformulator import ADAPTER, RECORD, Reformulator
 from contextcir.captions.schemas import Reformulation
 from contextcir.chat import ChatRequest
 from contextcir.ledger import LedgerError
@@ -193,6 +194,38 @@ def test_an_adapter_is_loaded_with_its_base_and_refused_on_another(adapter, base
     finally:
         shutil.rmtree(base)
         shutil.move(kept, base)
+
+
+def test_an_adapter_that_is_damaged_or_lacks_its_base_is_refused(adapter, tmp_path):
+    folder = shutil.copytree(adapter[0], tmp_path / "copy")
+    tensors, record = load_file(folder / ADAPTER), json.loads((folder / RECORD).read_text())
+    first, *others = tensors
+
+    def refused(message):
+        with pytest.raises(ValueError, match=message):
+            Reformulator.load(str(folder))
+
+    save_file({name: tensors[name] for name in others}, folder / ADAPTER)
+    refused(f"{ADAPTER} is not of the model .* {first} is on one side only")
+    save_file(tensors | {first: torch.full_like(tensors[first], float("nan"))}, folder / ADAPTER)
+    refused(f"{ADAPTER} holds NaN or infinite values in {first}")
+    (folder / ADAPTER).write_bytes((adapter[0] / ADAPTER).read_bytes()[:-9])
+    refused(f"{ADAPTER} is damaged")
+    (folder / RECORD).write_text(json.dumps(record | {"base_model": str(tmp_path / "gone")}))
+    refused("copy is an adapter for .*gone, which is neither a folder here nor can be fetched")
+    (folder / RECORD).write_text("{}")
+    refused("training.json does not say base_model and base_digest")
+
+
+def test_it_writes_as_it_was_taught_whatever_its_base_prefers(adapter, base, prompts):
+    path = base / "generation_config.json"
+    before = path.read_text()
+    try:
+        path.write_text(json.dumps(json.loads(before) | {"repetition_penalty": 3.0, "no_repeat_ngram_size": 1}))
+        reformulator = Reformulator.load(str(adapter[0]))
+        assert change(reformulator, "a red circle", "a blue ring", prompts) == WRITTEN
+    finally:
+        path.write_text(before)
 
 
 @pytest.fixture(scope="module")

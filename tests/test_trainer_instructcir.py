@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_triplets import dataset, triplet, triplets
 
-from contextcir.ema import FILE_NAME
+from contextcir.ema import AVERAGE_FILE
 from contextcir.trainer import CIRTrainer
 from contextcir.training_args import CIRTrainingArguments
 from modeling_instructcir import InstructCIRModel, InstructCIRProcessor
@@ -145,9 +145,50 @@ def test_resuming_ends_bit_identical(build):
 
 def test_resuming_without_the_average_is_refused(build):
     options = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
-    build(**options).train()
-    with pytest.raises(ValueError, match=rf"checkpoint-4.{FILE_NAME} is missing: .* Resume without ema_momentum"):
+    trainer = build(**options)
+    trainer.train()
+    with pytest.raises(ValueError, match="no whole checkpoint"):
         build(ema_momentum=0.9, **options).train(resume_from_checkpoint=True)
+    checkpoint = f"{trainer.args.output_dir}/checkpoint-4"
+    with pytest.raises(ValueError, match=f"checkpoint-4: {AVERAGE_FILE} is missing"):
+        build(ema_momentum=0.9, **options).train(resume_from_checkpoint=checkpoint)
+
+
+def test_a_whole_checkpoint_is_looked_for_further_back(build):
+    options = {"ema_momentum": 0.9, "max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    trainer = build(**options)
+    trainer.train()
+    Path(trainer.args.output_dir, "checkpoint-4", AVERAGE_FILE).unlink()
+    again = build(**options)
+    again.train(resume_from_checkpoint=True)
+    assert [entry["step"] for entry in logged(again)] == [1, 2, 3, 4]
+    assert not changed(averages(trainer), averages(again))
+
+
+def test_the_average_is_not_forgotten(build):
+    options = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    build(ema_momentum=0.9, **options).train()
+    with pytest.raises(ValueError, match="has targets from a moving average .* Give the ema_momentum of that run"):
+        build(**options).train(resume_from_checkpoint=True)
+
+
+def test_the_average_starts_where_training_does(build):
+    """On other processes than the first the weights are other ones until the model is wrapped."""
+    trainer = build(ema_momentum=0.9, max_steps=1)
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.add_(1.0)
+    start = weights(trainer)
+    trainer.moving_average.on_train_begin(trainer.args, trainer.state, trainer.control, model=trainer.model)
+    assert not changed(start, averages(trainer))
+
+
+def test_the_average_may_be_what_is_published(build):
+    trainer = build(ema_momentum=0.9, publish_moving_average=True)
+    before = weights(trainer)
+    trainer.train()
+    after = weights(trainer)
+    assert not changed(averages(trainer), after) and "predictor.fc2.weight" in changed(before, after)
 
 
 def test_a_checkpoint_is_whole_only_with_its_average(build, monkeypatch):

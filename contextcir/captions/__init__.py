@@ -7,7 +7,7 @@ call of all that, `progress` what it shows, `writing` what it leaves in its fold
 and `rehearsal` a run that asks nobody. No stage knows a server: requests go to an `ask`, see `contextcir.chat`.
 """
 
-from .gates import GATES, MAX_WORDS, gate_captions
+from .gates import MAX_WORDS, gate_captions
 from .inspection import Inspector
 from .leakage import HeldOut
 from .pipeline import NOT_REACHED, Captioner, PairResult, ResultLog, caption_all
@@ -15,7 +15,6 @@ from .prompts import Prompt, load_prompts, prompts_hash
 from .stages import Caption, Conversation, Draft, StageError, good4cir, instructcir
 
 __all__ = [
-    "GATES",
     "MAX_WORDS",
     "NOT_REACHED",
     "Caption",

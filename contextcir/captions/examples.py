@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from contextcir.captions.gates import MAX_WORDS, text_problem
+from contextcir.captions.gates import MAX_WORDS, is_empty, same_words, text_problem
 from contextcir.captions.prompts import Prompt
 
 COLUMNS = ("caption_a", "caption_b", "modification_text")
@@ -53,26 +53,37 @@ def read_examples(source: str, split: str = "train") -> list[Example]:
     if source.endswith(".jsonl"):
         rows = _lines(Path(source))
     else:
-        from datasets import load_dataset  # here, since whoever generates captions needs none of it
-
-        rows = enumerate(load_dataset(source, split=split).to_iterable_dataset(), 1)
+        rows = enumerate(_dataset(source, split), 1)
     examples = [example for number, row in rows for example in _read(row, f"{source}, row {number}")]
     if not examples:
         raise ValueError(f"{source} holds no examples. Give rows with {', '.join(COLUMNS)}.")
     return examples
 
 
+def _dataset(source: str, split: str) -> Iterable[dict[str, Any]]:
+    from datasets import exceptions, load_dataset  # here, since whoever generates captions needs none of it
+
+    try:
+        return load_dataset(source, split=split).to_iterable_dataset()
+    except (exceptions.DatasetNotFoundError, FileNotFoundError, ConnectionError) as error:
+        raise ValueError(
+            f"{source!r} is neither a .jsonl file nor a folder or Hub name of a dataset that can be read ({error})."
+        ) from error
+
+
 def _lines(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
     if not path.is_file():
         raise ValueError(f"There is no file {path}.")
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines() would split inside of texts
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8: {error}.") from error
+    for number, line in enumerate(lines, 1):
+        if line.strip():
             try:
-                row = json.loads(line) if line.strip() else None
+                yield number, json.loads(line)
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}, row {number} is not JSON: {error}") from None
-            if row is not None:
-                yield number, row
 
 
 def _read(row: Any, where: str) -> Iterable[Example]:
@@ -112,14 +123,15 @@ def judge_examples(
     kept: dict[Example, None] = {}
     left_out: Counter[str] = Counter()
     for example in examples:
-        if not example.caption_a or not example.caption_b:
+        captions = (example.caption_a, example.caption_b)
+        if any(map(is_empty, captions)):
             problem = "empty_caption"
-        elif example.caption_a == example.caption_b:
+        elif same_words(*captions):
             problem = "same_captions"
         elif example in kept:
             problem = "repeated"
         else:
-            problem = text_problem(example.modification_text, MAX_WORDS["instructcir"], prompts)
+            problem = text_problem(example.modification_text, MAX_WORDS["instructcir"], prompts, captions)
         if problem:
             left_out[problem] += 1
         else:

@@ -16,8 +16,6 @@ MIN_WORDS = 2
 MAX_WORDS = {"good4cir": 50, "instructcir": 12}
 ECHO_WORDS = 8  # so many words in a row that stand in a prompt are no coincidence
 
-GATES = ("length", "names_images", "echoes_prompt", "repeats_original", "duplicate", "names_no_object")
-
 _IMAGE = r"(?:images?|pictures?|photos?|photographs?)"
 _NAMES_IMAGES = re.compile(
     rf"""\b(?:
@@ -25,6 +23,19 @@ _NAMES_IMAGES = re.compile(
         | (?:reference|target)\s+(?:list|caption|description)
         | (?:image|picture|photo)\s*\#?(?:1|2|one|two)\b
         | (?:image|caption)\s+(?-i:[AB])\b
+    )""",
+    re.VERBOSE | re.IGNORECASE,
+)
+# No user types markup, links, names of fields or smileys into a search box, nor the answer in quotation marks.
+_NOT_PLAIN = re.compile(r"[*#<>{}\[\]|\\^~`=_]|://|\w_\w|^[\"“'].*[\"”']$|[\U0001F000-\U0001FAFF\u2600-\u27BF]")
+# What a chat model says around an answer, or instead of one.
+_NO_REQUEST = re.compile(
+    r"""^\s*(?:
+        (?:sure|certainly|of\s+course|okay|differences?|changes?|answer|caption|output|request)\s*[,:!]
+        | here(?:'s|\s+is|\s+are)\s+(?:the|your|a)\b
+        | i(?:\s+(?:can\s?not|can't|am\s+(?:unable|sorry)|see\s+no)|'m\s+(?:sorry|unable))\b
+        | as\s+an?\s+(?:ai|language)\b
+        | (?:there\s+(?:is|are)\s+)?no\s+(?:visible\s+)?(?:changes?|differences?)\b
     )""",
     re.VERBOSE | re.IGNORECASE,
 )
@@ -40,6 +51,7 @@ def gate_captions(
     prompts: Collection[Prompt] = (),
     names: Sequence[str] = (),
     original: str | None = None,
+    seen: Collection[str] = (),
 ) -> list[str | None]:
     """
     Judge the captions of one pair.
@@ -50,38 +62,76 @@ def gate_captions(
         prompts (`Collection[Prompt]`): What the model was told.
         names (`Sequence[str]`): Objects of both images, of which a caption names at least one; empty: unknown.
         original (`str`, *optional*): The caption that these are to be better than.
+        seen (`Collection[str]`): Captions of the images, where they were compared.
 
     Returns:
-        `list[str | None]`: For each the gate that it fails first, in the order of `GATES`, or `None`.
+        `list[str | None]`: For each the gate that it fails first, or `None`: those of [`text_problem`], then
+        `repeats_original`, `duplicate` and `names_no_object`.
     """
-    seen, known = set(), {stem for name in names for stem in _stems(name) - _NO_NAME}
+    said, known = set(), {stem for name in names for stem in _stems(name) - _NO_NAME}
     verdicts = []
     for text in texts:
         plain = _plain(text)
-        problem = text_problem(text, max_words, prompts)
+        problem = text_problem(text, max_words, prompts, seen)
         if problem is None and original and plain == _plain(original):
             problem = "repeats_original"
-        if problem is None and plain in seen:
+        if problem is None and plain in said:
             problem = "duplicate"
         if problem is None and known and known.isdisjoint(_stems(text)):
             problem = "names_no_object"
         if problem is None:
-            seen.add(plain)
+            said.add(plain)
         verdicts.append(problem)
     return verdicts
 
 
-def text_problem(text: str, max_words: int, prompts: Collection[Prompt] = ()) -> str | None:
-    """The gate that a text fails whatever stands beside it: its length, and words that no user would write."""
+def text_problem(
+    text: str, max_words: int, prompts: Collection[Prompt] = (), captions: Collection[str] = ()
+) -> str | None:
+    """
+    The gate that a text fails whatever stands beside it, or `None`.
+
+    Args:
+        text (`str`): What to change.
+        max_words (`int`): Longest that is kept; else `length`.
+        prompts (`Collection[Prompt]`): What the model was told: `echoes_prompt`, where the text has eight words in a
+            row of it.
+        captions (`Collection[str]`): What the model was to compare: `echoes_caption`, where the text is one of them.
+
+    Returns:
+        `str`, *optional*: Beside these `not_plain` (markup, links, smileys), `no_request` (what chat models say around
+        an answer, or that nothing differs) and `names_images` (which only makes sense to who sees both images).
+    """
     if not MIN_WORDS <= len(text.split()) <= max_words:
         return "length"
     if any(not _THINGS.match(text, found.end()) for found in _NAMES_IMAGES.finditer(text)):
         return "names_images"
+    if re.search(r"</?[a-z]+_[a-z]+>", text) or echoes_prompt(text, prompts):
+        return "echoes_prompt"
+    if _NOT_PLAIN.search(text):
+        return "not_plain"
+    if _NO_REQUEST.match(text):
+        return "no_request"
+    if any(same_words(text, caption) for caption in captions):
+        return "echoes_caption"
+    return None
+
+
+def echoes_prompt(text: str, prompts: Collection[Prompt]) -> bool:
+    """Whether a text has eight words in a row that stand in a prompt."""
     words = _plain(text).split()
     grams = {" ".join(words[start : start + ECHO_WORDS]) for start in range(len(words) - ECHO_WORDS + 1)}
-    if re.search(r"</?[a-z]+_[a-z]+>", text) or any(grams & _grams(prompt.text) for prompt in prompts):
-        return "echoes_prompt"
-    return None
+    return any(grams & _grams(prompt.text) for prompt in prompts)
+
+
+def same_words(text: str, other: str) -> bool:
+    """Whether two texts differ in nothing but capitals and punctuation."""
+    return _plain(text) == _plain(other)
+
+
+def is_empty(text: str) -> bool:
+    """Whether a text has no word."""
+    return not _plain(text)
 
 
 @lru_cache(maxsize=16)

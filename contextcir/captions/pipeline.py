@@ -152,6 +152,7 @@ class Captioner:
             prompts=self.prompts.values(),
             names=draft.names,
             original=pair.original_caption,
+            seen=[seen for seen in (draft.reference, draft.target) if isinstance(seen, str)],
         )
         captions = zip(draft.captions, verdicts, strict=True)
         result.captions = [asdict(caption) | {"dropped": verdict} for caption, verdict in captions]

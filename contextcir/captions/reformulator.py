@@ -17,14 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import GenerationConfig
 
 from contextcir.captions.prompts import load_prompts
 from contextcir.chat import ChatRequest, Outcome
 
-RECORD = "training.json"
+CONFIG, ADAPTER, RECORD = "adapter_config.json", "adapter_model.safetensors", "training.json"
 BATCH = 32  # requests that are answered together
 MAX_NEW_TOKENS = 128  # twelve words in bytes; ends much earlier where tokens are words
-_DIGEST_VALUES = 16  # of each parameter
+_DIGEST_VALUES = 64  # of each parameter
 
 
 class Reformulator:
@@ -41,6 +44,8 @@ class Reformulator:
 
     def __init__(self, model, tokenizer, *, name: str, digest: str):
         self.model, self.tokenizer, self.name, self.digest = model.eval(), tokenizer, name, digest
+        # Not the model's own, which may forbid to repeat the words of a prompt, or search with beams.
+        self.model.generation_config = GenerationConfig()
         self._waiting: list[tuple[ChatRequest, str, asyncio.Future]] = []
         self._worker: asyncio.Task | None = None
 
@@ -53,26 +58,40 @@ class Reformulator:
             name_or_path (`str`): Folder or Hub name, as `train_reformulator.py` leaves it.
 
         Raises:
-            ValueError: It is no such folder, or the model is another than the one it was trained on.
+            ValueError: It is no such folder, its weights are damaged, and the model is not there or is another than
+                the one it was trained on.
             ImportError: peft is not installed.
         """
         try:
-            from peft import PeftModel
+            from peft import PeftModel, get_peft_model_state_dict
         except ImportError as error:
             raise ImportError("An adapter needs peft: pip install contextcir[peft].") from error
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         folder = adapter_folder(name_or_path)
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        model = AutoModelForCausalLM.from_pretrained(record["base_model"], dtype="auto")
-        if weights_digest(model) != record["base_digest"]:
+        base, base_digest = read_base(folder)
+        try:
+            model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+        except OSError as error:
             raise ValueError(
-                f"{name_or_path} is an adapter for the {record['base_model']} of its training, and the model of that"
-                " name is another one now. Put that one back, or train the adapter again."
+                f"{name_or_path} is an adapter for {base}, which is neither a folder here nor can be fetched from the"
+                f" Hub ({str(error).splitlines()[0]}). Put it there, or go to where the adapter was trained."
+            ) from error
+        if weights_digest(model) != base_digest:
+            raise ValueError(
+                f"{name_or_path} is an adapter for the {base} of its training, and the model of that name is another"
+                " one now. Put that one back, or train the adapter again."
             )
-        model = PeftModel.from_pretrained(model, folder).to("cuda" if torch.cuda.is_available() else "cpu")
-        weights = hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
-        digest = hashlib.sha256(f"{record['base_digest']} {weights}".encode()).hexdigest()[:16]
+        tensors = read_adapter(folder)
+        model = PeftModel.from_pretrained(model, folder)
+        if other := sorted(tensors.keys() ^ get_peft_model_state_dict(model).keys()):
+            raise ValueError(
+                f"{folder / ADAPTER} is not of the model in {CONFIG} beside it: {other[0]} is on one side only"
+                f" ({len(other)} such). Train or download the adapter again."
+            )
+        model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+        weights = hashlib.sha256((folder / ADAPTER).read_bytes()).hexdigest()
+        digest = hashlib.sha256(f"{base_digest} {weights}".encode()).hexdigest()[:16]
         name = Path(name_or_path).resolve().name if Path(name_or_path).is_dir() else name_or_path
         return cls(model, AutoTokenizer.from_pretrained(folder), name=name, digest=digest)
 
@@ -83,7 +102,7 @@ class Reformulator:
 
     def request_id(self, request: ChatRequest) -> str:
         """SHA-256, in hex, of all that the answer depends on."""
-        parts = ["contextcir reformulator 1", self.digest, MAX_NEW_TOKENS, request.prompt, request.attempt]
+        parts = ["contextcir reformulator 2", self.digest, MAX_NEW_TOKENS, request.prompt, request.attempt]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def estimate(self, request: ChatRequest) -> float:
@@ -183,13 +202,36 @@ def adapter_folder(name_or_path: str) -> Path:
         except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"There is no folder {name_or_path}, and the Hub gave none ({reason})") from None
-    needed = ("adapter_config.json", "adapter_model.safetensors", "reformulation.txt", RECORD)
+    needed = (CONFIG, ADAPTER, "reformulation.txt", RECORD)
     if missing := [name for name in needed if not (folder / name).is_file()]:
         raise ValueError(
             f"{name_or_path} is no reformulator: {', '.join(missing)} missing. Make one with"
             " datasets_scripts/train_reformulator.py."
         )
     return folder
+
+
+def read_base(folder: Path) -> tuple[str, str]:
+    """The base model of an adapter, as its training called it, and the digest of its weights."""
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        return record["base_model"], record["base_digest"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder / RECORD} does not say base_model and base_digest ({type(error).__name__}: {error}). Train or"
+            " download the adapter again."
+        ) from error
+
+
+def read_adapter(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of an adapter. A `ValueError` names the file, where it is damaged or holds NaN."""
+    try:
+        tensors = load_file(folder / ADAPTER)
+    except SafetensorError as error:
+        raise ValueError(f"{folder / ADAPTER} is damaged ({error}). Train or download it again.") from error
+    if broken := [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]:
+        raise ValueError(f"{folder / ADAPTER} holds NaN or infinite values in {broken[0]}. Train the adapter again.")
+    return tensors
 
 
 def adapter_prompt(name_or_path: str):
@@ -223,11 +265,12 @@ def longest_input(model) -> int:
 
 def weights_digest(model) -> str:
     """
-    16 digits that tell one model's weights from another's: of the names, the shapes, and the first values of each, in
-    bfloat16, which a model may be stored in or loaded as.
+    16 digits that tell one model's weights from another's: of the names, the shapes, and some values of each from all
+    over it, in bfloat16, which a model may be stored in or loaded as. A model of billions takes a second.
     """
     digest = hashlib.sha256()
     for name, value in sorted(model.named_parameters()):
-        first = value.detach().flatten()[:_DIGEST_VALUES].to("cpu", torch.bfloat16).float().tolist()
-        digest.update(json.dumps([name, list(value.shape), first]).encode())
+        places = torch.linspace(0, value.numel() - 1, min(_DIGEST_VALUES, value.numel())).long()
+        some = value.detach().flatten()[places.to(value.device)].to("cpu", torch.bfloat16).float().tolist()
+        digest.update(json.dumps([name, list(value.shape), some]).encode())
     return digest.hexdigest()[:16]

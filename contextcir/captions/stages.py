@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from contextcir.captions.gates import MAX_WORDS, text_problem
+from contextcir.captions.gates import MAX_WORDS, echoes_prompt, is_empty, same_words, text_problem
 from contextcir.captions.prompts import Prompt
 from contextcir.captions.schemas import (
     DescribedObject,
@@ -147,15 +147,17 @@ async def instructcir(pair: Pair, conversation: Conversation, prompts: Mapping[s
     if error := next((answer for answer in answers if isinstance(answer, BaseException)), None):
         raise error
     seen, wanted = (answer.caption.strip() for answer in answers)
-    if not seen or not wanted:
+    if is_empty(seen) or is_empty(wanted):
         raise StageError("image_caption", "empty", "The model wrote an empty caption.")
-    if seen == wanted:
+    if echoes_prompt(f"{seen} {wanted}", [prompts["image_caption"]]):
+        raise StageError("image_caption", "echoes_prompt", "The model wrote down what it was told.")
+    if same_words(seen, wanted):
         raise StageError("image_caption", "no_difference", "Both images have the same caption.")
     prompt = prompts["reformulation"].render(caption_a=seen, caption_b=wanted)
     for attempt in range(2):
         written = await conversation.answer("reformulation", prompt, Reformulation, attempt=attempt)
         change = " ".join(written.change.split())
-        if not text_problem(change, MAX_WORDS["instructcir"], prompts.values()):
+        if not text_problem(change, MAX_WORDS["instructcir"], prompts.values(), (seen, wanted)):
             break
     return Draft([Caption(change)], seen, wanted, names=[])
 
