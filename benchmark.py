@@ -44,7 +44,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate import PartialState
 from transformers import HfArgumentParser
 
 from commands.audit import audit_retriever
@@ -60,6 +59,7 @@ from contextcir.benchmarks.profile import error_profile, format_profiles
 from contextcir.benchmarks.registry import BENCHMARKS
 from contextcir.benchmarks.results import format_table, query_lines, summarise
 from contextcir.chat import ChatStop
+from contextcir.distributed import process_state
 from contextcir.provenance import git_commit, versions
 from contextcir.retrieval.base import Ranking, Retriever
 from contextcir.retrieval.dense import DenseRetriever
@@ -138,20 +138,12 @@ def run(
     args: BenchmarkArguments, scope_args: ImageScopeArguments, name: str, output: str | None, argv: Sequence[str]
 ) -> dict[str, Any]:
     """Everything asked for on one benchmark."""
-    state = PartialState(cpu=not torch.accelerator.is_available())
-    ranked_by = scope_args.rerank if args.retriever == IMAGESCOPE else args.retriever
-    if args.retriever == IMAGESCOPE and not ranked_by:
-        clip = args.clip or PAPER_CLIP
-    else:
-        clip = (args.clip or find_clip(ranked_by)) if args.baselines else None
-    module = BENCHMARKS[name]
+    state, module, clip = process_state(), BENCHMARKS[name], choose_clip(args, scope_args)
     parts = load_parts(module, args, name)
-    scored = all(part.is_scored for part in parts)
-    if not (scored or args.submission):
+    if not (is_scored(parts) or args.submission):
         raise ValueError(f"The targets of {parts[0].protocol_id} are not public: give --submission.")
-
-    results, lines = [], []
     model = load_model(args.retriever, state.device) if args.retriever not in (None, IMAGESCOPE) else None
+    results, lines = [], []
     with closing(retrievers(args, scope_args, model, clip, name, parts, state.device)) as measured:
         for label, retriever in measured:
             start = time.perf_counter()
@@ -159,25 +151,16 @@ def run(
             seconds = time.perf_counter() - start
             if label == args.retriever and args.submission and state.is_main_process:
                 write_submission(module.submission(parts, rankings), Path(args.submission))
-            if scored:
+            if is_scored(parts):
                 scores = [part.scores(ranking) for part, ranking in zip(parts, rankings, strict=True)]
-                results.append({**summarise(label, parts, scores), "seconds": round(seconds, 3)})
-                if parts[0].distractors is not None:
-                    results[-1]["profile"] = error_profile(parts[0], rankings[0])
-                if isinstance(retriever, ImageScope):
-                    results[-1]["calls"] = retriever.panel.tally.report()
+                result = {**summarise(label, parts, scores), "seconds": round(seconds, 3)}
+                results.append(result | beside_scores(retriever, parts, rankings))
                 lines += query_lines(label, parts, rankings, scores)
 
-    chances = [part.chance() for part in parts if scored]
-    record = {
-        "benchmark": name,
-        "protocol_id": parts[0].protocol_id,
-        "num_queries": sum(len(part.queries) for part in parts),
-        "gallery_size": sum({id(part.gallery): len(part.gallery) for part in parts}.values()),
+    options = asdict(args) | (asdict(scope_args) if args.retriever == IMAGESCOPE else {})
+    record = describe(name, parts, results) | {
         "clip": clip,
-        "results": results,
-        "chance": {key: sum(some[key] for some in chances) / len(parts) for key in (chances[0] if scored else ())},
-        "arguments": asdict(args) | (asdict(scope_args) if args.retriever == IMAGESCOPE else {}),
+        "arguments": options,
         "command": shlex.join(["benchmark.py", *argv]),
         "commit": git_commit(Path(__file__).parent),
         "processes": state.num_processes,
@@ -187,12 +170,51 @@ def run(
     if state.is_main_process:
         if model and hasattr(module, "load_ground_truth") and hasattr(model[0], "get_concept_attentions"):
             record["grounding"] = ground(module, args, name, model, parts[0])
-        if scored:
+        if results:
             print(format_table(record))
             print_findings(record)
         if output:
             write(record, lines, Path(output))
     return record
+
+
+def choose_clip(args: BenchmarkArguments, scope_args: ImageScopeArguments) -> str | None:
+    """The CLIP that baselines, and an ImageScope without a model of its own, search with."""
+    if args.retriever == IMAGESCOPE and not scope_args.rerank:
+        return args.clip or PAPER_CLIP
+    if not args.baselines:
+        return None
+    return args.clip or find_clip(scope_args.rerank if args.retriever == IMAGESCOPE else args.retriever)
+
+
+def is_scored(parts: Sequence[Benchmark]) -> bool:
+    """Whether the targets of all parts are known."""
+    return all(part.is_scored for part in parts)
+
+
+def beside_scores(
+    retriever: Retriever, parts: Sequence[Benchmark], rankings: Sequence[Ranking]
+) -> dict[str, dict[str, Any]]:
+    """The kinds of mistakes, where the benchmark knows them, and what chat models were asked."""
+    found = {}
+    if parts[0].distractors is not None:
+        found["profile"] = error_profile(parts[0], rankings[0])
+    if isinstance(retriever, ImageScope):
+        found["calls"] = retriever.panel.tally.report()
+    return found
+
+
+def describe(name: str, parts: Sequence[Benchmark], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What was measured on what, beside what a random ranking would score."""
+    chances = [part.chance() for part in parts if results]
+    return {
+        "benchmark": name,
+        "protocol_id": parts[0].protocol_id,
+        "num_queries": sum(len(part.queries) for part in parts),
+        "gallery_size": sum({id(part.gallery): len(part.gallery) for part in parts}.values()),
+        "results": results,
+        "chance": {key: sum(some[key] for some in chances) / len(parts) for key in (chances[0] if chances else ())},
+    }
 
 
 def retrievers(
@@ -210,16 +232,16 @@ def retrievers(
         yield from imagescope(scope_args, clip, name, device, options)
     elif model:
         yield args.retriever, DenseRetriever.from_model(*model, **options)
-    if args.baselines and all(part.is_scored for part in parts):
+    if args.baselines and is_scored(parts):
         clip_model = load_clip(clip, device)
         processor = ContextCIRProcessor.from_pretrained(clip)
         with_references = all(query.has_reference for part in parts for query in part.queries)
         gallery_embeds = {}  # the same for all baselines
-        for name, make in BASELINES.items():
-            if with_references or name in WITHOUT_REFERENCE:
+        for label, make in BASELINES.items():
+            if with_references or label in WITHOUT_REFERENCE:
                 retriever = make(clip_model, processor, **options)
                 retriever.gallery_embeds = gallery_embeds
-                yield name, retriever
+                yield label, retriever
 
 
 def rank_parts(retriever: Retriever, parts: Sequence[Benchmark]) -> list[Ranking]:

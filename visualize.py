@@ -27,12 +27,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from accelerate import PartialState
 from transformers import HfArgumentParser
 
 from commands.loading import load_model, load_parts
 from contextcir.benchmarks.base import Benchmark, evenly_spaced
 from contextcir.benchmarks.registry import BENCHMARKS
+from contextcir.distributed import process_state
 from contextcir.noun_phrases import NounPhraseExtractor
 from contextcir.retrieval.base import Query
 from contextcir.retrieval.dense import DenseRetriever
@@ -155,7 +155,7 @@ def draw_runs(args: VisualizeArguments, write: Write) -> None:
     if profiles := read_profiles(dict(zip(names, runs, strict=True))):
         write(profile_figure(profiles), "error_profile.png")
 
-    device = PartialState().device
+    device = process_state().device
     models = {name: load_model(run, device) for name, run in zip(names, runs, strict=True)}
     with_maps = {name: parts for name, parts in models.items() if hasattr(parts[0], "get_concept_attentions")}
     if not with_maps:

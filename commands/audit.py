@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import PartialState
 from transformers import HfArgumentParser
 
 from contextcir.benchmarks.audit import audit, check_auditable
 from contextcir.benchmarks.audit_page import audit_page
 from contextcir.benchmarks.base import evenly_spaced
 from contextcir.benchmarks.registry import BENCHMARKS
+from contextcir.distributed import process_state
 from contextcir.provenance import git_commit, versions
 from contextcir.retrieval.dense import DenseRetriever
 from modeling_contextcir import ContextCIRProcessor
@@ -49,7 +48,7 @@ def audit_retriever(argv: list[str]) -> dict[str, Any]:
     from contextcir.visualization import audit_figures, save_png
 
     (args,) = HfArgumentParser(AuditArguments, prog="benchmark.py audit").parse_args_into_dataclasses(argv)
-    device, module = PartialState(cpu=not torch.accelerator.is_available()).device, BENCHMARKS[args.benchmark]
+    device, module = process_state().device, BENCHMARKS[args.benchmark]
     parts = load_parts(module, args)
     check_auditable(parts)
     parts = [part.restricted_to(evenly_spaced(part.queries, args.max_queries)) for part in parts]

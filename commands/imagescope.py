@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 
 from contextcir.chat import ChatServer
 from contextcir.dispatch import Dispatcher
+from contextcir.distributed import process_state
 from contextcir.ledger import Ledger
 from contextcir.prices import FREE, price_of
 from contextcir.retrieval.base import Retriever
@@ -45,7 +45,7 @@ def imagescope(
 @contextmanager
 def seated(args: ImageScopeArguments, benchmark: str) -> Iterator[Panel]:
     """The four roles at their servers, whose answers may still arrive at the end. Each process pays its share."""
-    state, loop, dispatchers = PartialState(), asyncio.new_event_loop(), {}
+    state, loop, dispatchers = process_state(), asyncio.new_event_loop(), {}
     folder = Path(args.trace, f"answers-{state.process_index}")
     # With another number of processes, nobody would count what the ledgers of the others have spent.
     settings = {"answers": IMAGESCOPE, "processes": state.num_processes}

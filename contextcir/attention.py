@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from contextcir.inference import evaluation_mode
+
 Maps = list[np.ndarray | None]
 
 
@@ -40,11 +42,8 @@ def attention_maps(
         del inputs[counter]
     kept = inputs["phrase_sample"].tolist()
     height, width = inputs["pixel_values"].shape[2:]
-    device, training = next(model.parameters()).device, model.training
-    model.eval()
-    with torch.inference_mode():
+    with evaluation_mode(model) as device, torch.inference_mode():
         both = model.get_concept_attentions(**inputs.to(device))  # 2 x (num_kept, num_patches)
-    model.train(training)
     for kind, attentions in enumerate(both):
         grid_height = round((attentions.shape[1] * height / width) ** 0.5)  # patches are square
         for row, grid in zip(kept, attentions.float().cpu().unflatten(1, (grid_height, -1)).numpy(), strict=True):

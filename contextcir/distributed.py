@@ -1,10 +1,17 @@
-"""Rows of all processes with their gradients: what a contrastive loss needs to take its negatives from everywhere.
+"""Several processes: which there are, and rows of all of them with their gradients, as a contrastive loss needs them.
 
 `torch.distributed.all_gather` gives no gradient. Trained under DDP, the one given here is that of one large batch.
 """
 
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
+
+
+def process_state() -> PartialState:
+    """The processes that work together, and the device of this one: its accelerator, or the CPU where there is none.
+    What a trainer has set up before stays as it is."""
+    return PartialState(cpu=not torch.accelerator.is_available())
 
 
 def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:

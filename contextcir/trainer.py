@@ -20,7 +20,7 @@ import datasets
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import SchedulerType, Trainer, TrainerCallback
+from transformers import SchedulerType, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
@@ -29,12 +29,15 @@ from contextcir.collator import TripletCollator
 from contextcir.distributed import gather_with_gradient
 from contextcir.ema import AVERAGE_FILE, MovingAverage
 from contextcir.encoded_images import EncodedImages, encode_images
+from contextcir.freezing import freeze_parts
 from contextcir.loss_parts import LossParts
 from contextcir.losses import concept_consistency_loss, concept_losses, contrastive_loss
 from contextcir.model_card import recorded_arguments, write_model_card
 from contextcir.output_folder import claim_folder
 from contextcir.provenance import versions
+from contextcir.schedules import cosine_with_restarts
 from contextcir.training_args import CIRTrainingArguments
+from contextcir.training_callbacks import LogBeforeSaving, TellEpoch
 from contextcir.triplet_images import find_bad_images
 
 logger = logging.get_logger(__name__)
@@ -108,7 +111,7 @@ class CIRTrainer(Trainer):
             )
         if kwargs.get("eval_dataset") is None and evaluator is not None:
             kwargs["eval_dataset"] = []  # transformers refuses an eval_strategy without one
-        _freeze(model, args)
+        freeze_parts(model, args)
         super().__init__(model, args, **kwargs)
         if args.encode_images_once:
             self.data_collator.encoded_images = self._encode_images_once()
@@ -119,9 +122,9 @@ class CIRTrainer(Trainer):
                 raise ValueError("ema_momentum needs the whole model on every process: leave out DeepSpeed and FSDP.")
             self.moving_average = MovingAverage(self.model, args.ema_momentum)
             self.add_callback(self.moving_average)
-        self.add_callback(_LogBeforeSaving)
+        self.add_callback(LogBeforeSaving)
         if hasattr(self.data_collator, "set_epoch"):
-            self.add_callback(_EpochCallback(self.data_collator))
+            self.add_callback(TellEpoch(self.data_collator))
 
     def _without_bad_images(self, dataset, split: str):
         if not isinstance(dataset, datasets.Dataset):
@@ -483,54 +486,6 @@ class CIRTrainer(Trainer):
         if self.is_world_process_zero():
             write_model_card(self.record(), self.card_template, self.args.output_dir, model_name)
         return None
-
-
-def _freeze(model, args: CIRTrainingArguments) -> None:
-    """Takes the gradient from what `args` lets rest."""
-    resting = {"vision_model": args.freeze_vision, "text_model": args.freeze_text}
-    for name, frozen in {**resting, "logit_scale": not args.learn_temperature}.items():
-        if frozen:
-            getattr(model, name).requires_grad_(False)
-    if args.train_only is not None:
-        part = getattr(model, args.train_only, None)
-        if not isinstance(part, (torch.nn.Module, torch.nn.Parameter)):
-            parts = dict.fromkeys(name.split(".")[0] for name, _ in model.named_parameters())
-            raise ValueError(
-                f"{type(model).__name__} has no part {args.train_only!r} to train only. It has {', '.join(parts)}."
-            )
-        model.requires_grad_(False)
-        part.requires_grad_(True)
-
-
-class _EpochCallback(TrainerCallback):
-    """Tells the collator which epoch begins (the data loader tells samplers and data sets only)."""
-
-    def __init__(self, collator: TripletCollator):
-        self.collator = collator
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.collator.set_epoch(int(state.epoch or 0))
-
-
-class _LogBeforeSaving(TrainerCallback):
-    """Logs the loss wherever weights may be saved: [`CIRTrainer.log`] stops at NaN, which must not take the place of
-    a good checkpoint."""
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if control.should_save or control.should_evaluate or state.global_step >= state.max_steps:
-            control.should_log = True
-
-    on_epoch_end = on_step_end
-
-
-def cosine_with_restarts(step: int, *, warmup_steps: int, total_steps: int, num_cycles: int, floor: float) -> float:
-    """Factor of the learning rate: linear warm-up to 1, then `num_cycles` cosines from 1 down to `floor`."""
-    if step < warmup_steps:
-        return step / warmup_steps
-    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-    if progress >= 1:
-        return floor
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * (progress * num_cycles % 1)))
 
 
 def _write_json(path: str, content: Any) -> None:

@@ -1,8 +1,8 @@
 """Add the `noun_phrases` column to triplets: what the concept-consistency loss speaks of.
 
     python datasets_scripts/add_noun_phrases.py data/scenes/triplets
-    python datasets_scripts/add_noun_phrases.py my-name/triplets --output_dir data/triplets --push_to_hub
-    my-name/triplets-np
+    python datasets_scripts/add_noun_phrases.py my-name/triplets --output_dir data/triplets \\
+        --push_to_hub my-name/triplets-np
 
 Every distinct text is parsed once. `datasets` caches the result under a fingerprint made of the data, the parser's
 weights and the options, so a second run is instant and a better parser is not mistaken for the old one.

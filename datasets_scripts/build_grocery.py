@@ -16,17 +16,16 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import datasets
-from huggingface_hub import DatasetCard, DatasetCardData, HfApi
+from huggingface_hub import DatasetCard, DatasetCardData
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
 from contextcir.benchmarks.grocery import CITATION
-from contextcir.benchmarks.published import FEATURES
+from contextcir.benchmarks.published import FEATURES, write_shards
+from contextcir.hub import upload_dataset
 from contextcir.images import encode_image, load_image
-from contextcir.triplets import TRIPLET_FEATURES
+from contextcir.triplets import UNPARSED_FEATURES
 
-TRIPLETS = datasets.Features({name: kind for name, kind in TRIPLET_FEATURES.items() if name != "noun_phrases"})
 WORDS = Path(__file__).parent / "grocery_words.csv"
 SPLITS = {"train": "train", "validation": "val", "test": "test"}  # ours -> the original's
 CANDIDATES = 6  # with the reference
@@ -241,7 +240,7 @@ def build_split(split: str, groceries: dict[str, Grocery], args: Arguments) -> d
     for reference, target, row in compose(photos, groceries, each, split, args.seed):
         row |= {"reference_image": images[reference.id], "reference_id": reference.id}
         if split != "test":
-            triplet = {name: row[name] for name in TRIPLETS if name in row}
+            triplet = {name: row[name] for name in UNPARSED_FEATURES if name in row}
             triplet |= {"target_image": images[target.id], "target_id": target.id}
             parts.setdefault("triplets", []).append(triplet)
         if split != "train":
@@ -263,11 +262,8 @@ def main(argv=None) -> None:
     counts, tags, splits_of = {}, Counter(), {}
     for split in SPLITS:
         for part, rows in build_split(split, groceries, args).items():
-            path = root / part / f"{split}-00000-of-00001.parquet"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            features = TRIPLETS if part == "triplets" else FEATURES[part]
-            datasets.Dataset.from_list(rows, features=features).to_parquet(path)
-            counts[f"{split} {part}"] = len(rows)
+            features = UNPARSED_FEATURES if part == "triplets" else FEATURES[part]
+            counts[f"{split} {part}"] = write_shards(rows, features, root / part, split)
             splits_of.setdefault(part, []).append({"split": split, "path": f"{part}/{split}-*.parquet"})
             if (split, part) == ("test", "queries"):
                 tags.update(tag for row in rows for tag in row["tags"])
@@ -295,14 +291,7 @@ def main(argv=None) -> None:
     card.save(root / "README.md")
     print("\n".join(f"{name}: {count:,}" for name, count in counts.items()), f"written to {root}", sep="\n")
     if args.push_to_hub:
-        api = HfApi()
-        api.create_repo(args.push_to_hub, repo_type="dataset", private=True, exist_ok=True)
-        api.upload_folder(
-            repo_id=args.push_to_hub,
-            repo_type="dataset",
-            folder_path=root,
-            delete_patterns="*.parquet",  # of an earlier build with more of them
-        )
+        upload_dataset(root, args.push_to_hub)
 
 
 if __name__ == "__main__":

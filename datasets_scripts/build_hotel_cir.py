@@ -1,8 +1,8 @@
 """Make triplets for a new domain from its images alone, as ConText-CIR does for Hotel-CIR (section 4.1).
 
     python datasets_scripts/build_hotel_cir.py --images hotels --clip openai/clip-vit-large-patch14 --output out
-    python datasets_scripts/build_hotel_cir.py --images hotels --clip openai/clip-vit-large-patch14 --output out
-    --model gpt-4o --max_usd 500
+    python datasets_scripts/build_hotel_cir.py --images hotels --clip openai/clip-vit-large-patch14 --output out \\
+        --model gpt-4o --max_usd 500
 
 Pairs are images that CLIP finds alike within bounds: hard, and not the same picture again. The paper says "visually
 similar" and no more, so look at `pairs.json`, which the first command writes before it ends, and move the bounds until

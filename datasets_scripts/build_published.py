@@ -15,18 +15,17 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import datasets
-from huggingface_hub import DatasetCard, DatasetCardData, HfApi
+from huggingface_hub import DatasetCard, DatasetCardData
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
 from contextcir.benchmarks import circo, cirr, fashioniq, lasco
 from contextcir.benchmarks.doctor import find_root
 from contextcir.benchmarks.published import FEATURES, publish, stored_image, write_shards
-from contextcir.triplets import TRIPLET_FEATURES
+from contextcir.hub import upload_dataset
+from contextcir.triplets import UNPARSED_FEATURES
 
 BENCHMARKS = {"cirr": cirr, "circo": circo, "fashioniq": fashioniq, "lasco": lasco}
-TRIPLETS = datasets.Features({name: kind for name, kind in TRIPLET_FEATURES.items() if name != "noun_phrases"})
 IMAGES = ("reference_image", "target_image")
 
 
@@ -69,7 +68,7 @@ def main(argv=None) -> dict[str, int]:
             continue
         rows = tqdm(module.training_triplets(root), desc="triplets", unit="triplet")
         embedded = (row | {name: stored_image(row[name], f"{row['id']}, {name}") for name in IMAGES} for row in rows)
-        counts["triplets train"] = write_shards(embedded, TRIPLETS, output / "triplets", "train")
+        counts["triplets train"] = write_shards(embedded, UNPARSED_FEATURES, output / "triplets", "train")
 
     names = {config: [name for name in counts if name.startswith(f"{config} ")] for config in (*FEATURES, "triplets")}
     configs = [
@@ -99,14 +98,7 @@ def main(argv=None) -> dict[str, int]:
         print(f"{name}: {count:,}")
     print(f"Written: {output}")
     if args.push_to_hub:
-        api = HfApi()
-        api.create_repo(args.push_to_hub, repo_type="dataset", private=True, exist_ok=True)
-        api.upload_folder(
-            repo_id=args.push_to_hub,
-            repo_type="dataset",
-            folder_path=output,
-            delete_patterns="*.parquet",  # of an earlier build with more of them
-        )
+        upload_dataset(output, args.push_to_hub)
     return counts
 
 

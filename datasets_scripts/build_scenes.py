@@ -22,13 +22,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from datasets import Features
-from huggingface_hub import DatasetCard, DatasetCardData, HfApi
+from huggingface_hub import DatasetCard, DatasetCardData
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
 from contextcir.benchmarks.published import FEATURES, write_shards
 from contextcir.benchmarks.scenes import RECORD, TRUTH_FEATURES
+from contextcir.hub import upload_dataset
 from contextcir.images import encode_image
 from contextcir.metrics.bound import recall_at_1_bound
 from contextcir.scenes import (
@@ -47,9 +47,8 @@ from contextcir.scenes import (
     sample_family,
     scene_to_json,
 )
-from contextcir.triplets import TRIPLET_FEATURES
+from contextcir.triplets import TRIPLET_FEATURES, UNPARSED_FEATURES
 
-WITHOUT_PHRASES = Features({name: kind for name, kind in TRIPLET_FEATURES.items() if name != "noun_phrases"})
 BENCHMARK_FEATURES = FEATURES | TRUTH_FEATURES
 
 
@@ -219,7 +218,7 @@ def build(args: Arguments, folder: Path) -> dict:
         counts |= write_benchmark(benchmark, folder, args.image_size)
         unseen |= {hash(picture.scene) for _, picture in benchmark.pictures()}  # 8 bytes each, not whole scenes
     validation, test = benchmarks
-    features = TRIPLET_FEATURES if args.gold_phrases else WITHOUT_PHRASES
+    features = TRIPLET_FEATURES if args.gold_phrases else UNPARSED_FEATURES
     for part, rows in (
         ("validation", validation_triplets(validation, args.image_size)),
         ("train", training_triplets(args.num_train, args.seed, args.image_size, unseen)),
@@ -301,14 +300,7 @@ def main(argv=None) -> dict:
         print(f"{metric}: at most {found['text']:.1f} from the text alone, {found['image']:.1f} from the image alone")
     print(f"written to {output}")
     if args.push_to_hub:
-        api = HfApi()
-        api.create_repo(args.push_to_hub, repo_type="dataset", private=True, exist_ok=True)
-        api.upload_folder(
-            repo_id=args.push_to_hub,
-            repo_type="dataset",
-            folder_path=output,
-            delete_patterns="*.parquet",  # of an earlier build with more of them
-        )
+        upload_dataset(output, args.push_to_hub)
     return record
 
 

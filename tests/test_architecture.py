@@ -34,6 +34,8 @@ ALLOWED_SIDEWAYS = {  # an engine needs these arrows between files of its own le
     ("noun_phrases", "chart_parser"),
     ("treebank", "chart_parser"),
     ("ablation", "yaml_options"),
+    ("attention", "inference"),
+    ("freezing", "training_args"),
     ("treebank", "treebank"),
     ("chat", "chat_answers"),
     ("chat", "chat_attempts"),

@@ -86,9 +86,8 @@ def _read(path: Path, places: tuple[str, ...]) -> Prompt:
 
 def prompts_hash(prompts: dict[str, Prompt]) -> str:
     """12 digits for all prompts of a recipe together."""
-    return hashlib.sha256(json.dumps({stage: prompt.hash for stage, prompt in prompts.items()}).encode()).hexdigest()[
-        :12
-    ]
+    hashes = json.dumps({stage: prompt.hash for stage, prompt in prompts.items()})
+    return hashlib.sha256(hashes.encode()).hexdigest()[:12]
 
 
 def _tagged(name: str, data: str | Sequence[BaseModel]) -> str:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from huggingface_hub import HfApi
+from contextcir.hub import upload_dataset
 
 PUBLISHED = ("README.md", "dataset.json", "pairs.jsonl", "report.json", "triplets/train-*", "figures/*")
 
@@ -16,12 +16,5 @@ def publish(folder: Path, name: str, *, public: bool = False) -> None:
         name (`str`): Of the dataset on the Hub, made if it is not there.
         public (`bool`, defaults to `False`): Whether a dataset that is made is for everybody to see.
     """
-    api = HfApi()
-    api.create_repo(name, repo_type="dataset", private=not public, exist_ok=True)
-    api.upload_folder(
-        repo_id=name,
-        repo_type="dataset",
-        folder_path=folder,
-        allow_patterns=list(PUBLISHED),
-        delete_patterns=["triplets/*", "figures/*"],  # what a larger run has left there
-    )
+    # What is replaced is what a larger run has left there.
+    upload_dataset(folder, name, public=public, allow=PUBLISHED, replace=("triplets/*", "figures/*"))

@@ -65,9 +65,8 @@ def bri(ranks: np.ndarray) -> float:
     return float(dialogue_bri(ranks).mean())
 
 
-if (
-    "evaluate" in sys.modules
-):  # as when evaluate.load reads this file; the library itself is optional and slow to import
+# As when evaluate.load reads this file; the library itself is optional and slow to import.
+if "evaluate" in sys.modules:
     import datasets
     import evaluate
 

@@ -63,9 +63,8 @@ def hits_at_k(ranks: np.ndarray, k: int) -> np.ndarray:
     return dialogue_hits_at_k(ranks, k).mean(axis=1)
 
 
-if (
-    "evaluate" in sys.modules
-):  # as when evaluate.load reads this file; the library itself is optional and slow to import
+# As when evaluate.load reads this file; the library itself is optional and slow to import.
+if "evaluate" in sys.modules:
     import datasets
     import evaluate
 

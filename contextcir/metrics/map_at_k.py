@@ -73,9 +73,8 @@ def map_at_k(rankings: Sequence[Sequence[str]], targets: Sequence[Iterable[str]]
     return sum(average_precision_at_k(ranking, relevant, k) for ranking, relevant in pairs) / len(rankings)
 
 
-if (
-    "evaluate" in sys.modules
-):  # as when evaluate.load reads this file; the library itself is optional and slow to import
+# As when evaluate.load reads this file; the library itself is optional and slow to import.
+if "evaluate" in sys.modules:
     import datasets
     import evaluate
 

@@ -68,9 +68,8 @@ def mrr(rankings: Sequence[Sequence[str]], targets: Sequence[Iterable[str]], k: 
     return sum(reciprocal_rank(ranking, relevant, k) for ranking, relevant in pairs) / len(rankings)
 
 
-if (
-    "evaluate" in sys.modules
-):  # as when evaluate.load reads this file; the library itself is optional and slow to import
+# As when evaluate.load reads this file; the library itself is optional and slow to import.
+if "evaluate" in sys.modules:
     import datasets
     import evaluate
 

@@ -92,9 +92,8 @@ def recall_at_k(rankings: Sequence[Sequence[str]], targets: Sequence[Iterable[st
     return sum(hit_at_k(*pair, k) for pair in zip(rankings, targets, strict=True)) / len(rankings)
 
 
-if (
-    "evaluate" in sys.modules
-):  # as when evaluate.load reads this file; the library itself is optional and slow to import
+# As when evaluate.load reads this file; the library itself is optional and slow to import.
+if "evaluate" in sys.modules:
     import datasets
     import evaluate
 

@@ -7,16 +7,16 @@ alone finds, and two ways to mix them. A model that does not beat these has not 
 Runs on any number of processes: each encodes a share of the images, and all end with the same embeddings and ranking.
 """
 
-import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
-from accelerate import PartialState
 from accelerate.utils import gather
 from PIL import Image
 from tqdm.auto import tqdm
 
+from contextcir.distributed import process_state
+from contextcir.inference import evaluation_mode
 from contextcir.retrieval.base import Gallery, Query, Ranking
 from contextcir.retrieval.ranking import rank
 
@@ -71,14 +71,14 @@ class DenseRetriever:
         """
 
         def encode_images(images):
-            with _inference(model, autocast) as device:
+            with evaluation_mode(model, autocast) as device:
                 return model.get_image_features(
                     processor(images=images, return_tensors="pt")["pixel_values"].to(device)
                 )
 
         def encode_queries(images, texts):
             images = [_blank(processor) if image is None else image for image in images]
-            with _inference(model, autocast) as device:
+            with evaluation_mode(model, autocast) as device:
                 inputs = processor(images=images, text=texts, return_tensors="pt")
                 names = ("pixel_values", "input_ids", "attention_mask")
                 return model.get_query_features(**{name: inputs[name].to(device) for name in names})
@@ -134,12 +134,12 @@ class DenseRetriever:
         max_length = clip_model.config.text_config.max_position_embeddings
 
         def encode_images(images):
-            with _inference(clip_model, autocast) as device:
+            with evaluation_mode(clip_model, autocast) as device:
                 pixel_values = processor(images=images, return_tensors="pt")["pixel_values"].to(device)
                 return _normalize(clip_model.get_image_features(pixel_values).pooler_output)
 
         def encode_texts(texts):
-            with _inference(clip_model, autocast) as device:
+            with evaluation_mode(clip_model, autocast) as device:
                 inputs = processor(
                     text=texts, padding=True, truncation=True, max_length=max_length, return_tensors="pt"
                 )
@@ -239,7 +239,7 @@ class DenseRetriever:
 
     def _encode(self, ids: Sequence[str], load: Callable, encode: Callable, what: str) -> torch.Tensor:
         """Load and encode each id, a share on each process: `(len(ids), dim)`."""
-        state = PartialState(cpu=not torch.accelerator.is_available())  # what a Trainer set up before stays as it is
+        state = process_state()
         share = -(-len(ids) // state.num_processes)
         # Process p of n takes ids p, p + n, p + 2n ...; the last may wrap around, so that all shares are equally long.
         mine = [ids[(place * state.num_processes + state.process_index) % len(ids)] for place in range(share)]
@@ -291,18 +291,6 @@ def _blank(processor) -> Image.Image:
 
 def _normalize(embeds: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.normalize(embeds.float(), dim=-1)
-
-
-@contextlib.contextmanager
-def _inference(model, autocast: torch.dtype | None) -> Iterator[torch.device]:
-    """The device of a model that is in evaluation mode meanwhile, as it may be in the middle of its training."""
-    device, training = next(model.parameters()).device, model.training
-    model.eval()
-    try:
-        with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-            yield device
-    finally:
-        model.train(training)
 
 
 def _check_finite(embeds: torch.Tensor, ids: Sequence[str], what: str) -> None:

@@ -3,19 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from contextcir.visualization.page import (
-    DPI,
-    FAINT,
-    FONT,
-    GREY,
-    INK,
-    RUNS,
-    SMALL,
-    TEXT,
-    Figure,
-    FigureCanvasAgg,
-    rc_context,
-)
+from contextcir.visualization.charts import bars, chart_style, titled_axes
+from contextcir.visualization.page import INK, RUNS, Figure
 
 
 def audit_figures(findings: Mapping[str, Any]) -> dict[str, Figure]:
@@ -28,54 +17,35 @@ def audit_figures(findings: Mapping[str, Any]) -> dict[str, Figure]:
     Returns:
         `dict[str, matplotlib.figure.Figure]`: By name: `modality`, `failures`, `length`, `phrases`, `listening`.
     """
-    with rc_context({"font.family": FONT, "font.size": SMALL, "text.parse_math": False}):
+    with chart_style():
         return {
             "modality": _modality(findings["modality"]),
-            "failures": _bars("Kinds of wrong first hits, % of failures", findings["failures"]["kinds"]),
+            "failures": _percent("Kinds of wrong first hits, % of failures", findings["failures"]["kinds"]),
             "length": _ranges("Recall by words of the text", findings["length"]),
             "phrases": _ranges("Recall by noun phrases of the text", findings["phrases"]),
             "listening": _listening(findings),
         }
 
 
-def _axes(title: str, width: float = 4.6, height: float = 2.8):
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    figure.suptitle(title, x=0.01, ha="left", fontsize=TEXT, color=INK)  # over the labels too
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GREY)
-    axes.tick_params(colors=GREY, labelsize=8)
-    return figure, axes
-
-
-def _bars(title: str, values: Mapping[str, float]) -> Figure:
-    figure, axes = _axes(title, height=0.9 + 0.32 * len(values))
-    places = range(len(values))
-    axes.barh(places, values.values(), color=RUNS[0], height=0.62)
-    axes.set_yticks(places, values.keys())
-    axes.invert_yaxis()
-    axes.set_xlim(0, max(1.0, *values.values()) * 1.15)
-    for place, value in zip(places, values.values(), strict=True):
-        axes.text(value, place, f" {value:.1f}", va="center", color=INK, fontsize=8)
-    return figure
+def _percent(title: str, values: Mapping[str, float]) -> Figure:
+    return bars(title, values, "{:.1f}".format, width=4.6, least=1.0)
 
 
 def _modality(findings: Mapping[str, Mapping[str, Any]]) -> Figure:
     names = ("composed", "image", "text", "image or text", "only composed")
-    figure, axes = _axes("Queries solved, %", width=5.6)
+    figure, axes = titled_axes("Queries solved, %", 5.6, 2.8)
     width = 0.8 / len(findings)
     for place, (metric, values) in enumerate(findings.items()):
         lefts = [x + width * (place - (len(findings) - 1) / 2) for x in range(len(names))]
-        bars = axes.bar(lefts, [values[name] for name in names], width * 0.92, color=RUNS[place], label=metric)
-        axes.bar_label(bars, fmt="%.0f", fontsize=8, color=INK)
+        drawn = axes.bar(lefts, [values[name] for name in names], width * 0.92, color=RUNS[place], label=metric)
+        axes.bar_label(drawn, fmt="%.0f", fontsize=8, color=INK)
     axes.set_xticks(range(len(names)), names)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(fontsize=8)
     return figure
 
 
 def _ranges(title: str, rows: Sequence[Mapping[str, Any]]) -> Figure:
-    figure, axes = _axes(title)
+    figure, axes = titled_axes(title, 4.6, 2.8)
     labels = []
     for row in rows:
         low, high = row["from"], row["to"]
@@ -93,7 +63,7 @@ def _ranges(title: str, rows: Sequence[Mapping[str, Any]]) -> Figure:
     axes.set_xticks(range(len(rows)), labels)
     axes.set_xlim(-0.3, len(rows) - 0.1)
     axes.set_ylim(0, 100)
-    axes.grid(color=FAINT, linewidth=0.6, axis="y")
+    axes.grid(axis="y")
     return figure
 
 
@@ -104,4 +74,4 @@ def _listening(findings: Mapping[str, Any]) -> Figure:
         if found["num_variants"]:
             values[f"{what}: same first hit"] = found["same first hit"]
             values[f"{what}: of the ten that stay"] = found["top 10 that stays"]
-    return _bars("What changes in the ranking, %", values or {"no text could be changed": 0.0})
+    return _percent("What changes in the ranking, %", values or {"no text could be changed": 0.0})

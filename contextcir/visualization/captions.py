@@ -3,20 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from contextcir.visualization.page import (
-    DPI,
-    FAINT,
-    FONT,
-    GREY,
-    INK,
-    RUNS,
-    SMALL,
-    TEXT,
-    Figure,
-    FigureCanvasAgg,
-    MaxNLocator,
-    rc_context,
-)
+from contextcir.visualization.charts import bars, chart_style, titled_axes
+from contextcir.visualization.page import RUNS, Figure, MaxNLocator
 
 
 def caption_figures(report: Mapping[str, Any]) -> dict[str, Figure]:
@@ -39,44 +27,22 @@ def caption_figures(report: Mapping[str, Any]) -> dict[str, Figure]:
     drawn = {
         "words": (_histogram, "Triplets by words of the text", report["triplets"]["words"]),
         "noun_phrases": (_histogram, "Triplets by noun phrases of the text", report["triplets"]["noun_phrases"]),
-        "operations": (_bars, "Captions by operation", report["operations"]),
-        "failures": (_bars, "Pairs that failed and captions that were dropped", lost),
-        "cost": (_bars, *(("Cost by stage, USD", spent) if any(spent.values()) else ("Tokens by stage", tokens))),
+        "operations": (_counts, "Captions by operation", report["operations"]),
+        "failures": (_counts, "Pairs that failed and captions that were dropped", lost),
+        "cost": (_counts, *(("Cost by stage, USD", spent) if any(spent.values()) else ("Tokens by stage", tokens))),
     }
-    with rc_context({"font.family": FONT, "font.size": SMALL, "text.parse_math": False}):
+    with chart_style():
         return {name: draw(title, values) for name, (draw, title, values) in drawn.items() if values}
 
 
-def _axes(title: str, height: float = 2.6):
-    figure = Figure(figsize=(5.2, height), dpi=DPI, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    figure.suptitle(title, x=0.01, ha="left", fontsize=TEXT, color=INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GREY)
-    axes.tick_params(colors=GREY, labelsize=8)
-    return figure, axes
-
-
 def _histogram(title: str, counts: Mapping[str, int]) -> Figure:
-    figure, axes = _axes(title)
+    figure, axes = titled_axes(title, 5.2, 2.6)
     axes.bar([int(size) for size in counts], counts.values(), color=RUNS[0], width=0.9)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes.grid(color=FAINT, linewidth=0.6, axis="y")
-    axes.set_axisbelow(True)
+    axes.grid(axis="y")
     return figure
 
 
-def _bars(title: str, values: Mapping[str, float]) -> Figure:
-    figure, axes = _axes(title, height=0.8 + 0.3 * len(values))
-    places = range(len(values))
-    axes.barh(places, values.values(), color=RUNS[0], height=0.62)
-    axes.set_yticks(places, values.keys())
-    axes.invert_yaxis()
-    axes.set_xlim(0, max(values.values()) * 1.2 or 1)
-    for place, value in zip(places, values.values(), strict=True):
-        axes.text(
-            value, place, f" {value:,.2f}" if isinstance(value, float) else f" {value:,}", va="center", fontsize=8
-        )
-    return figure
+def _counts(title: str, values: Mapping[str, float]) -> Figure:
+    return bars(title, values, lambda value: f"{value:,.2f}" if isinstance(value, float) else f"{value:,}")

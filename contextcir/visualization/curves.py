@@ -6,22 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from contextcir.visualization.page import (
-    DPI,
-    FAINT,
-    FONT,
-    GREY,
-    INK,
-    RUNS,
-    SMALL,
-    TEXT,
-    Figure,
-    FigureCanvasAgg,
-    Line2D,
-    MaxNLocator,
-    rc_context,
-    wrap,
-)
+from contextcir.visualization.charts import chart_style, new_figure
+from contextcir.visualization.page import GREY, RUNS, SMALL, TEXT, Figure, Line2D, MaxNLocator, wrap
 
 
 def read_history(run: str | os.PathLike) -> list[dict]:
@@ -86,24 +72,20 @@ def training_curves(histories: Mapping[str, Sequence[Mapping]], *, columns: int 
         handles.append(Line2D([], [], color=GREY, label="evaluation", linestyle="--", marker="o", markersize=3))
     legend_lines = -(-len(handles) // max(1, columns - 1)) * max(label.count("\n") + 1 for label in labels.values())
     height = 1.9 * rows + 0.25 + 0.22 * legend_lines
-    with rc_context({"font.family": FONT, "font.size": SMALL, "text.parse_math": False}):
-        figure = Figure(figsize=(2.6 * columns, height), dpi=DPI, facecolor="white", layout="constrained")
-        FigureCanvasAgg(figure)
+    with chart_style():
+        figure = new_figure(2.6 * columns, height)
         for place, name in enumerate(sorted(panels, key=_panel_order)):
             axes = figure.add_subplot(rows, columns, place + 1, sharex=figure.axes[0] if figure.axes else None)
             for (run, evaluated), points in panels[name].items():
                 style = {"linestyle": "--"} if evaluated else {}
                 style |= {"marker": "o", "markersize": 3} if evaluated or len(points) == 1 else {}
                 axes.plot(*zip(*points, strict=True), color=colors[run], linewidth=1.3, **style)
-            axes.set_title(name, fontsize=TEXT, color=INK, loc="left")
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.spines[["left", "bottom"]].set_color(GREY)
-            axes.grid(color=FAINT, linewidth=0.6)
-            axes.tick_params(colors=GREY, labelsize=8, labelfontfamily=FONT)
+            axes.set_title(name)
+            axes.grid()
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             axes.yaxis.set_major_locator(MaxNLocator(4))
             axes.yaxis.set_major_formatter("{x:g}")
-        legend = {"ncols": max(1, columns - 1), "frameon": False, "fontsize": TEXT}
+        legend = {"ncols": max(1, columns - 1), "fontsize": TEXT}
         figure.legend(handles=handles, loc="outside upper left", **legend)
         figure.supxlabel("step", fontsize=SMALL, color=GREY)
     return figure

@@ -3,21 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from contextcir.visualization.page import (
-    DPI,
-    FAINT,
-    FONT,
-    GREY,
-    INK,
-    RUNS,
-    SMALL,
-    TARGET,
-    TEXT,
-    Figure,
-    FigureCanvasAgg,
-    Line2D,
-    rc_context,
-)
+from contextcir.visualization.charts import chart_style, new_figure
+from contextcir.visualization.page import INK, RUNS, SMALL, TARGET, Figure, Line2D
 
 
 def profile_figure(profiles: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure:
@@ -44,9 +31,8 @@ def profile_figure(profiles: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> F
     kinds = list(first["all"]["kinds"])
     groups = [name for name in first if name != "all"]
     height = 1.6 + max(len(kinds), len(groups)) * (0.16 + 0.15 * len(profiles))
-    with rc_context({"font.family": FONT, "font.size": SMALL, "text.parse_math": False}):
-        figure = Figure(figsize=(12, height), dpi=DPI, facecolor="white", layout="constrained")
-        FigureCanvasAgg(figure)
+    with chart_style():
+        figure = new_figure(12, height)
         left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1))
         mistakes = [kind for kind in kinds if kind not in ("target", "unrelated")]
         _bars_by_kind(left, "At rank 1, % of queries", profiles, kinds, "rank1")
@@ -54,20 +40,16 @@ def profile_figure(profiles: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> F
         _recall_by_group(right, profiles, groups)
         handles = [Line2D([], [], color=RUNS[place], linewidth=6) for place in range(len(profiles))]
         handles.append(Line2D([], [], color=INK, linewidth=0, marker="|", markersize=9, markeredgewidth=1.6))
-        figure.legend(handles, [*profiles, "random ranking"], loc="outside upper left", ncols=3, frameon=False)
+        figure.legend(handles, [*profiles, "random ranking"], loc="outside upper left", ncols=3)
     return figure
 
 
 def _rows(axes, title: str, labels: Sequence[str]) -> None:
-    axes.set_title(title, loc="left", fontsize=TEXT, color=INK)
+    axes.set_title(title)
     axes.set_yticks(range(len(labels)), [label.replace("_", " ") for label in labels])
     axes.set_ylim(len(labels) - 0.4, -0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GREY)
-    axes.tick_params(colors=GREY, labelsize=SMALL, length=0, axis="y", labelcolor=INK)
-    axes.tick_params(colors=GREY, labelsize=8, axis="x")
-    axes.grid(color=FAINT, linewidth=0.6, axis="x")
-    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=SMALL, length=0, axis="y", labelcolor=INK)
+    axes.grid(axis="x")
 
 
 def _offsets(count: int) -> list[float]:

@@ -4,19 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from contextcir.visualization.page import (
-    DPI,
-    FAINT,
-    FONT,
-    GREY,
-    INK,
-    RUNS,
-    SMALL,
-    TEXT,
-    Figure,
-    FigureCanvasAgg,
-    rc_context,
-)
+from contextcir.visualization.charts import chart_style, new_figure
+from contextcir.visualization.page import GREY, INK, RUNS, Figure
 
 
 def seed_dots(results: Mapping[str, Sequence[Mapping[str, float]]], metrics: Sequence[str]) -> Figure:
@@ -32,9 +21,8 @@ def seed_dots(results: Mapping[str, Sequence[Mapping[str, float]]], metrics: Seq
         `matplotlib.figure.Figure`: One axes for each metric.
     """
     names = list(results)
-    with rc_context({"font.family": FONT, "font.size": SMALL, "text.parse_math": False}):
-        figure = Figure(figsize=(1.6 + 2.3 * len(metrics), 0.8 + 0.32 * len(names)), dpi=DPI, layout="constrained")
-        FigureCanvasAgg(figure)
+    with chart_style():
+        figure = new_figure(1.6 + 2.3 * len(metrics), 0.8 + 0.32 * len(names))
         for place, metric in enumerate(metrics):
             axes = figure.add_subplot(1, len(metrics), place + 1, sharey=figure.axes[0] if place else None)
             for row, name in enumerate(names):
@@ -45,11 +33,10 @@ def seed_dots(results: Mapping[str, Sequence[Mapping[str, float]]], metrics: Seq
                     axes.plot([np.mean(values)] * 2, [row - 0.3, row + 0.3], color=color, linewidth=1.5)
                 if values and row == 0:
                     axes.axvline(np.mean(values), color=GREY, linewidth=0.8, linestyle=":")
-            axes.set_title(metric, fontsize=TEXT, color=INK, loc="left")
-            axes.spines[["top", "right", "left"]].set_visible(False)
-            axes.spines["bottom"].set_color(GREY)
-            axes.grid(axis="y", color=FAINT, linewidth=0.6)
-            axes.tick_params(colors=GREY, labelsize=8, length=0, labelleft=place == 0)
+            axes.set_title(metric)
+            axes.spines["left"].set_visible(False)
+            axes.grid(axis="y")
+            axes.tick_params(length=0, labelleft=place == 0)
             axes.set_yticks(range(len(names)), names)
             axes.set_ylim(len(names) - 0.5, -0.5)
     return figure

@@ -2,19 +2,8 @@
 
 from collections.abc import Mapping
 
-from contextcir.visualization.page import (
-    DPI,
-    FAINT,
-    FONT,
-    GREY,
-    INK,
-    RUNS,
-    SMALL,
-    TEXT,
-    Figure,
-    FigureCanvasAgg,
-    rc_context,
-)
+from contextcir.visualization.charts import chart_style, new_figure
+from contextcir.visualization.page import GREY, RUNS, SMALL, Figure
 
 Point = tuple[float, float, float]  # a metric in percent, and its interval
 
@@ -31,9 +20,8 @@ def stages_figure(roles: Mapping[str, Mapping[float, Mapping[str, Point]]], metr
     Returns:
         `matplotlib.figure.Figure`: One axes for each role.
     """
-    with rc_context({"font.family": FONT, "font.size": SMALL, "text.parse_math": False}):
-        figure = Figure(figsize=(0.6 + 2.5 * len(roles), 3.1), dpi=DPI, facecolor="white", layout="constrained")
-        FigureCanvasAgg(figure)
+    with chart_style():
+        figure = new_figure(0.6 + 2.5 * len(roles), 3.1)
         for place, (role, by_rate) in enumerate(roles.items()):
             axes = figure.add_subplot(1, len(roles), place + 1, sharey=figure.axes[0] if place else None)
             rates = sorted(by_rate)
@@ -42,15 +30,12 @@ def stages_figure(roles: Mapping[str, Mapping[float, Mapping[str, Point]]], metr
                 shown = [100 * rate for rate in rates]
                 axes.plot(shown, values, color=color, marker="o", markersize=4, linewidth=1.4, label=stage)
                 axes.fill_between(shown, low, high, color=color, alpha=0.12, linewidth=0)
-            axes.set_title(role, loc="left", fontsize=TEXT, color=INK)
+            axes.set_title(role)
             axes.set_xticks(shown)
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.spines[["left", "bottom"]].set_color(GREY)
-            axes.grid(color=FAINT, linewidth=0.6)
-            axes.set_axisbelow(True)
-            axes.tick_params(colors=GREY, labelsize=8, labelleft=place == 0)
+            axes.grid()
+            axes.tick_params(labelleft=place == 0)
             axes.set_ylim(0, 100)
         figure.axes[0].set_ylabel(f"{metric}, %", color=GREY)
         figure.supxlabel("errors of this role, % (the other roles make none)", fontsize=SMALL, color=GREY)
-        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=3, frameon=False)
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
     return figure

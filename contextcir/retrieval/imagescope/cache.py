@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from safetensors import safe_open
 from safetensors.torch import save_file
+
+from contextcir.distributed import process_state
 
 CHUNK = 4096  # embeddings that an interruption may cost
 
@@ -102,7 +103,7 @@ class EmbedCache:
         Returns:
             `torch.Tensor` of shape `(len(keys), dim)`, float32, on the CPU.
         """
-        state = PartialState(cpu=not torch.accelerator.is_available())
+        state = process_state()
         known = {key for _, names in self._shards() for key in names}
         state.wait_for_everyone()  # nobody is to see what another one has begun to add
         missing = {key: place for place, key in enumerate(keys) if key not in known}

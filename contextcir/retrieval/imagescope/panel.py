@@ -14,12 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 
 from contextcir.chat_images import image_digest
+from contextcir.distributed import process_state
 from contextcir.retrieval.base import Gallery, Query
 from contextcir.retrieval.imagescope.cache import CaptionCache
 from contextcir.retrieval.imagescope.roles import Questions, Roles, load_prompts
@@ -65,7 +64,7 @@ class Panel:
             raise ValueError(f"Got waiting={waiting}, expected at least 1.")
         self.roles, self.cache, self.waiting = roles, Path(cache), waiting
         self.questions = Questions(load_prompts(benchmark))
-        self.state = PartialState(cpu=not torch.accelerator.is_available())
+        self.state = process_state()
         self.trace = Trace(Path(folder) / "trace.jsonl") if self.state.is_main_process else None
         self.tally = Tally()
         self._owns_loop, self._loop = loop is None, loop or asyncio.new_event_loop()
