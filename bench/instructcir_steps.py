@@ -7,8 +7,8 @@ from transformers import CLIPConfig, CLIPModel
 
 from bench.batches import encoder_configs, random_batch
 from bench.measuring import Report, compare, operations
-from contextcir.ema import MovingAverage
 from contextcir.losses import contrastive_loss
+from contextcir.training.ema import MovingAverage
 from modeling_instructcir import InstructCIRConfig, InstructCIRModel
 
 

@@ -30,7 +30,7 @@ class TripletCollator:
             Nothing flips or recolours, since texts speak of sides and colours.
         seed (`int`, defaults to 0): Seed of the augmentation.
         encoded_images (`Callable`, *optional*): Ids of N images -> encoded images `(N, ...)`, such as
-            [`~contextcir.encoded_images.EncodedImages`]; the batch then has `encoded_images` in place of
+            [`~contextcir.training.encoded_images.EncodedImages`]; the batch then has `encoded_images` in place of
             `pixel_values`, and nothing is read.
 
     Returns of a call:

@@ -24,20 +24,20 @@ from transformers import SchedulerType, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
-from contextcir.checkpoints import checkpoint_problem, last_whole_checkpoint
 from contextcir.collator import TripletCollator
 from contextcir.distributed import gather_with_gradient
-from contextcir.ema import AVERAGE_FILE, MovingAverage
-from contextcir.encoded_images import EncodedImages, encode_images
-from contextcir.freezing import freeze_parts
-from contextcir.loss_parts import LossParts
 from contextcir.losses import concept_consistency_loss, concept_losses, contrastive_loss
-from contextcir.model_card import recorded_arguments, write_model_card
-from contextcir.output_folder import claim_folder
 from contextcir.provenance import versions
-from contextcir.schedules import cosine_with_restarts
+from contextcir.training.callbacks import LogBeforeSaving, TellEpoch
+from contextcir.training.checkpoints import checkpoint_problem, last_whole_checkpoint
+from contextcir.training.ema import AVERAGE_FILE, MovingAverage
+from contextcir.training.encoded_images import EncodedImages, encode_images
+from contextcir.training.freezing import freeze_parts
+from contextcir.training.loss_parts import LossParts
+from contextcir.training.model_card import recorded_arguments, write_model_card
+from contextcir.training.output_folder import claim_folder
+from contextcir.training.schedules import cosine_with_restarts
 from contextcir.training_args import CIRTrainingArguments
-from contextcir.training_callbacks import LogBeforeSaving, TellEpoch
 from contextcir.triplet_images import find_bad_images
 
 logger = logging.get_logger(__name__)

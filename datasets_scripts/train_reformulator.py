@@ -45,8 +45,8 @@ from contextcir.captions.reformulator import (
 )
 from contextcir.captions.schemas import Reformulation
 from contextcir.chat import ChatRequest
-from contextcir.output_folder import claim_folder
 from contextcir.provenance import git_commit, versions
+from contextcir.training.output_folder import claim_folder
 
 CARD_TEMPLATE = Path(__file__).parent.parent / "model_cards" / "reformulator_template.md"
 MAX_WRITTEN = 500  # held-out pairs whose changes are written out and compared

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from transformers.trainer_callback import TrainerState
 
-from contextcir.checkpoints import checkpoint_problem, last_whole_checkpoint
+from contextcir.training.checkpoints import checkpoint_problem, last_whole_checkpoint
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from contextcir.ema import AVERAGE_FILE, MovingAverage
+from contextcir.training.ema import AVERAGE_FILE, MovingAverage
 from modeling_instructcir import InstructCIRModel
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from contextcir.encoded_images import encode_images
 from contextcir.images import ImageError
 from contextcir.trainer import CIRTrainer
+from contextcir.training.encoded_images import encode_images
 from contextcir.training_args import CIRTrainingArguments
 from contextcir.triplets import load_triplets
 from modeling_baselines import CompositionBaseline
@@ -79,7 +79,7 @@ def test_an_image_is_encoded_once_until_something_changes(folder, processor):
 
 
 def test_there_is_one_bar_and_those_of_datasets_come_back(folder, processor, monkeypatch, capfd):
-    monkeypatch.setattr("contextcir.encoded_images.CHUNK", 1)
+    monkeypatch.setattr("contextcir.training.encoded_images.CHUNK", 1)
     datasets.enable_progress_bars()
     encoded(folder, processor, Brightness())
     shown = capfd.readouterr().err
@@ -90,7 +90,7 @@ def test_there_is_one_bar_and_those_of_datasets_come_back(folder, processor, mon
 
 
 def test_processes_share_the_work(folder, processor, monkeypatch):
-    monkeypatch.setattr("contextcir.encoded_images.CHUNK", 1)
+    monkeypatch.setattr("contextcir.training.encoded_images.CHUNK", 1)
     encoders = [Brightness(), Brightness()]
 
     def second_process():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from contextcir.output_folder import claim_folder
+from contextcir.training.output_folder import claim_folder
 
 
 def test_one_claim_at_a_time(tmp_path):

@@ -13,8 +13,8 @@ from tiny_triplets import dataset, png, triplet, triplets
 
 from contextcir.images import ImageError
 from contextcir.losses import contrastive_loss
-from contextcir.schedules import cosine_with_restarts
 from contextcir.trainer import CIRTrainer
+from contextcir.training.schedules import cosine_with_restarts
 from contextcir.training_args import CIRTrainingArguments
 from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
 

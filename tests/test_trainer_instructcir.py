@@ -8,8 +8,8 @@ import pytest
 import torch
 from tiny_triplets import dataset, triplet, triplets
 
-from contextcir.ema import AVERAGE_FILE
 from contextcir.trainer import CIRTrainer
+from contextcir.training.ema import AVERAGE_FILE
 from contextcir.training_args import CIRTrainingArguments
 from modeling_instructcir import InstructCIRModel, InstructCIRProcessor
 

@@ -1,0 +1,1 @@
+"""What [`~contextcir.trainer.CIRTrainer`] is made of, a file for each idea."""
