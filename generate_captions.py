@@ -267,4 +267,7 @@ def caption(run: Run, server_args: ServerArguments, output_args: OutputArguments
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"generate_captions.py: {error}")

@@ -202,6 +202,7 @@ def training_arguments(args: Arguments) -> TrainingArguments:
     return TrainingArguments(
         **{name: getattr(args, name) for name in names},
         per_device_eval_batch_size=args.per_device_train_batch_size,
+        use_cpu=not torch.accelerator.is_available(),  # else bf16 is refused there
         lr_scheduler_type="cosine",
         warmup_steps=0.05,
         eval_strategy="epoch",
