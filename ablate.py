@@ -100,7 +100,7 @@ def measure(run: Run, args: Arguments, gpu: int) -> None:
     folder = Path(args.runs, run.name)
     shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run has left
     folder.parent.mkdir(parents=True, exist_ok=True)
-    log, options = folder.with_suffix(".log"), run.options
+    log, options = folder.with_name(f"{folder.name}.log"), run.options
     log.unlink(missing_ok=True)
     stages = train_commands(run, folder)
     for command in stages:
