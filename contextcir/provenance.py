@@ -16,14 +16,16 @@ def git_commit(folder: str | os.PathLike) -> str | None:
         folder (`str` or `os.PathLike`): Any folder inside of the clone.
 
     Returns:
-        `str`, *optional*: 40 digits, followed by `-dirty` where tracked files were changed since; `None` outside of a
-        clone, or without git.
+        `str`, *optional*: 40 digits, followed by `-dirty` where tracked files were changed since, other than those in
+        `docs`, which runs themselves write; `None` outside of a clone, or without git.
     """
-    git = ["git", "-C", os.fspath(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    git = ["git", "-C", os.fspath(folder)]
     try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ":/", ":(top,exclude)docs"]).returncode
     except (OSError, subprocess.CalledProcessError):
         return None
+    return commit + ("-dirty" if changed else "")
 
 
 def versions() -> dict[str, str]:

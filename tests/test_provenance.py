@@ -17,8 +17,10 @@ def test_the_commit_and_whether_files_were_changed(tmp_path):
     assert git_commit(tmp_path) is None  # no clone
     git(tmp_path, "init", "-q")
     (tmp_path / "inside").mkdir()
-    file = tmp_path / "inside" / "file"
-    file.write_text("one")
+    file, page = tmp_path / "inside" / "file", tmp_path / "docs" / "page.md"
+    page.parent.mkdir()
+    for path in (file, page):
+        path.write_text("one")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-q", "-m", "x")
     git(tmp_path, "tag", "v1")  # a tag does not take the commit's place
@@ -26,7 +28,10 @@ def test_the_commit_and_whether_files_were_changed(tmp_path):
     assert git_commit(tmp_path / "inside") == commit
     (tmp_path / "untracked").write_text("two")
     assert git_commit(tmp_path) == commit
+    page.write_text("what a run has left")
+    assert git_commit(tmp_path / "inside") == commit
     file.write_text("three")
+    assert git_commit(tmp_path / "docs") == f"{commit}-dirty"
     assert git_commit(tmp_path) == f"{commit}-dirty"
 
 
