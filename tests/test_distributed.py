@@ -7,6 +7,7 @@ from pathlib import Path
 
 import datasets
 import pytest
+import torch
 from safetensors.torch import load_file
 from tiny_triplets import png, triplet, write_benchmark, write_parquet
 from torch.testing import assert_close
@@ -82,3 +83,36 @@ def test_two_processes_equal_one(runs):
     one, two = (load_file(run / "model.safetensors") for run in runs)
     for name, expected in one.items():
         assert_close(two[name], expected, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+AVERAGES = """
+import os, sys, torch
+sys.path[:0] = {paths!r}
+from tiny_triplets import dataset, triplets
+from contextcir.trainer import CIRTrainer
+from contextcir.training_args import CIRTrainingArguments
+from modeling_instructcir import InstructCIRModel, InstructCIRProcessor
+
+torch.manual_seed(int(os.environ["RANK"]))  # as a script does that does not think of it
+model = InstructCIRModel.from_clip_pretrained({clip!r})
+options = dict(cc_weight=0, query_negatives="none", ema_momentum=0.9, max_steps=1, per_device_train_batch_size=2)
+options |= dict(report_to="none", save_strategy="no", use_cpu=True, disable_tqdm=True)
+args = CIRTrainingArguments(output_dir={output!r}, **options)
+processor = InstructCIRProcessor.from_pretrained({clip!r})
+trainer = CIRTrainer(model, args, train_dataset=dataset(triplets(8)), processing_class=processor)
+trainer.train()
+average = trainer.moving_average.model.state_dict()
+torch.save(average, os.path.join({output!r}, "average_" + os.environ["RANK"]))
+"""
+
+
+def test_the_moving_average_is_the_same_on_every_process(tmp_path, clip_folder):
+    paths = [str(REPOSITORY), str(REPOSITORY / "tests")]
+    script = AVERAGES.format(paths=paths, clip=str(clip_folder), output=str(tmp_path / "run"))
+    (tmp_path / "script.py").write_text(script)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    finished = subprocess.run([*command, str(tmp_path / "script.py")], capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    first, second = (torch.load(tmp_path / "run" / f"average_{rank}") for rank in (0, 1))
+    for name, expected in first.items():
+        assert_close(second[name], expected, msg=lambda text, name=name: f"{name}: {text}")
