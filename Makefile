@@ -48,7 +48,8 @@ check: .venv/installed  ## Lint, format and the dependency rule
 	$(BIN)/python -m pytest tests/test_architecture.py
 
 bench: data/scenes/triplets/.noun_phrases  ## Measure speed and memory
-	$(BIN)/python -m bench.models --output docs/results/bench.json
+	$(BIN)/python -m bench.models --parts contextcir search ranking --output docs/results/bench.json
+	$(BIN)/python -m bench.models --parts instructcir --output docs/results/bench_instructcir.json
 	$(BIN)/python -m bench.data --output docs/results/bench_data.json
 	$(BIN)/python -m bench.captions --output docs/results/bench_captions.json
 	$(BIN)/python -m bench.imagescope --figure docs/figures/imagescope_errors.png

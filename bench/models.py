@@ -1,6 +1,7 @@
 """Speed and memory on ViT-B/32 shapes with random weights, as a table and as JSON.
 
-    python -m bench.models                        # CPU, one thread, CPU seconds: about 25 minutes
+    python -m bench.models                        # CPU, one thread, CPU seconds: about 35 minutes
+    python -m bench.models --parts instructcir    # of them 10
     python -m bench.models --device cuda          # wall seconds
     python -m bench.models --quick                # tiny shapes, one repeat: does it run?
 
@@ -26,10 +27,13 @@ from bench.ranking import bench_loading, bench_ranking
 from bench.search import bench_search
 from contextcir.provenance import git_commit
 
+PARTS = ["contextcir", "instructcir", "search", "ranking"]
+
 
 def main(argv=None) -> dict:
     """Run everything; returns what is written as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure; by default all")
     parser.add_argument("--quick", action="store_true", help="tiny shapes and one repeat")
     parser.add_argument("--device", default="cpu", help="`cpu` or `cuda`")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; CPU seconds are cleanest with one")
@@ -37,17 +41,20 @@ def main(argv=None) -> dict:
     parser.add_argument("--output", default="bench.json", help="where to write the numbers")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
-    device, repeats = args.device, 1 if args.quick else args.repeats
-    model, report = build_model(args.quick).to(device), Report()
-    bench_training(model.train(), (2,) if args.quick else (8, 16), repeats, device, report)
-    model.zero_grad()
-    bench_encoding(model.eval(), 4 if args.quick else 32, repeats, device, report)
-    bench_instructcir(args.quick, repeats, device, report)
-    bench_search(5_000 if args.quick else 123_403, repeats, device, args.threads, report)
-    if device == "cpu":
+    device, repeats, report = args.device, 1 if args.quick else args.repeats, Report()
+    if "contextcir" in args.parts:
+        model = build_model(args.quick).to(device)
+        bench_training(model.train(), (2,) if args.quick else (8, 16), repeats, device, report)
+        model.zero_grad()
+        bench_encoding(model.eval(), 4 if args.quick else 32, repeats, device, report)
+    if "instructcir" in args.parts:
+        bench_instructcir(args.quick, repeats, device, report)
+    if "search" in args.parts:
+        bench_search(5_000 if args.quick else 123_403, repeats, device, args.threads, report)
+    if "ranking" in args.parts and device == "cpu":
         bench_ranking(args.quick, repeats, report)
         bench_loading(report)
-    settings = {"quick": args.quick, "device": device, "threads": args.threads, "repeats": repeats}
+    settings = {"parts": args.parts, "quick": args.quick, "device": device, "threads": args.threads, "repeats": repeats}
     machine = platform.machine() if device == "cpu" else torch.cuda.get_device_name()
     commit = git_commit(Path(__file__).parents[1])
     result = {**settings, "torch": torch.__version__, "machine": machine, "commit": commit, "rows": report.rows}

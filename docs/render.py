@@ -158,9 +158,9 @@ def captions_bench() -> str:
     )
 
 
-def bench() -> str:
-    """The table of `bench/models.py`."""
-    record = read("bench.json")
+def bench(name: str) -> str:
+    """A table of `bench/models.py`."""
+    record = read(name)
     how = f"{record['device']}, {record['threads']} thread, medians of {record['repeats']}, torch {record['torch']}"
     return f"{goals(record['rows'], 'ratio')}\n\n`make bench`, {how}, at commit `{record['commit'][:7]}`."
 
@@ -184,7 +184,8 @@ PARTS = {
     "scope_rerank": scope_rerank,
     "scope_speed": scope_speed,
     "full": lambda: measured("scenes_full.json"),
-    "bench": bench,
+    "bench": lambda: bench("bench.json"),
+    "bench_instructcir": lambda: bench("bench_instructcir.json"),
     "grocery": lambda: measured("grocery.json"),
 }
 
