@@ -54,7 +54,13 @@ def main(argv=None) -> dict:
     if "ranking" in args.parts and device == "cpu":
         bench_ranking(args.quick, repeats, report)
         bench_loading(report)
-    settings = {"parts": args.parts, "quick": args.quick, "device": device, "threads": args.threads, "repeats": repeats}
+    settings = {
+        "parts": args.parts,
+        "quick": args.quick,
+        "device": device,
+        "threads": args.threads,
+        "repeats": repeats,
+    }
     machine = platform.machine() if device == "cpu" else torch.cuda.get_device_name()
     commit = git_commit(Path(__file__).parents[1])
     result = {**settings, "torch": torch.__version__, "machine": machine, "commit": commit, "rows": report.rows}
