@@ -9,7 +9,12 @@ from .train_arguments import MODELS, ModelArguments
 
 
 def build_model(args: ModelArguments):
-    """Model (float32) and processor from CLIP or from an earlier model."""
+    """
+    Model (float32) and processor from CLIP or from an earlier model.
+
+    Raises:
+        ValueError: The earlier model is none of `MODELS`, or the tokenizer has more entries than its text encoder.
+    """
     options = {"attn_implementation": args.attn_implementation, "dtype": torch.float32}
     revision = {"revision": args.model_revision} if args.model_revision else {}
     if args.model_name_or_path:

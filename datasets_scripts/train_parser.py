@@ -39,6 +39,7 @@ from contextcir.treebank.trees import leaves, read_tree, to_brackets
 
 
 def hyperparameters(args):
+    """What benepar wants to know of a parser."""
     return {
         "use_pretrained": False,
         "use_chars_lstm": True,
@@ -165,6 +166,7 @@ def write_record(parser, args, argv, history):
 
 
 def parse_arguments(argv):
+    """The arguments of a run."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--gum", required=True, help="folder with gum_{train,dev}.ptb.gz and gum_{train,dev}.docs.tsv")
@@ -236,6 +238,7 @@ def _scenes_trees(count, seed):
 
 
 def initial_parser(mixture, args):
+    """A new parser, or one with the weights and vocabularies of an earlier run."""
     if args.init_from is None:
         return new_parser(*mixture.vocabulary(), hyperparameters(args))
     initial = chart_parser.load_parser(args.init_from)

@@ -33,7 +33,11 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 def goals(rows: list[dict], measured: str = "value") -> str:
     """The table of a bench: what was measured beside its goal."""
-    cells = [[row["name"], f"{row[measured]:.2f}", row["goal"], "yes" if row["met"] else "**no**"] for row in rows]
+    cells = [
+        [row["name"], f"{row[measured]:.2f}" if row[measured] >= 0.1 else f"{row[measured]:.2g}", row["goal"]]
+        + ["yes" if row["met"] else "**no**"]
+        for row in rows
+    ]
     return table(["", "measured", "goal", "met"], cells)
 
 

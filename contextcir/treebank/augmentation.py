@@ -7,7 +7,15 @@ from contextcir.treebank.trees import is_leaf, leaves, map_words, without_final_
 
 
 class Substitution:
-    """Swaps constituents for others of the same label and a similar length, and words for others of the same tag."""
+    """
+    Swaps constituents for others of the same label and a similar length, and words for others of the same tag.
+
+    Args:
+        trees (`list`): Where others come from.
+
+    Called with a tree, a `random.Random` and the chances, in [0, 1], that a constituent and that a word is swapped, it
+    gives a new tree.
+    """
 
     def __init__(self, trees):
         self.constituents = defaultdict(list)  # (label, length class) -> trees

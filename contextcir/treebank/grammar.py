@@ -8,7 +8,12 @@ from contextcir.treebank.trees import capitalized, map_words, read_tree
 
 
 class ModificationGrammar:
-    """Samples trees of modification texts from `modification_grammar.txt`; `<GUM>` is one of `noun_phrases`."""
+    """
+    Samples trees of modification texts from `modification_grammar.txt`.
+
+    Args:
+        noun_phrases (`list[str]`): Bracketed trees, one of which stands for each `<GUM>`.
+    """
 
     def __init__(self, noun_phrases):
         path = Path(__file__).with_name("modification_grammar.txt")
@@ -30,6 +35,8 @@ class ModificationGrammar:
         self.alternatives["nouns"], self.weights["nouns"] = plurals, [1] * len(plurals)
 
     def sample(self, rng):
+        """One tree, drawn with a `random.Random`; in half of the cases without capitals."""
+
         def expand(match):
             symbol = match.group(1)
             return re.sub(r"<(\w+)>", expand, rng.choices(self.alternatives[symbol], self.weights[symbol])[0])

@@ -64,7 +64,8 @@ def batches(examples, max_tokens, rng):
 
 
 def loss_of(parser, batch):
-    """Cross-entropy of every span's label plus that of the tags, per word."""
+    """Cross-entropy of every span's label plus half of that of the tags, in nats a word, 0-dim; `batch` is a list of
+    [`Example`]."""
     charts, tags = zip(*[gold_labels(parser, example) for example in batch], strict=True)
     size = max(map(len, charts))
     labels = torch.stack([F.pad(chart, (0, size - len(chart)) * 2, value=-100) for chart in charts])

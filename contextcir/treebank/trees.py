@@ -26,6 +26,7 @@ def read_tree(text):
 
 
 def is_leaf(tree):
+    """Whether a tree is `(tag, word)`."""
     return isinstance(tree[1], str)
 
 
@@ -53,10 +54,12 @@ def labelled_spans(tree, start=0):
 
 
 def map_words(tree, function):
+    """The same tree with `function(word)` in the place of each word."""
     return (tree[0], function(tree[1])) if is_leaf(tree) else (tree[0], [map_words(c, function) for c in tree[1]])
 
 
 def without_final_punctuation(tree):
+    """The same tree without the punctuation at its end, unless there is nothing else."""
     if is_leaf(tree):
         return tree
     children = list(tree[1])
@@ -66,9 +69,11 @@ def without_final_punctuation(tree):
 
 
 def to_brackets(tree):
+    """One bracketed tree, which [`read_tree`] reads again."""
     return f"({tree[0]} {tree[1]})" if is_leaf(tree) else f"({tree[0]} {' '.join(map(to_brackets, tree[1]))})"
 
 
 def capitalized(tree):
+    """The same tree with a capital at its beginning."""
     first = leaves(tree)[0][1]
     return map_words(tree, lambda word: word[:1].upper() + word[1:] if word is first else word)

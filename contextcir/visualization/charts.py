@@ -44,7 +44,7 @@ STYLE = {
 
 
 def chart_style():
-    """A context in which charts look alike."""
+    """A context manager in which all that is drawn has the style of charts."""
     return rc_context(STYLE)
 
 
@@ -56,7 +56,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def titled_axes(title: str, width: float, height: float):
-    """A figure of one chart, and its axes."""
+    """A figure of one chart, so many inches wide and high, and its axes."""
     figure = new_figure(width, height)
     axes = figure.add_subplot()
     figure.suptitle(title, x=0.01, ha="left", fontsize=TEXT, color=INK)  # over the labels of the axes, too
@@ -66,8 +66,19 @@ def titled_axes(title: str, width: float, height: float):
 def bars(
     title: str, values: Mapping[str, float], label: Callable[[float], str], *, width: float = 5.2, least: float = 0.0
 ) -> Figure:
-    """A horizontal bar for each value, the first on top, with its number beside it. The scale reaches to `least`,
-    where all are smaller."""
+    """
+    A horizontal bar for each value, the first on top, with its number beside it.
+
+    Args:
+        title (`str`): Above the chart.
+        values (`Mapping[str, float]`): Name -> value, not negative; there is one at least.
+        label (`Callable[[float], str]`): How a number is written.
+        width (`float`, defaults to 5.2): Of the figure, in inches; it is as high as the bars need.
+        least (`float`, defaults to 0): Where all values are smaller, the scale reaches to this one.
+
+    Returns:
+        `matplotlib.figure.Figure`
+    """
     figure, axes = titled_axes(title, width, 0.8 + 0.3 * len(values))
     drawn = axes.barh(range(len(values)), values.values(), color=RUNS[0], height=0.62)
     axes.bar_label(drawn, [label(value) for value in values.values()], padding=3, fontsize=8, color=INK)
