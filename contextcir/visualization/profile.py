@@ -65,7 +65,8 @@ def _bars_by_kind(axes, title: str, profiles, kinds: Sequence[str], key: str) ->
         values = [profile["all"]["kinds"][kind][key] for kind in kinds]
         rows = [row + offset for row in range(len(kinds))]
         bars = axes.barh(rows, values, width * 0.9, color=RUNS[place])
-        axes.bar_label(bars, [f"{value:.1f}" for value in values], padding=4, fontsize=7.5, color=INK)
+        on_white = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # or the tick of chance crosses a number
+        axes.bar_label(bars, [f"{value:.1f}" for value in values], padding=4, fontsize=7.5, color=INK, bbox=on_white)
     chances = [next(iter(profiles.values()))["all"]["kinds"][kind][f"{key}_chance"] for kind in kinds]
     axes.vlines(chances, [row - 0.42 for row in range(len(kinds))], [row + 0.42 for row in range(len(kinds))],
                 color=INK, linewidth=1.6)  # fmt: skip
