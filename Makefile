@@ -7,12 +7,13 @@ BIN := .venv/bin
 CORES := $(shell $(PYTHON) -c "import os; print(os.cpu_count() or 1)")
 PROCESSES := $(shell $(PYTHON) -c "print(max(n for n in (1, 2, 4) if n <= $(CORES)))")
 EXTRAS := parse,captions,eval,peft,demo,dev
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(CORES) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench clean
+.PHONY: help install demo test test-fast check bench wheel clean
 
 help:  ## Say what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1	\2/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1	\2/' | expand -t 16
 
 install: .venv/installed  ## Make .venv with the exact versions of constraints.txt
 
@@ -24,8 +25,8 @@ install: .venv/installed  ## Make .venv with the exact versions of constraints.t
 
 # Data that another version of the code wrote are built again.
 data/scenes/triplets/.noun_phrases: .venv/installed $(wildcard contextcir/scenes/*.py) datasets_scripts/build_scenes.py
-	$(BIN)/python datasets_scripts/build_scenes.py --output data/scenes
-	$(BIN)/python datasets_scripts/add_noun_phrases.py data/scenes/triplets
+	$(BIN)/contextcir data scenes --output data/scenes
+	$(BIN)/contextcir phrases data/scenes/triplets
 	@touch $@
 
 demo: data/scenes/triplets/.noun_phrases  ## Build scenes, train ConText-CIR on them, measure it, draw what it does
@@ -34,26 +35,33 @@ demo: data/scenes/triplets/.noun_phrases  ## Build scenes, train ConText-CIR on 
 		--num_processes $(PROCESSES) --num_cpu_threads_per_process 1 \
 		--num_machines 1 --mixed_precision no --dynamo_backend no \
 		train.py configs/scenes_tiny.yaml --per_device_train_batch_size $$((128 / $(PROCESSES)))
-	$(BIN)/python benchmark.py --retriever runs/demo --benchmark scenes --data-root data/scenes --split test \
+	$(BIN)/contextcir benchmark --retriever runs/demo --benchmark scenes --data_root data/scenes --split test \
 		--baselines --output runs/demo/metrics.json
-	$(BIN)/python visualize.py --run runs/demo --data-root data/scenes --split test
+	$(BIN)/contextcir visualize --run runs/demo --data_root data/scenes --split test
 	@echo; echo "Look at runs/demo: README.md (the card), metrics.json, and the pictures in figures/"
 
-test: .venv/installed  ## Run the tests
-	$(BIN)/python -m pytest
+test: .venv/installed  ## Run all tests
+	$(PYTEST)
 
-check: .venv/installed  ## Lint, format and the dependency rule
+test-fast: .venv/installed  ## Run all tests but the slow ones
+	$(PYTEST) -m "not slow"
+
+check: .venv/installed  ## Lint, format, types and the dependency rule
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_architecture.py
 
 bench: data/scenes/triplets/.noun_phrases  ## Measure speed and memory
-	$(BIN)/python -m bench.models --parts contextcir search ranking --output docs/results/bench.json
-	$(BIN)/python -m bench.models --parts instructcir --output docs/results/bench_instructcir.json
-	$(BIN)/python -m bench.data --output docs/results/bench_data.json
-	$(BIN)/python -m bench.captions --output docs/results/bench_captions.json
-	$(BIN)/python -m bench.imagescope --figure docs/figures/imagescope_errors.png
-	$(BIN)/python -m bench.imagescope_speed --split test --latency 0.4
+	$(BIN)/python -m research.bench.models --parts contextcir search ranking --output docs/results/bench.json
+	$(BIN)/python -m research.bench.models --parts instructcir --output docs/results/bench_instructcir.json
+	$(BIN)/python -m research.bench.data --output docs/results/bench_data.json
+	$(BIN)/python -m research.bench.captions --output docs/results/bench_captions.json
+	$(BIN)/python -m research.bench.imagescope --figure docs/figures/imagescope_errors.png
+	$(BIN)/python -m research.bench.imagescope_speed --split test --latency 0.4
+
+wheel: .venv/installed  ## Build dist/*.whl
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:  ## Remove what install and demo have made
-	rm -rf .venv data/scenes runs/demo
+	rm -rf .venv dist data/scenes runs/demo

@@ -1,13 +1,66 @@
-"""Composed image retrieval: everything around the models.
+"""Composed image retrieval: search with a reference image and a text that says what should be different.
 
-A map, and nothing else (importing this package imports nothing):
-
-- `images` — the one hardened image intake · `triplets` — the data contract · `collator` — rows to a training batch
-- `attention` — where noun phrases look, asked of a model
-- `noun_phrases` — constituency trees to character spans · `losses` — tensors to scalars
-- `training_args`, `trainer`, `training` — `CIRTrainingArguments`, `CIRTrainer` and what it is made of
-- `retrieval` — queries, exact search, dense retrievers · `metrics` — recall@k and friends · `benchmarks` — protocols
-- `scenes` — a procedural world with exact ground truth · `visualization` — pictures of what a model does
-
-The models live beside this package (`modeling_contextcir`) and arrive here as arguments.
+The names below are the public ones. They are imported when they are used, so that importing this package takes no
+time. The models are in `modeling_contextcir`, and reach everything here as arguments.
 """
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.2.0.dev0"
+
+if TYPE_CHECKING:
+    from contextcir.benchmarks.registry import load_benchmark
+    from contextcir.data.images import load_image
+    from contextcir.data.triplets import load_triplets
+    from contextcir.evaluation.measure import Record, measure
+    from contextcir.phrases.extractor import NounPhraseExtractor
+    from contextcir.retrieval.base import Gallery, Query, Ranking
+    from contextcir.retrieval.dense import DenseRetriever
+    from contextcir.retrieval.imagescope import ImageScope
+    from contextcir.training.trainer import CIRTrainer
+    from contextcir.training.training_args import CIRTrainingArguments
+
+_HOMES = {
+    "CIRTrainer": "contextcir.training.trainer",
+    "CIRTrainingArguments": "contextcir.training.training_args",
+    "DenseRetriever": "contextcir.retrieval.dense",
+    "Gallery": "contextcir.retrieval.base",
+    "ImageScope": "contextcir.retrieval.imagescope",
+    "NounPhraseExtractor": "contextcir.phrases.extractor",
+    "Query": "contextcir.retrieval.base",
+    "Ranking": "contextcir.retrieval.base",
+    "Record": "contextcir.evaluation.measure",
+    "load_benchmark": "contextcir.benchmarks.registry",
+    "load_image": "contextcir.data.images",
+    "load_triplets": "contextcir.data.triplets",
+    "measure": "contextcir.evaluation.measure",
+}
+
+__all__ = [
+    "CIRTrainer",
+    "CIRTrainingArguments",
+    "DenseRetriever",
+    "Gallery",
+    "ImageScope",
+    "NounPhraseExtractor",
+    "Query",
+    "Ranking",
+    "Record",
+    "__version__",
+    "load_benchmark",
+    "load_image",
+    "load_triplets",
+    "measure",
+]
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'contextcir' has no attribute {name!r}. Its names are {', '.join(__all__)}.")
+    found = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

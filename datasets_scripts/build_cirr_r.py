@@ -10,17 +10,16 @@ measured on.
 """
 
 import json
-import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import HfArgumentParser
-
 from contextcir.benchmarks.cirr import training_triplets
-from contextcir.benchmarks.doctor import find_root
-
-DOOR = Path(__file__).parent.parent / "generate_captions.py"
+from contextcir.benchmarks.files import find_root
+from contextcir.cli import generate
+from contextcir.cli.options import CommandParser
+from contextcir.cli.running import run
 
 
 @dataclass
@@ -63,16 +62,16 @@ def write_pairs(data_root: str, path: Path) -> int:
     return len(pairs)
 
 
-def main(argv=None) -> None:
-    """Write the pairs and, with a model, become `generate_captions.py`, with its signals and its exit code."""
-    parser = HfArgumentParser(Arguments, allow_abbrev=False, description=__doc__.split("\n")[0])
-    args, others = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the pairs and, with a model, caption them. Returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    args, others = CommandParser([Arguments], "contextcir data cirr-r", __doc__).parse_known(argv)
     path = Path(args.output) / "pairs.json"
     print(f"{write_pairs(args.data_root, path):,} pairs written to {path}", flush=True)
     if others:
-        command = [sys.executable, str(DOOR), "--pairs", str(path), "--output", args.output, *others]
-        os.execv(sys.executable, command)
+        return generate.main(["--pairs", str(path), "--output", args.output, *others])
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main, "contextcir data cirr-r"))

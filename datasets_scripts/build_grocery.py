@@ -12,19 +12,23 @@ original's class names and product descriptions. Same arguments: same data.
 
 import csv
 import random
+import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from huggingface_hub import DatasetCard, DatasetCardData
 from tqdm import tqdm
-from transformers import HfArgumentParser
 
 from contextcir.benchmarks.grocery import CITATION
-from contextcir.benchmarks.published import FEATURES, write_shards
-from contextcir.hub import upload_dataset
-from contextcir.images import encode_image, load_image
-from contextcir.triplets import UNPARSED_FEATURES
+from contextcir.benchmarks.published import FEATURES
+from contextcir.cli.options import CommandParser
+from contextcir.cli.running import run
+from contextcir.data.hub import upload_dataset
+from contextcir.data.images import encode_image, load_image
+from contextcir.data.parquet import write_parquet
+from contextcir.data.triplets import UNPARSED_FEATURES
 
 WORDS = Path(__file__).parent / "grocery_words.csv"
 SPLITS = {"train": "train", "validation": "val", "test": "test"}  # ours -> the original's
@@ -252,9 +256,10 @@ def build_split(split: str, groceries: dict[str, Grocery], args: Arguments) -> d
     return parts
 
 
-def main(argv=None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Build everything into the output folder."""
-    (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    (args,) = CommandParser([Arguments], "contextcir data grocery", __doc__).parse(argv)
     source, root = Path(args.source), Path(args.output)
     if not (source / "classes.csv").is_file():
         raise ValueError(f"{source} has no classes.csv. Give the folder `dataset` of the original as --source.")
@@ -263,7 +268,7 @@ def main(argv=None) -> None:
     for split in SPLITS:
         for part, rows in build_split(split, groceries, args).items():
             features = UNPARSED_FEATURES if part == "triplets" else FEATURES[part]
-            counts[f"{split} {part}"] = write_shards(rows, features, root / part, split)
+            counts[f"{split} {part}"] = write_parquet(rows, features, root / part, split).rows
             splits_of.setdefault(part, []).append({"split": split, "path": f"{part}/{split}-*.parquet"})
             if (split, part) == ("test", "queries"):
                 tags.update(tag for row in rows for tag in row["tags"])
@@ -295,4 +300,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main, "contextcir data grocery"))

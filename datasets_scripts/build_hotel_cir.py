@@ -11,20 +11,21 @@ the pairs are what you want; similarities of another CLIP are on another scale. 
 """
 
 import json
-import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from transformers import CLIPModel, CLIPProcessor, HfArgumentParser
+from transformers import CLIPModel, CLIPProcessor
 
-from contextcir.images import images_in
-from contextcir.pairs import mine_pairs
+from contextcir.cli import generate
+from contextcir.cli.options import CommandParser
+from contextcir.cli.running import run
+from contextcir.data.images import images_in
+from contextcir.data.pairs import mine_pairs
 from contextcir.retrieval.base import Gallery
-from contextcir.retrieval.dense import DenseRetriever
-
-DOOR = Path(__file__).parent.parent / "generate_captions.py"
+from contextcir.retrieval.baselines import clip_baselines
 
 
 @dataclass
@@ -59,7 +60,7 @@ def write_pairs(args: Arguments, path: Path) -> int:
     names, root = images_in(args.images), Path(args.images).resolve()
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     clip, processor = CLIPModel.from_pretrained(args.clip).to(device), CLIPProcessor.from_pretrained(args.clip)
-    retriever = DenseRetriever.image_only(clip, processor, batch_size=args.batch_size)
+    retriever = clip_baselines(clip, processor, batch_size=args.batch_size)["CLIP, image only"]
     embeds = retriever.encode_gallery(Gallery(names, [root / name for name in names])).cpu().numpy()
     options = {"pairs_per_image": args.pairs_per_image, "seed": args.pairs_seed}
     pairs = mine_pairs(embeds, low=args.low, high=args.high, **options)
@@ -79,16 +80,16 @@ def write_pairs(args: Arguments, path: Path) -> int:
     return len(rows)
 
 
-def main(argv=None) -> None:
-    """Write the pairs and, with a model, become `generate_captions.py`, with its signals and its exit code."""
-    parser = HfArgumentParser(Arguments, allow_abbrev=False, description=__doc__.split("\n")[0])
-    args, others = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the pairs and, with a model, caption them. Returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    args, others = CommandParser([Arguments], "contextcir data hotel-cir", __doc__).parse_known(argv)
     path = Path(args.output) / "pairs.json"
     print(f"{write_pairs(args, path):,} pairs written to {path}", flush=True)
     if others:
-        command = [sys.executable, str(DOOR), "--pairs", str(path), "--output", args.output, *others]
-        os.execv(sys.executable, command)
+        return generate.main(["--pairs", str(path), "--output", args.output, *others])
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main, "contextcir data hotel-cir"))

@@ -12,18 +12,22 @@ build. Whether the images may be passed on is for you to judge: `--push_to_hub` 
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from huggingface_hub import DatasetCard, DatasetCardData
 from tqdm import tqdm
-from transformers import HfArgumentParser
 
 from contextcir.benchmarks import circo, cirr, fashioniq, lasco
-from contextcir.benchmarks.doctor import find_root
-from contextcir.benchmarks.published import FEATURES, publish, stored_image, write_shards
-from contextcir.hub import upload_dataset
-from contextcir.triplets import UNPARSED_FEATURES
+from contextcir.benchmarks.files import find_root
+from contextcir.benchmarks.published import FEATURES, publish
+from contextcir.cli.options import CommandParser
+from contextcir.cli.running import run
+from contextcir.data.hub import upload_dataset
+from contextcir.data.images import stored_image
+from contextcir.data.parquet import write_parquet
+from contextcir.data.triplets import UNPARSED_FEATURES
 
 BENCHMARKS = {"cirr": cirr, "circo": circo, "fashioniq": fashioniq, "lasco": lasco}
 IMAGES = ("reference_image", "target_image")
@@ -55,11 +59,10 @@ def splits_of(module) -> list[str]:
     return [*module.SPLITS, *(["train"] if hasattr(module, "training_triplets") else [])]
 
 
-def main(argv=None) -> dict[str, int]:
+def main(argv: Sequence[str] | None = None) -> dict[str, int]:
     """Builds, and pushes if asked to. Returns the rows of each file."""
     argv = sys.argv[1:] if argv is None else argv
-    parser = HfArgumentParser(Arguments, description=__doc__.split("\n")[0])
-    (args,) = parser.parse_args_into_dataclasses(argv)
+    (args,) = CommandParser([Arguments], "contextcir data published", __doc__).parse(argv)
     module, output = BENCHMARKS[args.benchmark], Path(args.output)
     root, counts = str(find_root(args.data_root, args.benchmark)), {}
     for split in args.splits:
@@ -68,7 +71,7 @@ def main(argv=None) -> dict[str, int]:
             continue
         rows = tqdm(module.training_triplets(root), desc="triplets", unit="triplet")
         embedded = (row | {name: stored_image(row[name], f"{row['id']}, {name}") for name in IMAGES} for row in rows)
-        counts["triplets train"] = write_shards(embedded, UNPARSED_FEATURES, output / "triplets", "train")
+        counts["triplets train"] = write_parquet(embedded, UNPARSED_FEATURES, output / "triplets", "train").rows
 
     names = {config: [name for name in counts if name.startswith(f"{config} ")] for config in (*FEATURES, "triplets")}
     configs = [
@@ -103,4 +106,4 @@ def main(argv=None) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main, "contextcir data published"))

@@ -6,7 +6,7 @@
 The pictures are like those of the training triplets of the scenes benchmark, and none shows a scene of its galleries;
 nothing else is taken from the scene graph: pairs are drawn at random within groups, an oracle is asked for the caption
 of each picture and for the change between two captions in at most twelve words, and all goes through
-`generate_captions.py` as it would with a multimodal model on real images. A group is a family of pictures, each a few
+`contextcir generate` as it would with a multimodal model on real images. A group is a family of pictures, each a few
 edits away from another (as the frames of a film, or the photographs of a product), or all pictures with a background
 (as a class of ImageNet, of which the paper draws its pairs): there the twelve words say a part of what differs.
 
@@ -19,27 +19,28 @@ import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from tqdm import tqdm
-from transformers import HfArgumentParser
 
 from contextcir.benchmarks.scenes import SPLITS, load_scenes
+from contextcir.cli.options import CommandParser
+from contextcir.cli.running import run
 from contextcir.scenes import Scene, render, sample_family, scene_to_json
 from contextcir.scenes.oracle import Oracle
 from contextcir.scenes.truth import Truth
 
 OF_PICTURES = ("num_pictures", "group", "scenes", "image_size", "seed")
-GENERATE = Path(__file__).parents[1] / "generate_captions.py"
 
 
 @dataclass
 class Arguments:
     """What to build."""
 
-    output: str = field(metadata={"help": "Folder of the run of generate_captions.py."})
+    output: str = field(metadata={"help": "Folder of the run of contextcir generate."})
     num_pairs: int = field(default=20000, metadata={"help": "Pairs of pictures that are drawn."})
     num_pictures: int = field(default=20000, metadata={"help": "Pictures that there are to draw from, or a few more."})
     group: Literal["family", "background"] = field(
@@ -99,20 +100,28 @@ def draw_pictures(args: Arguments, folder: Path) -> None:
     partial.replace(folder / "truth.jsonl")
 
 
-def main(argv=None) -> int:
-    """Builds pictures and triplets. Returns the exit code of `generate_captions.py`."""
-    (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Builds pictures and triplets. Returns the exit code of `contextcir generate`."""
+    argv = sys.argv[1:] if argv is None else argv
+    (args,) = CommandParser([Arguments], "contextcir data scene-instructions", __doc__).parse(argv)
     pictures = Path(args.output, "pictures")
     draw_pictures(args, pictures)
     with Oracle(Truth.from_folder(pictures), seed=args.seed) as url:
         pairs = ["--images", str(pictures), "--num_pairs", str(args.num_pairs), "--seed", str(args.seed)]
         server = ["--model", "oracle", "--base_url", url, "--free"]
-        command = [sys.executable, GENERATE, "--recipe", "instructcir", *pairs, *server, "--output", args.output]
+        command = [
+            sys.executable,
+            "-m",
+            "contextcir.cli.generate",
+            "--recipe",
+            "instructcir",
+            *pairs,
+            *server,
+            "--output",
+            args.output,
+        ]
         return subprocess.run(command).returncode
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except ValueError as error:
-        sys.exit(f"build_scene_instructions.py: {error}")
+    sys.exit(run(main, "contextcir data scene-instructions"))

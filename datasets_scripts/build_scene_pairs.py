@@ -16,12 +16,15 @@ Same arguments, same files.
 
 import json
 import random
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
-from transformers import HfArgumentParser
 
+from contextcir.cli.options import CommandParser
+from contextcir.cli.running import run
 from contextcir.scenes import MAX_EDITS, Scene, render, sample_query
 from contextcir.scenes.ground_truth import scene_to_json
 
@@ -40,9 +43,10 @@ class Arguments:
             raise ValueError(f"num_pairs must be at least 1, got {self.num_pairs}")
 
 
-def main(argv=None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Build everything into the output folder."""
-    (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    (args,) = CommandParser([Arguments], "contextcir data scene-pairs", __doc__).parse(argv)
     root, rng = Path(args.output), random.Random(f"pairs {args.seed}")
     if any((root / "images").rglob("*.jpg")):  # which the new truth would not know
         raise ValueError(f"{root / 'images'} holds pictures already. Choose another output, or remove the folder.")
@@ -70,4 +74,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main, "contextcir data scene-pairs"))

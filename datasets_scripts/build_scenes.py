@@ -18,18 +18,21 @@ import json
 import random
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from huggingface_hub import DatasetCard, DatasetCardData
 from tqdm import tqdm
-from transformers import HfArgumentParser
 
-from contextcir.benchmarks.published import FEATURES, write_shards
+from contextcir.benchmarks.published import FEATURES
 from contextcir.benchmarks.scenes import RECORD, TRUTH_FEATURES
-from contextcir.hub import upload_dataset
-from contextcir.images import encode_image
+from contextcir.cli.options import CommandParser
+from contextcir.cli.running import run
+from contextcir.data.hub import upload_dataset
+from contextcir.data.images import encode_image
+from contextcir.data.parquet import write_parquet
+from contextcir.data.triplets import TRIPLET_FEATURES, UNPARSED_FEATURES
 from contextcir.metrics.bound import recall_at_1_bound
 from contextcir.scenes import (
     KINDS,
@@ -47,7 +50,6 @@ from contextcir.scenes import (
     sample_family,
     scene_to_json,
 )
-from contextcir.triplets import TRIPLET_FEATURES, UNPARSED_FEATURES
 
 BENCHMARK_FEATURES = FEATURES | TRUTH_FEATURES
 
@@ -190,7 +192,7 @@ def write_benchmark(benchmark: SceneBenchmark, folder: Path, image_size: int) ->
         "phrases": (row for question in questions for row in phrase_rows(question)),
     }
     return {
-        f"{benchmark.part} {name}": write_shards(some, BENCHMARK_FEATURES[name], folder / name, benchmark.part)
+        f"{benchmark.part} {name}": write_parquet(some, BENCHMARK_FEATURES[name], folder / name, benchmark.part).rows
         for name, some in rows.items()
     }
 
@@ -223,7 +225,7 @@ def build(args: Arguments, folder: Path) -> dict:
         ("validation", validation_triplets(validation, args.image_size)),
         ("train", training_triplets(args.num_train, args.seed, args.image_size, unseen)),
     ):
-        counts[f"{part} triplets"] = write_shards(rows, features, folder / "triplets", part)
+        counts[f"{part} triplets"] = write_parquet(rows, features, folder / "triplets", part).rows
     kinds = count_kinds(test.questions)
     settings = asdict(args)
     record = {
@@ -281,9 +283,10 @@ def check_output(output: Path) -> None:
         raise ValueError(f"{output} is no scenes data, or not alone, and would be lost: choose another output.")
 
 
-def main(argv=None) -> dict:
+def main(argv: Sequence[str] | None = None) -> dict:
     """Build everything into the output folder."""
-    (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    (args,) = CommandParser([Arguments], "contextcir data scenes", __doc__).parse(argv)
     output = Path(args.output)
     check_output(output)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -305,7 +308,4 @@ def main(argv=None) -> dict:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"build_scenes.py: {error}")
+    sys.exit(run(main, "contextcir data scenes"))

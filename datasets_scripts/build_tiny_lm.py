@@ -8,12 +8,16 @@ taught it. Same arguments, same files.
 """
 
 import random
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import HfArgumentParser, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from contextcir.cli.options import CommandParser
+from contextcir.cli.running import run
 from contextcir.scenes import describe, realise, sample_query
 
 END = "<|end|>"
@@ -48,9 +52,10 @@ def build_tokenizer(args: Arguments) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END)
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Builds and saves both."""
-    (args,) = HfArgumentParser(Arguments, description=__doc__.split("\n")[0]).parse_args_into_dataclasses(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    (args,) = CommandParser([Arguments], "contextcir data tiny-lm", __doc__).parse(argv)
     tokenizer = build_tokenizer(args)
     torch.manual_seed(args.seed)
     model = LlamaForCausalLM(
@@ -72,4 +77,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main, "contextcir data tiny-lm"))

@@ -11,22 +11,24 @@ searches has a target to caption: this measures words, not retrieval.
 
 import asyncio
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
-from transformers import HfArgumentParser
 
 from contextcir.benchmarks import scenes
 from contextcir.benchmarks.base import Benchmark
-from contextcir.benchmarks.published import FEATURES, load_config, write_shards
+from contextcir.benchmarks.published import FEATURES, load_config
 from contextcir.captions.inspection import Inspector
 from contextcir.captions.pipeline import Captioner
-from contextcir.captions.prompts import load_prompts
-from contextcir.chat import ChatServer
-from contextcir.pairs import Pair
-from contextcir.prices import FREE
+from contextcir.captions.recipes import load_prompts
+from contextcir.chat.prices import FREE
+from contextcir.chat.server import ChatServer
+from contextcir.cli.options import CommandParser
+from contextcir.cli.running import run
+from contextcir.data.pairs import Pair
+from contextcir.data.parquet import write_parquet
 from contextcir.scenes import Scene
 from contextcir.scenes.oracle import Oracle
 from contextcir.scenes.truth import Truth
@@ -74,9 +76,10 @@ async def reworded(benchmark: Benchmark, shown: Mapping[str, Scene], seed: int) 
     return texts
 
 
-def main(argv=None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Builds both splits."""
-    (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    (args,) = CommandParser([Arguments], "contextcir data reworded-scenes", __doc__).parse(argv)
     output = Path(args.output)
     for split in scenes.SPLITS:
         (benchmark,) = scenes.load(args.scenes, split)
@@ -85,12 +88,9 @@ def main(argv=None) -> None:
             rows = load_config(args.scenes, config, split, features)
             if config == "queries":
                 rows = (row | {"modification_text": texts[row["id"]]} for row in rows)
-            write_shards(rows, features, output / config, split)
+            write_parquet(rows, features, output / config, split)
         print(f"{split}: {len(texts):,} queries in other words")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"reword_scenes.py: {error}")
+    sys.exit(run(main, "contextcir data reworded-scenes"))

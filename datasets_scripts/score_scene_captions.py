@@ -9,11 +9,12 @@ failed are counted beside. Printed, and written to `truth_scores.json` in the fo
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import HfArgumentParser
-
+from contextcir.cli.options import CommandParser
+from contextcir.cli.running import run
 from contextcir.scenes.differences import GROUPS, Score, score_by_operation
 from contextcir.scenes.truth import Truth
 
@@ -64,12 +65,10 @@ def score_folder(output: Path, truth: Path) -> dict:
     }
 
 
-def main(argv=None) -> dict:
+def main(argv: Sequence[str] | None = None) -> dict:
     """Prints the table, and writes and returns the scores."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv and not argv[0].startswith("-"):
-        argv = ["--output", *argv]
-    (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)
+    (args,) = CommandParser([Arguments], "contextcir data scene-scores", __doc__, ("output",)).parse(argv)
     found = score_folder(Path(args.output), Path(args.truth))
     print(f"{'':<8}{'captions':>10}{'edits':>8}{'right':>8}{'precision':>11}{'recall':>8}")
     for name, score in found["scores"].items():
@@ -83,4 +82,4 @@ def main(argv=None) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main, "contextcir data scene-scores"))

@@ -11,7 +11,6 @@ modification texts, into which real noun phrases of GUM are put. What makes 3,60
 differs from benepar's own, is told in `contextcir/treebank`. Published are averaged weights.
 """
 
-import argparse
 import copy
 import csv
 import gzip
@@ -19,23 +18,60 @@ import hashlib
 import json
 import os
 import random
+import shlex
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
 
-from contextcir import chart_parser
-from contextcir.noun_phrases import NounPhraseExtractor, is_concept
+from contextcir.cli.options import CommandParser
+from contextcir.cli.running import run
+from contextcir.phrases import chart_parser
+from contextcir.phrases.extractor import NounPhraseExtractor, is_concept
 from contextcir.scenes import MAX_EDITS, sample_query, sample_trees
-from contextcir.treebank.augmentation import Substitution, fragments, like_a_caption
-from contextcir.treebank.grammar import ModificationGrammar
-from contextcir.treebank.objective import Example, batches, loss_of, new_parser
-from contextcir.treebank.scores import evaluate
-from contextcir.treebank.trees import leaves, read_tree, to_brackets
+from datasets_scripts.treebank.augmentation import Substitution, fragments, like_a_caption
+from datasets_scripts.treebank.grammar import ModificationGrammar
+from datasets_scripts.treebank.objective import Example, batches, loss_of, new_parser
+from datasets_scripts.treebank.scores import evaluate
+from datasets_scripts.treebank.trees import leaves, read_tree, to_brackets
+
+
+@dataclass
+class Arguments:
+    """Data, size of the parser, and how it is trained."""
+
+    gum: str = field(metadata={"help": "Folder with gum_{train,dev}.ptb.gz and gum_{train,dev}.docs.tsv."})
+    output_dir: str = field(
+        default="runs/parser", metadata={"help": "Folder for parser.pt, parser.json and README.md."}
+    )
+    epochs: int = field(default=30, metadata={"help": "Passes over the trees."})
+    scenes_trees: int = field(default=1500, metadata={"help": "Trees of the scenes grammar in an epoch."})
+    caption_trees: int = field(default=1500, metadata={"help": "Trees of the modification-text grammar in an epoch."})
+    gum_trees: int | None = field(default=None, metadata={"help": "Use the first so many trees of GUM only."})
+    dev_trees: int = field(default=500, metadata={"help": "Held-out trees of each of the two grammars."})
+    init_from: str | None = field(
+        default=None, metadata={"help": "Go on from this parser.pt; its parser.json lies beside it."}
+    )
+    max_words: int = field(default=50, metadata={"help": "Longer training sentences are left out."})
+    batch_tokens: int = field(default=700, metadata={"help": "Words of a batch."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Highest learning rate."})
+    dropout: float = field(default=0.3, metadata={"help": "Dropout."})
+    d_model: int = field(default=384, metadata={"help": "Width of the encoder."})
+    d_label_hidden: int = field(default=192, metadata={"help": "Width of the hidden layer that scores labels."})
+    encoder: Literal["bilstm", "transformer"] = field(default="bilstm", metadata={"help": "Encoder of the words."})
+    num_layers: int = field(default=2, metadata={"help": "Layers of the encoder."})
+    substitution: float = field(
+        default=0.08, metadata={"help": "Probability that a constituent is replaced by another of its kind."}
+    )
+    bf16: bool = field(default=False, metadata={"help": "Train in bfloat16 autocast: faster on CPUs that have it."})
+    seed: int = field(default=0, metadata={"help": "Seed of everything."})
 
 
 def hyperparameters(args):
@@ -146,7 +182,7 @@ def write_record(parser, args, argv, history):
     output_dir = Path(args.output_dir)
     chart_parser.save_parser(parser, output_dir / "parser.pt")
     weights = (output_dir / "parser.pt").read_bytes()
-    command = " ".join(["python datasets_scripts/train_parser.py", *(sys.argv[1:] if argv is None else argv)])
+    command = shlex.join(["contextcir", "data", "parser", *argv])
     if os.environ.get("CIR_DATA_ROOT"):
         command = command.replace(os.environ["CIR_DATA_ROOT"].rstrip("/"), "$CIR_DATA_ROOT")
     record = {
@@ -163,32 +199,6 @@ def write_record(parser, args, argv, history):
     if args.init_from is not None:
         record["initial_run"] = json.loads(Path(args.init_from).with_suffix(".json").read_text())
     (output_dir / "parser.json").write_text(json.dumps(record, indent=1) + "\n")
-
-
-def parse_arguments(argv):
-    """The arguments of a run."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    add = parser.add_argument
-    add("--gum", required=True, help="folder with gum_{train,dev}.ptb.gz and gum_{train,dev}.docs.tsv")
-    add("--output_dir", default="contextcir/parser", help="where parser.pt, parser.json and README.md go")
-    add("--epochs", type=int, default=30)
-    add("--scenes_trees", type=int, default=1500, help="trees of the scenes grammar an epoch")
-    add("--caption_trees", type=int, default=1500, help="trees of the modification-text grammar an epoch")
-    add("--gum_trees", type=int, default=None, help="use the first so many trees of GUM only")
-    add("--dev_trees", type=int, default=500, help="held-out trees of each of the two grammars")
-    add("--init_from", default=None, help="go on from this parser.pt; its parser.json lies beside it")
-    add("--max_words", type=int, default=50, help="longer training sentences are left out")
-    add("--batch_tokens", type=int, default=700)
-    add("--learning_rate", type=float, default=1e-3)
-    add("--dropout", type=float, default=0.3)
-    add("--d_model", type=int, default=384)
-    add("--d_label_hidden", type=int, default=192)
-    add("--encoder", choices=["bilstm", "transformer"], default="bilstm")
-    add("--num_layers", type=int, default=2)
-    add("--substitution", type=float, default=0.08, help="chance that a constituent is swapped for another")
-    add("--bf16", action="store_true", help="train in bfloat16 autocast: twice as fast on CPUs that have it")
-    add("--seed", type=int, default=0)
-    return parser.parse_args(argv)
 
 
 class Mixture:
@@ -278,8 +288,9 @@ def train(parser, mixture, args):
         yield line | {name: evaluate(average, trees) for name, trees in mixture.held_out.items()}, average
 
 
-def main(argv=None):
-    args = parse_arguments(argv)
+def main(argv: Sequence[str] | None = None):
+    argv = sys.argv[1:] if argv is None else argv
+    (args,) = CommandParser([Arguments], "contextcir data parser", __doc__).parse(argv)
     torch.manual_seed(args.seed)
     torch.set_num_threads(1)
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
@@ -294,4 +305,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main, "contextcir data parser"))

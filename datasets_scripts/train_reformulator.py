@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import ModelCard, ModelCardData
-from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, Trainer, TrainingArguments, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments, set_seed
 
 from contextcir.captions import MAX_WORDS, Prompt, load_prompts
 from contextcir.captions.examples import Example, judge_examples, read_examples, split_examples
@@ -44,8 +44,10 @@ from contextcir.captions.reformulator import (
     weights_digest,
 )
 from contextcir.captions.schemas import Reformulation
-from contextcir.chat import ChatRequest
-from contextcir.provenance import git_commit, versions
+from contextcir.chat.server import ChatRequest
+from contextcir.cli.options import CommandParser
+from contextcir.cli.running import run
+from contextcir.runtime.provenance import code_commit, versions
 from contextcir.training.output_folder import claim_folder
 
 CARD_TEMPLATE = Path(__file__).parent.parent / "model_cards" / "reformulator_template.md"
@@ -231,10 +233,10 @@ def write_folder(folder: Path, model, tokenizer, prompt: Prompt, record: dict[st
     ModelCard.from_template(data, template_path=str(CARD_TEMPLATE), **shown).save(folder / "README.md")
 
 
-def main(argv: list[str] | None = None) -> dict[str, float]:
+def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Trains, measures and saves. Returns what was measured on the held-out pairs."""
     argv = sys.argv[1:] if argv is None else argv
-    (args,) = HfArgumentParser(Arguments, description=__doc__.split("\n")[0]).parse_args_into_dataclasses(argv)
+    (args,) = CommandParser([Arguments], "contextcir data reformulator", __doc__).parse(argv)
     folder = Path(args.output_dir)
     with claim_folder(folder):
         set_seed(args.seed)
@@ -272,7 +274,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             "base_model": args.model_name_or_path,
             "base_digest": digest,
             "command": shlex.join(["datasets_scripts/train_reformulator.py", *argv]),
-            "commit": git_commit(Path(__file__).parent),
+            "commit": code_commit(),
             "versions": versions(),
             "arguments": {name: value for name, value in asdict(args).items() if name != "output_dir"},
             "examples": {"learned": len(train), "held_out": len(held_out), "left_out": left_out},
@@ -286,4 +288,4 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main, "contextcir data reformulator"))

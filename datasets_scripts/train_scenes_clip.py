@@ -16,6 +16,7 @@ import logging
 import random
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -26,10 +27,12 @@ import transformers
 from huggingface_hub import ModelCard, ModelCardData
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, HfArgumentParser
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from contextcir.provenance import git_commit
+from contextcir.cli.options import CommandParser
+from contextcir.cli.running import run
+from contextcir.runtime.provenance import code_commit
 from contextcir.scenes import (
     VERSION,
     Scene,
@@ -285,9 +288,10 @@ def earlier_runs(init: str | None) -> list[dict]:
     return [*record.get("earlier", []), last]
 
 
-def main(argv=None) -> dict:
+def main(argv: Sequence[str] | None = None) -> dict:
     """Train, save every now and then, and return the record of the run."""
-    (args,) = HfArgumentParser(Arguments).parse_args_into_dataclasses(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    (args,) = CommandParser([Arguments], "contextcir data scenes-clip", __doc__).parse(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     transformers.set_seed(args.seed)
     tokenizer = CLIPTokenizer.from_pretrained(args.init) if args.init else train_tokenizer(args.seed)
@@ -308,7 +312,7 @@ def main(argv=None) -> dict:
     rng = random.Random(f"tiny CLIP {args.seed}")
     record = {
         "command": "python " + " ".join([sys.argv[0], *(argv or sys.argv[1:])]),
-        "commit": git_commit(Path(__file__).parent),
+        "commit": code_commit(),
         "scenes_version": VERSION,
         "arguments": {name: value for name, value in asdict(args).items() if name not in ("output", "device")},
         "num_parameters": sum(p.numel() for p in model.parameters()),
@@ -346,4 +350,4 @@ def main(argv=None) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main, "contextcir data scenes-clip"))

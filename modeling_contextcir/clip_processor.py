@@ -55,6 +55,6 @@ def refuse_unread_images(images) -> None:
         if isinstance(image, (str, os.PathLike)) or mode == "F" or str(mode).startswith("I"):
             what = f"a Pillow image of mode {mode!r}" if mode else f"the path {os.fspath(image)!r}"
             raise ValueError(
-                f"Image {place} is {what}, expected 8-bit RGB. Read it with `contextcir.images.load_image`, or"
+                f"Image {place} is {what}, expected 8-bit RGB. Read it with `contextcir.data.images.load_image`, or"
                 " convert it yourself."
             )

@@ -47,7 +47,7 @@ class ContextCIRProcessor(AroundCLIPProcessor):
         r"""
         Args:
             images (`PIL.Image.Image` or list of them, *optional*):
-                RGB images. `contextcir.images.load_image` makes one of any file, array or Pillow image.
+                RGB images. `contextcir.data.images.load_image` makes one of any file, array or Pillow image.
             text (`str` or `list[str]`, *optional*):
                 Modification texts. The empty text is allowed.
             noun_phrases (`list[list[dict]]`, *optional*):

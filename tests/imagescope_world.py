@@ -11,9 +11,9 @@ from collections import Counter, defaultdict
 
 import torch
 
-from contextcir.chat import ChatRequest, Outcome
-from contextcir.chat_answers import parse_answer
-from contextcir.images import load_image
+from contextcir.chat.answers import parse_answer
+from contextcir.chat.server import ChatRequest, Outcome
+from contextcir.data.images import load_image
 from contextcir.retrieval.base import Gallery
 from contextcir.retrieval.dense import DenseRetriever
 from contextcir.retrieval.imagescope import ImageScope

@@ -2,7 +2,7 @@
 
 import math
 
-import benchmark as door
+from contextcir.cli import benchmark as door
 
 
 def measured(run, name: str, root, *more: str) -> dict:

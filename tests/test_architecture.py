@@ -1,4 +1,4 @@
-"""The dependency rule: arrows point down, heavy libraries live in one file, the luggage is self-contained."""
+"""The dependency rule: folders are floors, imports go down, heavy libraries live in one file, models travel alone."""
 
 import ast
 import subprocess
@@ -7,57 +7,43 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-LUGGAGE = ("modeling_contextcir", "modeling_instructcir", "modeling_baselines")
-LEVELS = {
-    "trainer": 2,
-    "captions": 2,
-    "dispatch": 2,
-    "visualization": 2,
-    "retrieval.dense": 2,
-    "retrieval.imagescope": 2,
-    "benchmarks": 2,
-}  # everything else in contextcir is a tool, level 1
-ALLOWED_SIDEWAYS = {  # an engine needs these arrows between files of its own level; each is one idea split in files
-    ("benchmarks", "benchmarks"),
-    ("retrieval", "retrieval"),
-    ("metrics", "metrics"),
-    ("scenes", "scenes"),
-    ("ablation", "ablation"),
-    ("visualization", "visualization"),
-    ("captions", "captions"),
-    ("dispatch", "dispatch"),
-    ("training", "triplets"),
-    ("training", "triplet_images"),
-    ("training", "training_args"),
-    ("triplet_images", "triplets"),
-    ("collator", "triplet_images"),
-    ("noun_phrases", "chart_parser"),
-    ("treebank", "chart_parser"),
-    ("ablation", "yaml_options"),
-    ("attention", "inference"),
-    ("treebank", "treebank"),
-    ("chat", "chat_answers"),
-    ("chat", "chat_attempts"),
-    ("chat", "chat_exchange"),
-    ("chat", "chat_images"),
-}
+ROOT = Path(__file__).parents[1]
+FLOORS = (  # from the ground up; `contextcir/__init__.py` names what is public, and stands above all
+    "runtime",
+    "data",
+    "phrases",
+    "metrics",
+    "chat",
+    "scenes",
+    "training",
+    "retrieval",
+    "captions",
+    "benchmarks",
+    "evaluation",
+    "visualization",
+    "cli",
+)
 HOMES = {  # library -> the only files that may import it
-    "spacy": {"contextcir/noun_phrases.py"},
-    "benepar": {"contextcir/chart_parser.py"},
-    "openai": {"contextcir/chat.py"},
-    "faiss": {"contextcir/retrieval/index.py"},
-    "gradio": {"app.py"},
+    "spacy": {"contextcir/phrases/extractor.py"},
+    "benepar": {"contextcir/phrases/chart_parser.py"},
+    "openai": {"contextcir/chat/server.py"},
+    "evaluate": {"contextcir/metrics/evaluate_metric.py"},
     "torchvision": set(),
 }
-SOURCES = [path for path in ROOT.rglob("*.py") if not {".venv", "build", "data", "runs"} & set(path.parts)]
-WORKSHOP = [path for path in SOURCES if path.relative_to(ROOT).parts[0] == "contextcir"]
+LIMIT = 350  # lines of a file
+SOURCES = [
+    path
+    for path in ROOT.rglob("*.py")
+    if not {".venv", "build", "dist", "data", "runs"} & set(path.relative_to(ROOT).parts[:1])
+    and "fixtures" not in path.parts
+]
+PACKAGE = [path for path in SOURCES if path.relative_to(ROOT).parts[0] == "contextcir"]
 
 
 def imported(path: Path) -> set[str]:
     """Absolute names of all modules that a file imports, relative imports resolved, those inside functions too."""
     here = path.relative_to(ROOT).with_suffix("").parts
-    package = here if path.name == "__init__.py" else here[:-1]
+    package = here[:-1]
     found = set()
     for statement in ast.walk(ast.parse(path.read_text())):
         if isinstance(statement, ast.Import):
@@ -69,66 +55,49 @@ def imported(path: Path) -> set[str]:
     return found
 
 
-def level(module: str) -> int:
-    return next((value for name, value in LEVELS.items() if (module + ".").startswith(name + ".")), 1)
+def folder_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[1]
 
 
-def module_of(path: Path) -> str:
-    parts = path.relative_to(ROOT / "contextcir").with_suffix("").parts
-    return ".".join(part for part in parts if part != "__init__")
+def test_every_folder_is_a_floor():
+    assert {folder_of(path) for path in PACKAGE if len(path.relative_to(ROOT).parts) > 2} == set(FLOORS)
+    assert {path.name for path in PACKAGE if len(path.relative_to(ROOT).parts) == 2} == {"__init__.py"}
 
 
-def arrows():
-    for path in WORKSHOP:
+def test_imports_go_down():
+    downward = 0
+    for path in PACKAGE:
+        if len(path.relative_to(ROOT).parts) == 2:
+            continue
+        here = FLOORS.index(folder_of(path))
         for name in imported(path):
-            if name.startswith("contextcir."):
-                yield path, module_of(path), name.removeprefix("contextcir.")
+            parts = name.split(".")
+            if parts[0] == "contextcir" and len(parts) > 1 and parts[1] in FLOORS:
+                there = FLOORS.index(parts[1])
+                assert there <= here, f"{path.relative_to(ROOT)} imports {name}, which is above it"
+                downward += there < here
+    assert downward > 100
 
 
-def test_there_is_something_to_check():
-    assert len(WORKSHOP) > 10
-    assert len(list(arrows())) > 10
-
-
-def test_arrows_point_down():
-    for path, here, there in arrows():
-        if there.split(".")[0] == "images":
-            continue  # every tool may read images
-        same_package = (here.split(".")[0], there.split(".")[0]) in ALLOWED_SIDEWAYS
-        assert level(there) < level(here) or same_package, f"{path}: {here} must not import {there}"
-
-
-def test_the_workshop_never_imports_the_luggage_or_a_door():
-    doors = {path.stem for path in ROOT.glob("*.py")} | {"bench", "commands", "datasets_scripts", "tests"}
-    for path in WORKSHOP:
-        tops = {name.split(".")[0] for name in imported(path)}
-        assert not tops & (set(LUGGAGE) | doors), path
-
-
-def test_nobody_imports_a_door():
-    doors = {path.stem for path in ROOT.glob("*.py")}
+def test_who_imports_models_builders_and_scripts():
+    scripts = {path.stem for path in ROOT.glob("*.py")}
     for path in SOURCES:
-        if "tests" not in path.parts:
-            assert not {name.split(".")[0] for name in imported(path)} & doors, path
+        where, tops = path.relative_to(ROOT), {name.split(".")[0] for name in imported(path)}
+        if where.parts[0] != "tests":
+            assert not tops & (scripts | {"tests"}), where
+        if where.parts[0] == "contextcir" and folder_of(path) != "cli":
+            assert not tops & {"modeling_contextcir", "datasets_scripts", "research"}, where
+        if where.parts[0] in ("contextcir", "datasets_scripts", "modeling_contextcir"):
+            assert "research" not in tops, where
 
 
-def test_the_luggage_imports_its_siblings_and_three_libraries():
-    standard = set(sys.stdlib_module_names)
-    for package in LUGGAGE:
-        for path in (ROOT / package).glob("*.py"):
+def test_models_import_their_siblings_and_three_libraries():
+    allowed = set(sys.stdlib_module_names) | {"torch", "transformers", "huggingface_hub", "modeling_contextcir"}
+    for path in (ROOT / "modeling_contextcir").iterdir():
+        assert path.is_file() or path.name == "__pycache__", "the folder is flat"
+        if path.suffix == ".py":
             for name in imported(path):
-                top = name.split(".")[0]
-                assert top in standard | {"torch", "transformers", "huggingface_hub", package}, f"{path}: {name}"
-            assert not [p for p in path.parent.iterdir() if p.is_dir() and p.name != "__pycache__"]
-
-
-def test_files_that_several_folders_of_the_luggage_have_are_the_same():
-    copies = {}
-    for package in LUGGAGE:
-        for path in (ROOT / package).glob("clip_*.py"):
-            copies.setdefault(path.name, set()).add(path.read_bytes())
-    assert copies.keys() == {"clip_config.py", "clip_model.py", "clip_processor.py"}
-    assert [name for name, contents in copies.items() if len(contents) > 1] == []
+                assert name.split(".")[0] in allowed, f"{path.name}: {name}"
 
 
 @pytest.mark.parametrize("library", HOMES)
@@ -137,6 +106,11 @@ def test_a_heavy_library_lives_in_one_file(library):
         where = path.relative_to(ROOT).as_posix()
         if any(name.split(".")[0] == library for name in imported(path)):
             assert where in HOMES[library] or where.startswith("tests/"), where
+
+
+def test_no_file_is_too_long():
+    long = {path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines()) for path in SOURCES}
+    assert {name: lines for name, lines in long.items() if lines > LIMIT and not name.startswith("tests/")} == {}
 
 
 def opened_with_pillow(path: Path) -> list[str]:
@@ -165,15 +139,25 @@ def test_one_file_opens_images(tmp_path):
         assert len(opened_with_pillow(tmp_path / "a.py")) == 1, line
     for path in SOURCES:
         where = path.relative_to(ROOT)
-        if where.parts[0] != "tests" and where.as_posix() != "contextcir/images.py":
-            assert not opened_with_pillow(path), f"{where}: read images with contextcir.images.load_image"
-    assert opened_with_pillow(ROOT / "contextcir" / "images.py")
+        if where.parts[0] != "tests" and where.as_posix() != "contextcir/data/images.py":
+            assert not opened_with_pillow(path), f"{where}: read images with contextcir.data.images.load_image"
+    assert opened_with_pillow(ROOT / "contextcir" / "data" / "images.py")
 
 
-def test_importing_the_package_imports_nothing():
-    code = "import sys; before = set(sys.modules); import contextcir; print(sorted(set(sys.modules) - before))"
+def test_importing_the_package_imports_nothing_heavy():
+    """Names come when they are used, and commands import what is heavy after they have read their options."""
+    commands = sorted((ROOT / "contextcir" / "cli").glob("*.py"))
+    modules = [f"contextcir.cli.{path.stem}" for path in commands if "def main(" in path.read_text()]
+    code = f"""
+import importlib, sys
+import contextcir
+assert not set(sys.modules) & {{"torch", "numpy", "transformers"}}
+for module in {modules}:
+    importlib.import_module(module)
+print([name for name in ("torch", "datasets", "accelerate", "spacy", "matplotlib", "openai") if name in sys.modules])
+"""
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert out.strip() == "['contextcir']"
+    assert len(modules) > 8 and out.strip() == "[]"
 
 
 def test_no_junk_drawers():

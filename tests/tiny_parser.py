@@ -2,7 +2,7 @@
 
 import torch
 
-from contextcir.chart_parser import new_parser
+from contextcir.phrases.chart_parser import new_parser
 
 LABELS = ["", "NP", "S", "VP", "PP", "S::VP", "NP::NP", "SBAR", "WHNP", "ADVP"]
 HPARAMS = {

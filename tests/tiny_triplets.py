@@ -8,7 +8,7 @@ import numpy as np
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
-from contextcir.triplets import TRIPLET_FEATURES
+from contextcir.data.triplets import TRIPLET_FEATURES
 
 TEXTS = [
     "make the red square blue and remove the star",

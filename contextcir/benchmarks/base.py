@@ -6,16 +6,15 @@ query.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from contextcir.metrics.chance import chance
-from contextcir.metrics.map_at_k import average_precision_at_k
-from contextcir.metrics.recall_at_k import hit_at_k, share_at_k
-from contextcir.retrieval.base import Gallery, Query, Ranking
+from contextcir.metrics.ranking import average_precision_at_k, hit_at_k, share_at_k
+from contextcir.retrieval.base import Gallery, Query, Ranking, Retriever, refuse_repeated
 
 Item = TypeVar("Item")
 
@@ -51,6 +50,8 @@ class Benchmark:
         empty_texts (`bool`): Whether a text may be empty, as one of CIRR's is, and is to be answered nevertheless.
         distractors (`dict[str, dict[str, str]]`, *optional*): In a word, the mistake that a wrong image is for a
             query, by query id and gallery id; where that is known of some.
+        ground_truth (`Callable[[], Mapping]`, *optional*): Loads what noun phrases denote, by query id; where that is
+            known (scenes).
 
     Raises:
         `ValueError`: Ids are unknown or repeated, a text is empty, or a query has no target that could be found.
@@ -69,6 +70,7 @@ class Benchmark:
     unanswerable: bool = False
     empty_texts: bool = False
     distractors: Mapping[str, Mapping[str, str]] | None = None
+    ground_truth: Callable[[], Mapping[str, Any]] | None = None
 
     def __post_init__(self):
         if not self.queries:
@@ -118,6 +120,20 @@ class Benchmark:
             relevance=of_these(self.relevance),
             main_targets=of_these(self.main_targets),
             distractors=of_these(self.distractors),
+        )
+
+    def rank(self, retriever: Retriever) -> Ranking:
+        """
+        Let a retriever rank the gallery as the protocol demands it: how many ids, with or without the reference.
+
+        Args:
+            retriever (`Retriever`): Such as a [`~contextcir.retrieval.dense.DenseRetriever`].
+
+        Returns:
+            `Ranking`: What [`Benchmark.scores`] takes.
+        """
+        return retriever.search(
+            self.queries, self.gallery, self.k, exclude_reference=self.exclude_reference, wanted=self.wanted
         )
 
     def scores(self, ranking: Ranking) -> dict[str, np.ndarray]:
@@ -283,11 +299,3 @@ def evenly_spaced(items: Sequence[Item], count: int) -> list[Item]:
     """The items at the places 0, N/count, 2N/count ...; all of them where there are no more than `count`."""
     count = min(count, len(items))
     return [items[place * len(items) // count] for place in range(count)]
-
-
-def refuse_repeated(ids: Sequence[str], what: str) -> None:
-    """Raise a `ValueError` that names the first id that stands twice in `what`."""
-    if len(set(ids)) < len(ids):
-        seen: set[str] = set()
-        twice = next(id_ for id_ in ids if id_ in seen or seen.add(id_))
-        raise ValueError(f"{what} hold the id {twice!r} more than once.")

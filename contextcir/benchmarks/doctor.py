@@ -23,11 +23,6 @@ class Finding:
     detail: str
 
 
-def find_root(root: str | Path, name: str) -> Path:
-    """The folder of one benchmark: `root/name` where that exists, else `root` itself."""
-    return Path(root, name) if Path(root, name).is_dir() else Path(root)
-
-
 def examine(benchmarks: Mapping[str, ModuleType], root: str | Path) -> list[Finding]:
     """
     Try to load every split of every benchmark, images included.

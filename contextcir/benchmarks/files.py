@@ -6,6 +6,11 @@ from pathlib import Path
 from typing import Any
 
 
+def find_root(root: str | Path, name: str) -> Path:
+    """The folder of one benchmark: `root/name` where that exists, else `root` itself."""
+    return Path(root, name) if Path(root, name).is_dir() else Path(root)
+
+
 def check_choice(benchmark: str, what: str, value: str, valid: Sequence[str]) -> None:
     """Raise a `ValueError` that lists the valid splits, protocols or texts of a benchmark."""
     if value not in valid:

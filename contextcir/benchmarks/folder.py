@@ -20,7 +20,7 @@ from typing import Any
 
 from contextcir.benchmarks.base import Benchmark
 from contextcir.benchmarks.files import check_choice
-from contextcir.images import images_in
+from contextcir.data.images import images_in
 from contextcir.retrieval.base import Gallery, Query
 
 CITATION = ""

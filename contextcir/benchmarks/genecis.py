@@ -27,7 +27,7 @@ from PIL import Image
 
 from contextcir.benchmarks.base import Benchmark
 from contextcir.benchmarks.files import check_choice, check_counts, images_on_disk, read_json
-from contextcir.images import ImageError, load_image
+from contextcir.data.images import ImageError, load_image
 from contextcir.retrieval.base import Gallery, Query
 
 CITATION = """\

@@ -8,7 +8,7 @@ of the original, in which the classes are the same. Built by `datasets_scripts/b
 
 from contextcir.benchmarks.base import Benchmark
 from contextcir.benchmarks.files import check_choice
-from contextcir.benchmarks.published import load_benchmark
+from contextcir.benchmarks.published import load_published
 
 CITATION = """\
 @inproceedings{klasson2019hierarchical,
@@ -28,6 +28,6 @@ def load(
     path: str, split: str = "test", *, protocol: str = PROTOCOLS[0], check_images: bool = True
 ) -> list[Benchmark]:
     """Read grocery from its folder or from the Hub, in one part; its images are inside the files. Errors as in
-    [`~contextcir.benchmarks.published.load_benchmark`]."""
+    [`~contextcir.benchmarks.published.load_published`]."""
     check_choice("grocery", "protocols", protocol, PROTOCOLS)
-    return [load_benchmark(path, split, name="grocery", exclude_reference=True)]
+    return [load_published(path, split, name="grocery", exclude_reference=True)]

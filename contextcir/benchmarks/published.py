@@ -4,21 +4,21 @@ dataset.
 A folder of Parquet files or a dataset on the Hub, images inside. `datasets_scripts/` builds such.
 """
 
-import os
-from collections.abc import Iterable, Sequence
-from itertools import islice
+import hashlib
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 from datasets import Dataset, Features, Image, List, Value, get_dataset_split_names, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 from contextcir.benchmarks.base import Benchmark
 from contextcir.benchmarks.files import check_choice
-from contextcir.images import encode_image, load_image, unpacked
+from contextcir.data.images import stored_image
+from contextcir.data.parquet import write_parquet
 from contextcir.retrieval.base import Gallery, Query
-
-ROWS_PER_SHARD = 4000
 
 FEATURES = {  # the published form
     "gallery": Features({"id": Value("string"), "image": Image()}),
@@ -45,12 +45,12 @@ PROTOCOLS = ("reference-excluded", "reference-kept")
 def load(
     path: str, split: str = SPLITS[0], *, protocol: str = PROTOCOLS[0], check_images: bool = True
 ) -> list[Benchmark]:
-    """One part, as from [`load_benchmark`]; the images are inside the files, so that none can be missing."""
+    """One part, as from [`load_published`]; the images are inside the files, so that none can be missing."""
     check_choice("custom", "protocols", protocol, PROTOCOLS)
-    return [load_benchmark(path, split, exclude_reference=protocol == PROTOCOLS[0])]
+    return [load_published(path, split, exclude_reference=protocol == PROTOCOLS[0])]
 
 
-def load_benchmark(
+def load_published(
     path: str, split: str, *, name: str | None = None, protocol_id: str | None = None, exclude_reference: bool = True
 ) -> Benchmark:
     """
@@ -60,7 +60,8 @@ def load_benchmark(
         path (`str`): A folder with `gallery/<split>-*.parquet` and so on, or the name of a dataset on the Hub.
         split (`str`): Such as `validation` or `test`.
         name (`str`, *optional*): By default the last part of the path.
-        protocol_id (`str`, *optional*): By default made of name, split and whether the reference is excluded.
+        protocol_id (`str`, *optional*): By default made of name, a digest of the data, split, and whether the
+            reference is excluded.
         exclude_reference (`bool`, *optional*, defaults to `True`): Whether the reference leaves the ranking.
 
     Returns:
@@ -82,9 +83,10 @@ def load_benchmark(
         metrics["recall_subset"] = (1, 2, 3)
     if any(len(some) > 1 for some in targets.values()):
         metrics["map"] = (5, 10, 25, 50)
+    rule = "excluded" if exclude_reference else "kept"
     return Benchmark(
         name=name,
-        protocol_id=protocol_id or f"{name}/{split}/reference-{'excluded' if exclude_reference else 'kept'}",
+        protocol_id=protocol_id or f"{name}-{_digest(gallery, queries, targets)}/{split}/reference-{rule}",
         gallery=Gallery(gallery["id"], gallery["image"]),
         queries=[
             Query(
@@ -101,6 +103,20 @@ def load_benchmark(
         exclude_reference=exclude_reference,
         metrics=metrics,
     )
+
+
+def _digest(gallery: Dataset, queries: Dataset, targets: dict[str, set[str]]) -> str:
+    """8 hex digits of ids, texts, targets and the sizes of the image files: different data get different ids. The
+    content of images is left out, since reading a large gallery takes minutes."""
+    digest = hashlib.sha256()
+    for data in (gallery, queries):
+        for name in sorted(set(data.column_names) & {*FEATURES["gallery"], *FEATURES["queries"]}):
+            column = data.with_format("arrow")[name]
+            if name in ("image", "reference_image"):
+                column = pc.binary_length(pc.struct_field(column, "bytes"))
+            digest.update(json.dumps([name, column.to_pylist()]).encode())
+    digest.update(json.dumps({id_: sorted(some) for id_, some in sorted(targets.items())}).encode())
+    return digest.hexdigest()[:8]
 
 
 def publish(parts: Sequence[Benchmark], folder: str | Path, split: str) -> dict[str, int]:
@@ -135,32 +151,8 @@ def publish(parts: Sequence[Benchmark], folder: str | Path, split: str) -> dict[
             ),
         }
         for config, features in FEATURES.items():
-            counts[f"{config} {name}"] = write_shards(rows[config], features, Path(folder, config), name)
+            counts[f"{config} {name}"] = write_parquet(rows[config], features, Path(folder, config), name).rows
     return counts
-
-
-def write_shards(rows: Iterable[dict[str, Any]], features: Features, folder: Path, split: str) -> int:
-    """Write rows into Parquet files of at most `ROWS_PER_SHARD`, never holding more than one; how many rows it were.
-    Older files of the split are removed. Without rows there is none: `datasets` reads no empty splits."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob(f"{split}-*.parquet"):
-        old.unlink()
-    count = shard = 0
-    rows = iter(rows)
-    while some := list(islice(rows, ROWS_PER_SHARD)):
-        columns = {name: [row[name] for row in some] for name in features}
-        Dataset.from_dict(columns, features=features).to_parquet(folder / f"{split}-{shard:05d}.parquet")
-        count, shard = count + len(some), shard + 1
-    return count
-
-
-def stored_image(source, name: str) -> dict[str, Any]:
-    """An image as `datasets` stores it, once it is known that it can be read: the content of a file byte for byte;
-    what is no file, such as a crop of one, as PNG."""
-    image, source = load_image(source, name=name), unpacked(source)
-    if isinstance(source, str | os.PathLike):
-        return {"bytes": Path(source).read_bytes(), "path": Path(source).name}
-    return {"bytes": source if isinstance(source, bytes) else encode_image(image), "path": None}
 
 
 def _query_row(query: Query, gallery: Gallery) -> dict[str, Any]:
@@ -197,7 +189,7 @@ def load_config(path: str, config: str, split: str, features: Features) -> Datas
         `Dataset`
 
     Raises:
-        `ValueError`: as [`load_benchmark`].
+        `ValueError`: as [`load_published`].
     """
     if Path(path).is_dir():
         if not (files := sorted(map(str, Path(path, config).glob(f"{split}-*.parquet")))):

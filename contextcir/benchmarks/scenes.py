@@ -11,6 +11,7 @@ What a model must not see, the truth about pictures and noun phrases, is in conf
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from huggingface_hub.errors import EntryNotFoundError, HFValidationError, Reposi
 
 from contextcir.benchmarks.base import Benchmark
 from contextcir.benchmarks.files import check_choice, read_json
-from contextcir.benchmarks.published import load_benchmark, load_config
+from contextcir.benchmarks.published import load_config, load_published
 from contextcir.scenes import VERSION, Denotation, Scene, denotation_from_row, scene_from_json
 
 SOURCE = "nothing to download: datasets_scripts/build_scenes.py draws it"
@@ -51,11 +52,11 @@ def load(
     path: str, split: str = "test", *, protocol: str = PROTOCOLS[0], check_images: bool = True
 ) -> list[Benchmark]:
     """Read scenes from its folder or from the Hub, in one part; its images are inside the files. Errors as in
-    [`~contextcir.benchmarks.published.load_benchmark`], and where another version wrote the data."""
+    [`~contextcir.benchmarks.published.load_published`], and where another version wrote the data."""
     check_choice("scenes", "protocols", protocol, PROTOCOLS)
     check_choice("scenes", "splits", split, SPLITS)
     record = read_record(path)
-    benchmark = load_benchmark(path, split, name="scenes", exclude_reference=True)
+    benchmark = load_published(path, split, name="scenes", exclude_reference=True)
     world = "scenes-{version}-seed{seed}-{image_size}px".format(version=record["version"], **record["arguments"])
     sizes = f"{split}-{len(benchmark.queries)}-in-{len(benchmark.gallery)}"
     benchmark.protocol_id = f"{world}/{sizes}/{protocol}"
@@ -63,6 +64,7 @@ def load(
     for row in load_config(path, "distractors", split, TRUTH_FEATURES["distractors"]):
         _check_known(path, "distractors", row["query_id"], benchmark.distractors)
         benchmark.distractors[row["query_id"]][row["gallery_id"]] = row["kind"]
+    benchmark.ground_truth = partial(load_ground_truth, path, benchmark, split)
     return [benchmark]
 
 

@@ -19,8 +19,7 @@ import numpy as np
 
 from contextcir.benchmarks.base import Benchmark
 from contextcir.benchmarks.files import check_choice, check_counts, images_on_disk, read_json
-from contextcir.metrics.bri import dialogue_bri
-from contextcir.metrics.hits_at_k import dialogue_hits_at_k
+from contextcir.metrics.dialogues import dialogue_bri, dialogue_hits_at_k
 from contextcir.retrieval.base import Gallery, Query, Ranking
 
 CITATION = """\

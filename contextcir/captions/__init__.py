@@ -4,15 +4,16 @@
 `inspection` looks at the images beforehand and `leakage` for test images among them; `gates` judge what was written;
 `pipeline` takes all pairs through all of it; `joining`, `dataset` and `report` make data of the results. `run` is one
 call of all that, `progress` what it shows, `writing` what it leaves in its folder, `publishing` what others get of it,
-and `rehearsal` a run that asks nobody. No stage knows a server: requests go to an `ask`, see `contextcir.chat`.
+and `rehearsal` a run that asks nobody. No stage knows a server: requests go to an `ask`, see `contextcir.chat.server`.
 """
 
-from .gates import MAX_WORDS, gate_captions
-from .inspection import Inspector
-from .leakage import HeldOut
-from .pipeline import NOT_REACHED, Captioner, PairResult, ResultLog, caption_all
-from .prompts import Prompt, load_prompts, prompts_hash
-from .stages import Caption, Conversation, Draft, StageError, good4cir, instructcir
+from contextcir.captions.gates import MAX_WORDS, gate_captions
+from contextcir.captions.inspection import Inspector
+from contextcir.captions.leakage import HeldOut
+from contextcir.captions.pipeline import NOT_REACHED, Captioner, PairResult, ResultLog, caption_all
+from contextcir.captions.recipes import load_prompts
+from contextcir.captions.stages import Caption, Conversation, Draft, StageError, good4cir, instructcir
+from contextcir.chat.prompts import Prompt, prompts_hash
 
 __all__ = [
     "MAX_WORDS",

@@ -10,22 +10,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from datasets import DatasetInfo, Features, List, SplitDict, SplitInfo, Value
+from datasets import Features, List, Value
 
 from contextcir.captions.joining import join_captions
 from contextcir.captions.pipeline import PairResult
 from contextcir.captions.stages import Caption
-from contextcir.pairs import Pair
-from contextcir.triplets import TRIPLET_FEATURES
+from contextcir.data.images import encoded_file
+from contextcir.data.pairs import Pair
+from contextcir.data.triplets import TRIPLET_FEATURES
 
 PAIRS_PER_PASS = 200  # whose texts are parsed together
-ROWS_PER_GROUP = 100  # held in memory with their images, and what a reader has to read at least
-SHARD_BYTES = 500_000_000
-# The triplets of a pair stand one after the other and hold the same images. In pages of this size, with a compression
-# that looks back so far, all but the first of them take next to nothing.
-PARQUET = {"compression": "zstd", "compression_level": 9, "data_page_size": 8_000_000, "use_dictionary": False}
 
 GENERATED_FEATURES = Features(
     TRIPLET_FEATURES
@@ -90,8 +84,8 @@ def triplet_rows(
         phrases = iter(extract([text for ones in texts for text, _ in ones]))
         for (pair, result), ones in zip(some, texts, strict=True):
             images = {
-                "reference_image": _encoded(pair.reference_image),
-                "target_image": _encoded(pair.target_image),
+                "reference_image": encoded_file(pair.reference_image),
+                "target_image": encoded_file(pair.target_image),
             }
             shared = images | _provenance(result) | {"recipe": recipe, "prompts": prompts}
             for number, (text, captions) in enumerate(ones):
@@ -121,43 +115,3 @@ def _provenance(result: PairResult) -> dict[str, Any]:
         "model": result.stages[-1]["model"],
         "requests": [stage["request_id"] for stage in result.stages],
     }
-
-
-def _encoded(source: Any) -> dict[str, Any]:
-    """An image as `datasets` stores it, byte for byte."""
-    if isinstance(source, dict) and source["bytes"] is not None:
-        return source
-    path = Path(source["path"] if isinstance(source, dict) else source)
-    return {"bytes": path.read_bytes(), "path": path.name}
-
-
-def write_triplets(rows: Iterable[dict[str, Any]], folder: Path, split: str = "train") -> DatasetInfo:
-    """
-    Write triplets into Parquet files of at most about 500 MB, in place of older ones of the split.
-
-    Args:
-        rows (`Iterable[dict]`): As from [`triplet_rows`]. Without any there is no file.
-        folder (`Path`): Made where need be.
-        split (`str`, defaults to `"train"`): Its name is the beginning of the files'.
-
-    Returns:
-        `datasets.DatasetInfo`: For the card. `datasets` tells folders of one name apart by it alone, and would give
-        the triplets of an earlier run out of its cache.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    schema, rows = GENERATED_FEATURES.arrow_schema, iter(rows)
-    shards, count, some = [], 0, list(islice(rows, ROWS_PER_GROUP))
-    while some:
-        shards.append(folder / f".{split}-{len(shards):05d}.parquet")
-        with open(shards[-1], "wb") as file, pq.ParquetWriter(file, schema, **PARQUET) as writer:
-            while some and file.tell() < SHARD_BYTES:
-                writer.write_table(pa.Table.from_pylist(some, schema=schema))
-                count += len(some)
-                some = list(islice(rows, ROWS_PER_GROUP))
-    for old in folder.glob(f"{split}-*.parquet"):
-        old.unlink()
-    size = sum(shard.stat().st_size for shard in shards)
-    for shard in shards:
-        shard.rename(shard.with_name(shard.name.removeprefix(".")))
-    splits = SplitDict({split: SplitInfo(split, num_bytes=size, num_examples=count)})
-    return DatasetInfo(features=GENERATED_FEATURES, splits=splits, download_size=size, dataset_size=size)

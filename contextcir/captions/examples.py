@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from contextcir.captions.gates import MAX_WORDS, is_empty, same_words, text_problem
-from contextcir.captions.prompts import Prompt
+from contextcir.chat.prompts import Prompt
 
 COLUMNS = ("caption_a", "caption_b", "modification_text")
 MADE_HERE = ("reference", "target", "captions", "reason")  # of `pairs.jsonl`, beside the ids

@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 
-from contextcir.captions.prompts import Prompt
+from contextcir.chat.prompts import Prompt
 
 # Words of a text. Real difference captions have 4 to 35; InstructCIR asks for at most 12 (its table I).
 MIN_WORDS = 2

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from contextcir.captions.leakage import HeldOut
-from contextcir.images import ImageError, is_url, load_image
-from contextcir.pairs import Pair
+from contextcir.data.images import ImageError, is_url, load_image
+from contextcir.data.pairs import Pair
 
 THREADS = 2  # a photograph takes up to 150 MB while it is decoded
 
@@ -52,7 +52,7 @@ class Inspector:
         Look at both images of a pair.
 
         Args:
-            pair ([`~contextcir.pairs.Pair`]): May hold URLs.
+            pair ([`~contextcir.data.pairs.Pair`]): May hold URLs.
 
         Returns:
             `tuple[Pair, tuple[str, str] or None]`: The pair with its images on disk, and reason and detail where it

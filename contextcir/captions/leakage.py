@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from contextcir.images import ImageError, load_image
+from contextcir.data.images import ImageError, load_image
 
 SIDE = 16
 # Of 256 bits. At half their size and JPEG quality 60, 300 photographs differed from themselves in at most 22; from the

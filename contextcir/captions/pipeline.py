@@ -14,11 +14,11 @@ from typing import Any
 
 from contextcir.captions.gates import MAX_WORDS, gate_captions
 from contextcir.captions.inspection import Inspector
-from contextcir.captions.prompts import Prompt
 from contextcir.captions.stages import RECIPES, Caption, Conversation, StageError
-from contextcir.chat import Ask, ChatStop
-from contextcir.images import ImageError
-from contextcir.pairs import Pair
+from contextcir.chat.prompts import Prompt
+from contextcir.chat.server import Ask, ChatStop
+from contextcir.data.images import ImageError
+from contextcir.data.pairs import Pair
 
 NOT_REACHED = "not_reached"  # the reason of a pair that the end of a run has left open
 
@@ -101,7 +101,7 @@ class Captioner:
 
     Args:
         recipe (`str`): `good4cir` or `instructcir`.
-        ask (`Ask`): Answers requests, see `contextcir.chat`.
+        ask (`Ask`): Answers requests, see `contextcir.chat.server`.
         prompts (`Mapping[str, Prompt]`): Of the recipe.
         inspector ([`Inspector`]): Looks at the images beforehand.
 

@@ -21,8 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import GenerationConfig
 
-from contextcir.captions.prompts import load_prompts
-from contextcir.chat import ChatRequest, Outcome
+from contextcir.captions.recipes import load_prompts
+from contextcir.chat.server import ChatRequest, Outcome
 
 CONFIG, ADAPTER, RECORD = "adapter_config.json", "adapter_model.safetensors", "training.json"
 BATCH = 32  # requests that are answered together
@@ -32,8 +32,8 @@ _DIGEST_VALUES = 64  # of each parameter
 
 class Reformulator:
     """
-    What writes changes. Takes the place of a [`~contextcir.chat.ChatServer`] in a
-    [`~contextcir.dispatch.Dispatcher`], whose `concurrency` bounds how many requests meet in a batch.
+    What writes changes. Takes the place of a [`~contextcir.chat.server.ChatServer`] in a
+    [`~contextcir.chat.server.Dispatcher`], whose `concurrency` bounds how many requests meet in a batch.
 
     Args:
         model (`transformers.PreTrainedModel`): Causal, with or without an adapter; where it is, it runs.

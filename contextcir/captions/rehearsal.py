@@ -11,7 +11,6 @@ from typing import Any
 
 from contextcir.captions.inspection import Inspector
 from contextcir.captions.pipeline import Captioner
-from contextcir.captions.prompts import Prompt
 from contextcir.captions.schemas import (
     DescribedObject,
     Difference,
@@ -21,8 +20,9 @@ from contextcir.captions.schemas import (
     Reformulation,
     TargetObjects,
 )
-from contextcir.chat import ChatRequest, ChatServer, Outcome
-from contextcir.pairs import Pair
+from contextcir.chat.prompts import Prompt
+from contextcir.chat.server import ChatRequest, ChatServer, Outcome
+from contextcir.data.pairs import Pair
 
 OBJECTS, DESCRIPTORS, DIFFERENCES, CAPTION_WORDS = 10, 6, 8, 90
 CHARACTERS_PER_TOKEN = 4  # of English, roughly

@@ -1,7 +1,6 @@
 """One run: all that it works with, and its pairs asked about until they are done or a stop ends it.
 
-Who sends the requests is handed in: a dispatcher of `contextcir.dispatch` for the server, and another where a model in
-this process answers one of the stages.
+Dispatchers send the requests: one for the server, and another where a model in this process answers a stage.
 """
 
 from collections.abc import Sequence
@@ -10,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from contextcir.captions.inspection import Inspector
-from contextcir.captions.pipeline import Captioner, ResultLog, caption_all
-from contextcir.captions.progress import Bar
-from contextcir.captions.prompts import Prompt, prompts_hash
-from contextcir.chat import ChatRequest, ChatServer, ChatStop, Outcome
-from contextcir.pairs import Pair
+from contextcir.captions.pipeline import NOT_REACHED, Captioner, PairResult, ResultLog, caption_all
+from contextcir.chat.prompts import Prompt, prompts_hash
+from contextcir.chat.server import ChatRequest, ChatServer, ChatStop, Outcome
+from contextcir.data.pairs import Pair
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Run:
         prompts (`dict[str, Prompt]`): Of the recipe.
         max_changes (`int`): Most captions of a pair that are joined in one text (good4cir).
         parser (`str`, *optional*): benepar name or path for noun phrases; by default the shipped parser.
-        server ([`~contextcir.chat.ChatServer`]): Who answers.
+        server ([`~contextcir.chat.server.ChatServer`]): Who answers.
         inspector ([`Inspector`]): Looks at the images beforehand.
         folder (`Path`): Where results go.
         facts (`dict`): For the report.
@@ -67,8 +67,8 @@ async def caption_pairs(
     Args:
         run ([`Run`]): Its server is closed at the end.
         log ([`ResultLog`]): Gets the results.
-        dispatcher ([`~contextcir.dispatch.Dispatcher`] or [`~contextcir.dispatch.BatchDispatcher`]): Of the server.
-        reformulation ([`~contextcir.dispatch.Dispatcher`], *optional*): Of the reformulator, if there is one.
+        dispatcher ([`~contextcir.chat.Dispatcher`] or [`~contextcir.chat.BatchDispatcher`]): Of the server.
+        reformulation ([`~contextcir.chat.Dispatcher`], *optional*): Of the reformulator, if there is one.
         in_flight (`int`): Pairs that are in the stages at a time.
 
     Returns:
@@ -84,3 +84,38 @@ async def caption_pairs(
             captioner = Captioner(run.recipe, ask, run.prompts, run.inspector)
             await caption_all(run.pairs, captioner.caption, log, in_flight=in_flight, on_result=bar)
     return captioner.stopped
+
+
+class Bar:
+    """
+    A bar on the screen, told of each result.
+
+    Args:
+        total (`int`): Number of pairs.
+        progress: `prompt_tokens`, `completion_tokens` and `usd` of the run so far, such as a dispatcher's `progress`.
+    """
+
+    def __init__(self, total: int, progress: Any):
+        self._bar = tqdm(total=total, unit="pair", smoothing=0.05)
+        self._progress = progress
+        self.failed = self.refused = 0
+
+    def __call__(self, result: PairResult) -> None:
+        """Another pair is done, or left open by a stop."""
+        if result.reason == NOT_REACHED:
+            return
+        self.failed += bool(result.reason)
+        self.refused += result.reason.endswith((": refused", ": filtered"))
+        tokens = self._progress.prompt_tokens + self._progress.completion_tokens
+        numbers = {
+            "failed": self.failed,
+            "refused": self.refused,
+            "tokens": f"{tokens:,}",
+            "usd": f"{self._progress.usd:.4f}",
+        }
+        self._bar.set_postfix(numbers, refresh=False)
+        self._bar.update()
+
+    def close(self) -> None:
+        """Leave the last state on the screen."""
+        self._bar.close()

@@ -20,7 +20,6 @@ from typing import Any
 from pydantic import BaseModel
 
 from contextcir.captions.gates import MAX_WORDS, echoes_prompt, is_empty, same_words, text_problem
-from contextcir.captions.prompts import Prompt
 from contextcir.captions.schemas import (
     DescribedObject,
     Differences,
@@ -29,8 +28,9 @@ from contextcir.captions.schemas import (
     Reformulation,
     TargetObjects,
 )
-from contextcir.chat import Ask, ChatRequest, Outcome
-from contextcir.pairs import Pair
+from contextcir.chat.prompts import Prompt
+from contextcir.chat.server import Ask, ChatRequest, Outcome
+from contextcir.data.pairs import Pair
 
 
 class StageError(Exception):
@@ -99,7 +99,7 @@ async def good4cir(pair: Pair, conversation: Conversation, prompts: Mapping[str,
     Write the differences between two images, each one addition, removal, modification or replacement.
 
     Args:
-        pair ([`~contextcir.pairs.Pair`]): The images.
+        pair ([`~contextcir.data.pairs.Pair`]): The images.
         conversation ([`Conversation`]): Keeps what was answered.
         prompts (`Mapping[str, Prompt]`): From [`~contextcir.captions.load_prompts`].
 

@@ -10,10 +10,13 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from tqdm import tqdm
 
 from contextcir.captions.pipeline import ResultLog
-from contextcir.captions.prompts import prompts_hash
 from contextcir.captions.run import Run
-from contextcir.chat import ChatStop
-from contextcir.ledger import Ledger
+from contextcir.chat.ledger import Ledger
+from contextcir.chat.prompts import prompts_hash
+from contextcir.chat.server import ChatStop
+from contextcir.data.hub import upload_dataset
+
+PUBLISHED = ("README.md", "dataset.json", "pairs.jsonl", "report.json", "triplets/train-*", "figures/*")
 
 
 def write_results(run: Run, ledger: Ledger, log: ResultLog, stopped: ChatStop | None) -> tuple[dict[str, Any], Any]:
@@ -22,7 +25,7 @@ def write_results(run: Run, ledger: Ledger, log: ResultLog, stopped: ChatStop | 
 
     Args:
         run ([`Run`]): Which is over, or stopped.
-        ledger ([`~contextcir.ledger.Ledger`]): What was sent, and what it cost.
+        ledger ([`~contextcir.chat.ledger.Ledger`]): What was sent, and what it cost.
         log ([`ResultLog`]): What became of all pairs.
         stopped (`ChatStop`, *optional*): What ended the run early.
 
@@ -30,9 +33,10 @@ def write_results(run: Run, ledger: Ledger, log: ResultLog, stopped: ChatStop | 
         `tuple[dict, datasets.DatasetInfo]`: The report, and what the triplets are, for the card.
     """
     # Here, since a run that waits for a server should not hold the memory that torch and a parser take.
-    from contextcir.captions.dataset import triplet_rows, write_good4cir, write_triplets
+    from contextcir.captions.dataset import GENERATED_FEATURES, triplet_rows, write_good4cir
     from contextcir.captions.report import TripletCounts, report_requests, report_results
-    from contextcir.noun_phrases import NounPhraseExtractor
+    from contextcir.data.parquet import write_parquet
+    from contextcir.phrases.extractor import NounPhraseExtractor
 
     log.save(run.folder / "pairs.jsonl")
     write_good4cir(log, run.folder / "dataset.json")
@@ -45,7 +49,8 @@ def write_results(run: Run, ledger: Ledger, log: ResultLog, stopped: ChatStop | 
         largest_join=run.max_changes if run.recipe == "good4cir" else 1,
     )
     counts = TripletCounts()
-    info = write_triplets(counts.count(tqdm(rows, desc="triplets", unit="triplet")), run.folder / "triplets")
+    rows = counts.count(tqdm(rows, desc="triplets", unit="triplet"))
+    info = write_parquet(rows, GENERATED_FEATURES, run.folder / "triplets", "train").info()
     report = {
         "recipe": run.recipe,
         "complete": stopped is None,
@@ -95,3 +100,16 @@ def write_card(
         figures=list(figures),
     )
     card.save(folder / "README.md")
+
+
+def publish(folder: Path, name: str, *, public: bool = False) -> None:
+    """
+    Push data, report, figures and card of a run. The ledger stays.
+
+    Args:
+        folder (`Path`): Folder of the run.
+        name (`str`): Name of the dataset on the Hub, made if it is not there.
+        public (`bool`, defaults to `False`): Whether a dataset that is made is public.
+    """
+    # Also removes what a larger run has left there.
+    upload_dataset(folder, name, public=public, allow=PUBLISHED, replace=("triplets/*", "figures/*"))

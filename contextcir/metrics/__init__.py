@@ -1,4 +1,1 @@
-"""Scores of ranked ids in percent, and what is said of them: intervals (`bootstrap`) and a floor (`chance`).
-
-Each score is plain functions and, loaded by path, an `evaluate` module.
-"""
+"""Scores of ranked ids and of dialogues, what a random ranking scores, and bounds. Plain functions."""

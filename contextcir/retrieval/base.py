@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from contextcir.images import load_image
+from contextcir.data.images import load_image
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Query:
     Args:
         id (`str`): Unique among the queries.
         modification_text (`str`): What the target looks like, seen from the reference image.
-        reference_image: Anything that [`~contextcir.images.load_image`] reads. Where it is `None`, the gallery's image
-            called `reference_id` is meant; where that is `None` too, there is no reference image: the text says all.
+        reference_image: Anything that [`~contextcir.data.images.load_image`] reads. Where it is `None`, the gallery's
+            image called `reference_id` is meant; where that is `None` too, there is no reference image.
         reference_id (`str`, *optional*): Id of the reference image, in the gallery where it is part of it.
         paraphrases (`tuple[str, ...]`): Other wordings of the text, as some protocols of FashionIQ have them. A query
             is one point: a retriever that embeds takes the normalised sum of what all wordings give.
@@ -59,8 +59,8 @@ class Gallery:
 
     Args:
         ids (`Sequence[str]`): Unique ids. Their order is the order of the gallery, by which ties are broken.
-        images (`Sequence`): As many images, in any form that [`~contextcir.images.load_image`] reads. A column of a
-            `datasets.Dataset` will do and is read lazily.
+        images (`Sequence`): As many images, in any form that [`~contextcir.data.images.load_image`] reads. A column of
+            a `datasets.Dataset` will do and is read lazily.
 
     Raises:
         `ValueError`: An id occurs twice, or there are not as many images as ids.
@@ -153,3 +153,23 @@ class Retriever(Protocol):
             `Ranking`: One entry for each query.
         """
         ...
+
+
+def check_searchable(queries: Sequence[Query], gallery: Gallery) -> None:
+    """
+    Refuse what no retriever can answer.
+
+    Raises:
+        `ValueError`: The gallery is empty, or two queries have one id, by which a [`Ranking`] tells them apart.
+    """
+    if not len(gallery):
+        raise ValueError("The gallery is empty: expected at least one image.")
+    refuse_repeated([query.id for query in queries], "The queries")
+
+
+def refuse_repeated(ids: Sequence[str], what: str) -> None:
+    """Raise a `ValueError` that names the first id that stands twice in `what`."""
+    if len(set(ids)) < len(ids):
+        seen: set[str] = set()
+        twice = next(id_ for id_ in ids if id_ in seen or seen.add(id_))
+        raise ValueError(f"{what} hold the id {twice!r} more than once. Ids must be unique.")

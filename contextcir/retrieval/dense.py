@@ -1,29 +1,54 @@
 """Retrieval by embeddings: encode the gallery once, encode the queries, search exactly.
 
-`DenseRetriever.from_model` takes anything with `get_query_features` and `get_image_features`. The other constructors
-are the baselines that need nothing but the CLIP that a model started from: what the image alone finds, what the text
-alone finds, and two ways to mix them. A model that does not beat these has not learned to compose.
-
 Runs on any number of processes: each encodes a share of the images, and all end with the same embeddings and ranking.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
 
 import torch
 from accelerate.utils import gather
 from PIL import Image
 from tqdm.auto import tqdm
 
-from contextcir.distributed import process_state
-from contextcir.inference import evaluation_mode
-from contextcir.retrieval.base import Gallery, Query, Ranking
+from contextcir.retrieval.base import Gallery, Query, Ranking, check_searchable
 from contextcir.retrieval.ranking import rank
+from contextcir.runtime.distributed import process_state
+from contextcir.runtime.inference import evaluation_mode, weights_state
+from contextcir.runtime.protocols import RetrievalModel
+
+
+class GalleryEmbeds:
+    """
+    Embeddings of galleries, kept as long as the weights that made them stay the same. Retrievers that embed gallery
+    images alike may share one.
+
+    Args:
+        state (`Callable[[], Hashable]`, *optional*): What identifies the weights; embeddings made under another state
+            are dropped. By default they are kept for good.
+    """
+
+    def __init__(self, state: Callable[[], Hashable] | None = None):
+        self._state = state or (lambda: None)
+        self._made_under: Hashable = None
+        self._embeds: dict[Gallery, torch.Tensor] = {}
+
+    def get(self, gallery: Gallery, encode: Callable[[Gallery], torch.Tensor]) -> torch.Tensor:
+        """The embeddings of a gallery, `(gallery_size, dim)`: those that are kept, or else what `encode` makes."""
+        state = self._state()
+        if state != self._made_under:
+            self._embeds.clear()
+            self._made_under = state
+        if gallery not in self._embeds:
+            self._embeds[gallery] = encode(gallery)
+        return self._embeds[gallery]
 
 
 class DenseRetriever:
     """
-    Rank by the dot product of a query embedding and gallery embeddings.
+    Rank by the dot product of a query embedding and gallery embeddings. A gallery is encoded at its first search.
 
     Args:
         encode_images (`Callable[[list[Image.Image]], torch.Tensor]`):
@@ -34,40 +59,42 @@ class DenseRetriever:
             Images, or queries, encoded at a time by each process.
         num_threads (`int`, *optional*, defaults to 2):
             Threads that read the next images while these are encoded.
-
-    Attributes:
-        gallery_embeds (`dict[Gallery, torch.Tensor]`): What was encoded so far. Each gallery is encoded once;
-            retrievers that embed images alike may share the dict.
+        galleries ([`GalleryEmbeds`], *optional*):
+            Where embeddings of galleries are kept. By default this retriever's own, kept for good: where the weights
+            behind `encode_images` may change, pass one that notices.
     """
 
     def __init__(
         self,
         encode_images: Callable[[list[Image.Image]], torch.Tensor],
-        encode_queries: Callable[[list[Image.Image], list[str]], torch.Tensor],
+        encode_queries: Callable[[list[Image.Image | None], list[str]], torch.Tensor],
         *,
         batch_size: int = 64,
         num_threads: int = 2,
+        galleries: GalleryEmbeds | None = None,
     ):
         self.encode_images = encode_images
         self.encode_queries = encode_queries
         self.batch_size = batch_size
         self.num_threads = num_threads
-        self.gallery_embeds: dict[Gallery, torch.Tensor] = {}
+        self.galleries = galleries or GalleryEmbeds()
 
     @classmethod
-    def from_model(cls, model, processor, *, autocast: torch.dtype | None = None, **options) -> "DenseRetriever":
+    def from_model(
+        cls, model: RetrievalModel, processor: Any, *, autocast: torch.dtype | None = None, **options: Any
+    ) -> "DenseRetriever":
         """
-        Retrieve with a composed image retrieval model. Where a query has no reference image, the model is shown a
-        blank one, in the mean colour of what it was trained on.
+        Retrieve with a composed image retrieval model. A query without a reference image is encoded with a blank
+        image, in the mean colour of the images that the model was trained on.
 
         Args:
-            model (`torch.nn.Module`): With `get_query_features` and `get_image_features`, on the device to run on.
+            model ([`~contextcir.runtime.protocols.RetrievalModel`]): On the device to run on.
             processor: Its processor.
             autocast (`torch.dtype`, *optional*): Encode under autocast to this type.
             **options: `batch_size` and `num_threads`.
 
         Returns:
-            `DenseRetriever`
+            `DenseRetriever`: Encodes a gallery again when the weights of the model have changed.
         """
 
         def encode_images(images):
@@ -83,76 +110,12 @@ class DenseRetriever:
                 names = ("pixel_values", "input_ids", "attention_mask")
                 return model.get_query_features(**{name: inputs[name].to(device) for name in names})
 
-        return cls(encode_images, encode_queries, **options)
+        galleries = GalleryEmbeds(partial(weights_state, model))
+        return cls(encode_images, encode_queries, galleries=galleries, **options)
 
-    @classmethod
-    def image_only(cls, clip_model, processor, **options) -> "DenseRetriever":
-        """Baseline: the CLIP embedding of the reference image. Arguments as for [`DenseRetriever.slerp`]."""
-        return cls._of_clip(clip_model, processor, lambda image, text: image, needs_text=False, **options)
-
-    @classmethod
-    def text_only(cls, clip_model, processor, **options) -> "DenseRetriever":
-        """Baseline: the CLIP embedding of the modification text. Arguments as for [`DenseRetriever.slerp`]."""
-        return cls._of_clip(clip_model, processor, lambda image, text: text, needs_image=False, **options)
-
-    @classmethod
-    def image_text_sum(cls, clip_model, processor, **options) -> "DenseRetriever":
-        """Baseline: the sum of both CLIP embeddings. Arguments as for [`DenseRetriever.slerp`]."""
-        return cls._of_clip(clip_model, processor, lambda image, text: _normalize(image + text), **options)
-
-    @classmethod
-    def image_text_product(cls, clip_model, processor, **options) -> "DenseRetriever":
-        """Baseline: the product of an image's similarity to the reference image and to the text, as in FreeDom
-        (Efthymiadis et al., WACV 2025). A conjunction: what fits one of them only scores low."""
-
-        def both(image, text):
-            return torch.stack([image, text], dim=1)  # (batch_size, 2, dim)
-
-        return cls._of_clip(clip_model, processor, both, **options)
-
-    @classmethod
-    def slerp(cls, clip_model, processor, *, text_weight: float = 0.8, **options) -> "DenseRetriever":
-        """
-        Baseline: spherical interpolation between both CLIP embeddings (Jang et al., arXiv 2405.00571).
-
-        Args:
-            clip_model (`CLIPModel`): On the device to run on.
-            processor: Its processor. Texts are cut at the length of CLIP's text encoder.
-            text_weight (`float`, *optional*, defaults to 0.8):
-                0 is the image and 1 the text. At 0.5 it ranks exactly as the sum does.
-            **options: `autocast`, `batch_size` and `num_threads`, as in [`DenseRetriever.from_model`].
-
-        Returns:
-            `DenseRetriever`
-        """
-        return cls._of_clip(clip_model, processor, lambda image, text: slerp(image, text, text_weight), **options)
-
-    @classmethod
-    def _of_clip(
-        cls, clip_model, processor, compose, *, needs_image=True, needs_text=True, autocast=None, **options
-    ) -> "DenseRetriever":
-        max_length = clip_model.config.text_config.max_position_embeddings
-
-        def encode_images(images):
-            with evaluation_mode(clip_model, autocast) as device:
-                pixel_values = processor(images=images, return_tensors="pt")["pixel_values"].to(device)
-                return _normalize(clip_model.get_image_features(pixel_values).pooler_output)
-
-        def encode_texts(texts):
-            with evaluation_mode(clip_model, autocast) as device:
-                inputs = processor(
-                    text=texts, padding=True, truncation=True, max_length=max_length, return_tensors="pt"
-                )
-                names = ("input_ids", "attention_mask")
-                inputs = {name: inputs[name].to(device) for name in names}
-                return _normalize(clip_model.get_text_features(**inputs).pooler_output)
-
-        def encode_queries(images, texts):
-            if needs_image and None in images:
-                raise ValueError("This baseline looks at the reference image, and there are queries without one.")
-            return compose(encode_images(images) if needs_image else None, encode_texts(texts) if needs_text else None)
-
-        return cls(encode_images, encode_queries, **options)
+    def gallery_embeds(self, gallery: Gallery) -> torch.Tensor:
+        """Like [`DenseRetriever.encode_gallery`], which it calls once for each gallery and state of the weights."""
+        return self.galleries.get(gallery, self.encode_gallery)
 
     def encode_gallery(self, gallery: Gallery) -> torch.Tensor:
         """
@@ -168,7 +131,9 @@ class DenseRetriever:
             `ImageError`: An image cannot be read.
             `ValueError`: An embedding is not finite (the image is named).
         """
-        return self._encode(gallery.ids, gallery.image, self.encode_images, "gallery")
+        return self._encode(
+            gallery.ids, lambda place: gallery.image(gallery.ids[place]), self.encode_images, "gallery"
+        )
 
     def encode(self, queries: Sequence[Query], gallery: Gallery) -> torch.Tensor:
         """
@@ -185,10 +150,9 @@ class DenseRetriever:
             `ImageError`: A reference image cannot be read.
             `ValueError`: An embedding is not finite (the query is named).
         """
-        by_id = {query.id: query for query in queries}
 
-        def load(id_):
-            query = by_id[id_]
+        def load(place):
+            query = queries[place]
             return gallery.reference_image(query) if query.has_reference else None, query
 
         def encode(pairs):
@@ -201,7 +165,7 @@ class DenseRetriever:
             embeds = self.encode_queries(images, texts)
             if len(texts) == len(pairs):
                 return embeds
-            return _normalize(torch.stack([some.sum(dim=0) for some in embeds.split(counts)]))
+            return normalize(torch.stack([some.sum(dim=0) for some in embeds.split(counts)]))
 
         return self._encode([query.id for query in queries], load, encode, "queries")
 
@@ -230,25 +194,30 @@ class DenseRetriever:
 
         Raises:
             `ImageError`: An image cannot be read.
-            `ValueError`: An embedding is not finite, or a candidate is not in the gallery.
+            `ValueError`: The gallery is empty, two queries have one id, an embedding is not finite, or a candidate is
+                not in the gallery.
         """
-        if gallery not in self.gallery_embeds:
-            self.gallery_embeds[gallery] = self.encode_gallery(gallery)
-        embeds = self.encode(queries, gallery), self.gallery_embeds[gallery]
+        check_searchable(queries, gallery)
+        if not queries:
+            return Ranking([], [], [], [], None if wanted is None else {})
+        embeds = self.encode(queries, gallery), self.gallery_embeds(gallery)
         return rank(queries, gallery, *embeds, k, exclude_reference, wanted=wanted)
 
     def _encode(self, ids: Sequence[str], load: Callable, encode: Callable, what: str) -> torch.Tensor:
-        """Load and encode each id, a share on each process: `(len(ids), dim)`."""
+        """Load and encode the item at each place of `ids`, a share on each process: `(len(ids), dim)`."""
+        if not len(ids):
+            raise ValueError(f"There are no {what} to encode: expected at least one.")
         state = process_state()
         share = -(-len(ids) // state.num_processes)
-        # Process p of n takes ids p, p + n, p + 2n ...; the last may wrap around, so that all shares are equally long.
-        mine = [ids[(place * state.num_processes + state.process_index) % len(ids)] for place in range(share)]
+        # Process p of n takes places p, p + n, p + 2n ...; the last may wrap around, so that all shares are equally
+        # long.
+        mine = [(row * state.num_processes + state.process_index) % len(ids) for row in range(share)]
         embeds = []
         with torch.inference_mode():
             with tqdm(total=len(mine), desc=f"Encoding {what}", disable=not state.is_main_process, leave=False) as bar:
                 for batch, loaded in self._load_ahead(mine, load):
                     embeds.append(encode(loaded).float())
-                    _check_finite(embeds[-1], batch, what)
+                    _check_finite(embeds[-1], [ids[place] for place in batch], what)
                     bar.update(len(batch))
             embeds = torch.cat(embeds)  # (share, dim)
             if state.num_processes > 1:
@@ -256,41 +225,25 @@ class DenseRetriever:
                 embeds = embeds.transpose(0, 1).flatten(0, 1)
         return embeds[: len(ids)]
 
-    def _load_ahead(self, ids: Sequence[str], load: Callable) -> Iterator[tuple[Sequence[str], list]]:
-        """Batches of ids and what `load` gives for each, the next batch read while this one is encoded."""
-        batches = [ids[start : start + self.batch_size] for start in range(0, len(ids), self.batch_size)]
+    def _load_ahead(self, places: Sequence[int], load: Callable) -> Iterator[tuple[Sequence[int], list]]:
+        """Batches of places and what `load` gives for each, the next batch read while this one is encoded."""
+        batches = [places[start : start + self.batch_size] for start in range(0, len(places), self.batch_size)]
         with ThreadPoolExecutor(self.num_threads) as pool:
-            upcoming = [pool.submit(load, id_) for id_ in batches[0]]
+            upcoming = [pool.submit(load, place) for place in batches[0]]
             for batch, following in zip(batches, [*batches[1:], []], strict=True):
-                current, upcoming = upcoming, [pool.submit(load, id_) for id_ in following]
+                current, upcoming = upcoming, [pool.submit(load, place) for place in following]
                 yield batch, [future.result() for future in current]
 
 
-def slerp(start: torch.Tensor, end: torch.Tensor, weight: float) -> torch.Tensor:
-    """
-    Walk the great circle from one direction to another.
-
-    Args:
-        start (`torch.Tensor` of shape `(batch_size, dim)`): L2-normalised.
-        end (`torch.Tensor` of shape `(batch_size, dim)`): L2-normalised.
-        weight (`float`): 0 gives `start`, 1 gives `end`.
-
-    Returns:
-        `torch.Tensor` of shape `(batch_size, dim)`: L2-normalised. Where both are the same or opposite, `start`.
-    """
-    angle = (start * end).sum(dim=-1, keepdim=True).clamp(-1, 1).acos()  # (batch_size, 1)
-    way = (torch.sin((1 - weight) * angle) * start + torch.sin(weight * angle) * end) / torch.sin(angle)
-    return torch.where(torch.sin(angle) > 1e-3, way, start)  # below, the quotient is rounding
+def normalize(embeds: torch.Tensor) -> torch.Tensor:
+    """`(..., dim)` -> the same of unit length, in float32."""
+    return torch.nn.functional.normalize(embeds.float(), dim=-1)
 
 
 def _blank(processor) -> Image.Image:
-    """What stands for no image: the mean colour of CLIP's training images, which is zero to the model."""
+    """The image that stands for none: in the mean colour of CLIP's training images, which is zero to the model."""
     colour = tuple(round(255 * level) for level in processor.image_processor.image_mean)
     return Image.new("RGB", (64, 64), colour)
-
-
-def _normalize(embeds: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.normalize(embeds.float(), dim=-1)
 
 
 def _check_finite(embeds: torch.Tensor, ids: Sequence[str], what: str) -> None:

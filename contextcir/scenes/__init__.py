@@ -6,11 +6,11 @@ queries, `mistakes` the scenes that are nearly right, `benchmark` the whole of b
 about them. Everything is a pure function of a seed and of `version`.
 """
 
-from .benchmark import Picture, Question, SceneBenchmark, compose, count_kinds
-from .blocks import Block, sample_block
-from .edits import Edit, apply, sample_edits
-from .grammar import describe, word_edits
-from .ground_truth import (
+from contextcir.scenes.benchmark import Picture, Question, SceneBenchmark, compose, count_kinds
+from contextcir.scenes.blocks import Block, sample_block
+from contextcir.scenes.edits import Edit, apply, sample_edits
+from contextcir.scenes.grammar import describe, word_edits
+from contextcir.scenes.ground_truth import (
     denotation_from_row,
     denotation_to_row,
     denoted_mask,
@@ -18,13 +18,21 @@ from .ground_truth import (
     scene_from_json,
     scene_to_json,
 )
-from .mistakes import KINDS, mistakes
-from .queries import MAX_EDITS, SceneQuery, make_query, near_miss, sample_family, sample_query, sample_trees
-from .render import background_mask, cell_mask, render, thing_mask
-from .splits import SPLITS, any_held_out, has_held_out_word, is_held_out
-from .trees import Denotation, NounPhrase, realise
-from .version import VERSION, fingerprint
-from .world import Scene, Thing, sample_scene
+from contextcir.scenes.mistakes import KINDS, mistakes
+from contextcir.scenes.queries import (
+    MAX_EDITS,
+    SceneQuery,
+    make_query,
+    near_miss,
+    sample_family,
+    sample_query,
+    sample_trees,
+)
+from contextcir.scenes.render import background_mask, cell_mask, render, thing_mask
+from contextcir.scenes.splits import SPLITS, any_held_out, has_held_out_word, is_held_out
+from contextcir.scenes.trees import Denotation, NounPhrase, realise
+from contextcir.scenes.version import VERSION, fingerprint
+from contextcir.scenes.world import Scene, Thing, sample_scene
 
 __all__ = [
     "KINDS",

@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from .blocks import NUM_REFERENCES, NUM_TEXTS, QUERIES, Block, sample_block
-from .mistakes import KINDS, mistakes, partly_done
-from .queries import SceneQuery
-from .world import Scene, sample_scene
+from contextcir.scenes.blocks import NUM_REFERENCES, NUM_TEXTS, QUERIES, Block, sample_block
+from contextcir.scenes.mistakes import KINDS, mistakes, partly_done
+from contextcir.scenes.queries import SceneQuery
+from contextcir.scenes.world import Scene, sample_scene
 
 MAX_TARGETS = 6
 SEVERAL_TARGETS = 0.1  # share of the target scenes with more than one picture

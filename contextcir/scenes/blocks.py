@@ -16,10 +16,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from .edits import Edit, changes, done_to, sample_edits
-from .queries import KEPT, SceneQuery, make_query
-from .splits import HELD_OUT_COLOUR, SPLITS, Split, any_held_out, has_held_out_word, is_held_out
-from .world import (
+from contextcir.scenes.edits import Edit, changes, done_to, sample_edits
+from contextcir.scenes.queries import KEPT, SceneQuery, make_query
+from contextcir.scenes.splits import HELD_OUT_COLOUR, SPLITS, Split, any_held_out, has_held_out_word, is_held_out
+from contextcir.scenes.world import (
     BACKGROUNDS,
     CELLS,
     MAX_OBJECTS,

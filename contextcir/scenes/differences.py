@@ -13,10 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .edits import EDIT_OF, Edit
-from .phrases import MARKS, WORDS
-from .reading import fits, read_backgrounds, read_thing
-from .world import Scene, Thing
+from contextcir.scenes.edits import EDIT_OF, Edit
+from contextcir.scenes.phrases import MARKS, WORDS
+from contextcir.scenes.reading import fits, read_backgrounds, read_thing
+from contextcir.scenes.world import Scene, Thing
 
 ATTRIBUTES = ("cell", "shape", "colour", "size", "pattern")
 KIND_OF = EDIT_OF | {"cell": "move"}

@@ -11,7 +11,7 @@ import random
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 
-from .world import BACKGROUNDS, COLOURS, MAX_OBJECTS, PATTERNS, SHAPES, Scene, Thing, sample_thing
+from contextcir.scenes.world import BACKGROUNDS, COLOURS, MAX_OBJECTS, PATTERNS, SHAPES, Scene, Thing, sample_thing
 
 KINDS = ("recolour", "resize", "repattern", "replace", "add", "remove", "move", "background")
 EDIT_OF = {"colour": "recolour", "pattern": "repattern", "shape": "replace", "size": "resize"}

@@ -8,10 +8,20 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from .edits import Edit
-from .phrases import MARKS, WORDS, backdrop, described, destination, indefinite, location, refer, with_article
-from .trees import Denotation, Leaf, Node, node
-from .world import Scene, Thing
+from contextcir.scenes.edits import Edit
+from contextcir.scenes.phrases import (
+    MARKS,
+    WORDS,
+    backdrop,
+    described,
+    destination,
+    indefinite,
+    location,
+    refer,
+    with_article,
+)
+from contextcir.scenes.trees import Denotation, Leaf, Node, node
+from contextcir.scenes.world import Scene, Thing
 
 
 def word_edits(rng: random.Random, scene: Scene, edits: Sequence[Edit], kept: Thing | None = None) -> list[Node]:

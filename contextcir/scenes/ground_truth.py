@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from .queries import SceneQuery
-from .render import BASE_SIZE, background_mask, cell_mask, thing_mask
-from .trees import Denotation
-from .world import BACKGROUNDS, CELLS, VALUES, Scene, Thing
+from contextcir.scenes.queries import SceneQuery
+from contextcir.scenes.render import BASE_SIZE, background_mask, cell_mask, thing_mask
+from contextcir.scenes.trees import Denotation
+from contextcir.scenes.world import BACKGROUNDS, CELLS, VALUES, Scene, Thing
 
 
 def scene_to_json(scene: Scene) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 
-from .edits import Edit, apply, done_to, exchange, sample_edits
-from .queries import SceneQuery
-from .world import Scene
+from contextcir.scenes.edits import Edit, apply, done_to, exchange, sample_edits
+from contextcir.scenes.queries import SceneQuery
+from contextcir.scenes.world import Scene
 
 KINDS = {  # of wrong pictures, the more particular ones first: a picture has the first name that fits
     "reference": "the reference itself",

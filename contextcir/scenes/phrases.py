@@ -10,8 +10,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from .trees import Denotation, Node, node
-from .world import Scene, Thing
+from contextcir.scenes.trees import Denotation, Node, node
+from contextcir.scenes.world import Scene, Thing
 
 WORDS = {
     "small": ("small", "small", "little", "tiny"),

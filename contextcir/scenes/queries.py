@@ -10,11 +10,11 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from .edits import Edit, apply, done_to, exchange, inverse, sample_edits
-from .grammar import describe, word_edits
-from .splits import any_held_out, has_held_out_word
-from .trees import Node, NounPhrase, realise
-from .world import Scene, Thing, sample_scene
+from contextcir.scenes.edits import Edit, apply, done_to, exchange, inverse, sample_edits
+from contextcir.scenes.grammar import describe, word_edits
+from contextcir.scenes.splits import any_held_out, has_held_out_word
+from contextcir.scenes.trees import Node, NounPhrase, realise
+from contextcir.scenes.world import Scene, Thing, sample_scene
 
 MAX_EDITS = 5
 KEPT = 0.1  # share of the texts that also say what is to stay as it is

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from .phrases import BACKDROPS, MARKS, WORDS
-from .world import BACKGROUNDS, COLOURS, PATTERNS, SHAPES, SIZES, Scene, Thing
+from contextcir.scenes.phrases import BACKDROPS, MARKS, WORDS
+from contextcir.scenes.world import BACKGROUNDS, COLOURS, PATTERNS, SHAPES, SIZES, Scene, Thing
 
 Reading = dict[str, Any]  # attribute of a thing -> its value, for those that a text mentions
 

@@ -18,7 +18,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
-from .world import GRID, Scene, Thing
+from contextcir.scenes.world import GRID, Scene, Thing
 
 BASE_SIZE = 96  # all lengths below are in pixels of a picture of this size
 SMALLEST_SIZE = 48  # below, a large thing does not fit into its cell

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .world import COLOURS, SHAPES, Thing
+from contextcir.scenes.world import COLOURS, SHAPES, Thing
 
 # One colour for each shape, all different, so that training shows every shape and every colour, just not together.
 HELD_OUT_COLOUR = {shape: COLOURS[(3 * place + 1) % len(COLOURS)] for place, shape in enumerate(SHAPES)}

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from .world import Thing
+from contextcir.scenes.world import Thing
 
 
 @dataclass(frozen=True)

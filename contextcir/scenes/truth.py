@@ -22,10 +22,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from contextcir.images import load_image
-
-from .ground_truth import scene_from_json
-from .world import Scene
+from contextcir.data.images import load_image
+from contextcir.scenes.ground_truth import scene_from_json
+from contextcir.scenes.world import Scene
 
 THUMBNAIL = 16  # pixels a side
 COARSE = 4  # pixels a side of what is compared first
@@ -82,7 +81,7 @@ class Truth:
         Raises:
             FileNotFoundError: There is no `truth.jsonl`.
             ValueError: A line is not as the module describes it (the message has its number).
-            [`~contextcir.images.ImageError`]: A picture cannot be read.
+            [`~contextcir.data.images.ImageError`]: A picture cannot be read.
         """
         truth, scenes = cls(), {}
         file = Path(folder, "truth.jsonl")
@@ -110,7 +109,7 @@ class Truth:
         Add a picture.
 
         Args:
-            image: Anything that [`~contextcir.images.load_image`] reads.
+            image: Anything that [`~contextcir.data.images.load_image`] reads.
             scene (`Scene`): What it shows.
             name (`str`, *optional*): What messages call it; its number by default.
             injected_text (`str`, *optional*): The words drawn across it.
@@ -131,11 +130,11 @@ class Truth:
         The picture that an image shows, whatever its encoding.
 
         Args:
-            image: Anything that [`~contextcir.images.load_image`] reads.
+            image: Anything that [`~contextcir.data.images.load_image`] reads.
 
         Raises:
             [`UnknownPictureError`]: It is no picture of this truth, or it might be two.
-            [`~contextcir.images.ImageError`]: It cannot be read.
+            [`~contextcir.data.images.ImageError`]: It cannot be read.
         """
         digest = hashlib.sha256(image).digest() if isinstance(image, bytes) else None
         if digest in self._seen:

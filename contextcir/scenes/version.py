@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import random
 
-from .benchmark import compose
-from .blocks import sample_block
-from .queries import sample_family
-from .splits import SPLITS
+from contextcir.scenes.benchmark import compose
+from contextcir.scenes.blocks import sample_block
+from contextcir.scenes.queries import sample_family
+from contextcir.scenes.splits import SPLITS
 
 VERSION = "3"
 

@@ -1,1 +1,1 @@
-"""What [`~contextcir.trainer.CIRTrainer`] is made of, a file for each idea."""
+"""What [`~contextcir.training.trainer.CIRTrainer`] is made of, a file for each idea."""

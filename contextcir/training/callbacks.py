@@ -14,8 +14,8 @@ class TellEpoch(TrainerCallback):
 
 
 class LogBeforeSaving(TrainerCallback):
-    """Logs the loss wherever weights may be saved: [`~contextcir.trainer.CIRTrainer`] stops at NaN, which must not
-    take the place of a good checkpoint."""
+    """Log the loss wherever weights may be saved: [`~contextcir.training.trainer.CIRTrainer`] stops at NaN, which must
+    not replace a good checkpoint."""
 
     def on_step_end(self, args, state, control, **kwargs):
         if control.should_save or control.should_evaluate or state.global_step >= state.max_steps:

@@ -16,8 +16,8 @@ from datasets import Features, Value
 from datasets.fingerprint import Hasher
 from tqdm import tqdm
 
-from contextcir.triplet_images import images_fingerprint, triplet_image
-from contextcir.triplets import IMAGE_COLUMNS
+from contextcir.data.triplet_images import images_fingerprint, triplet_image
+from contextcir.data.triplets import IMAGE_COLUMNS
 
 CHUNK = 1024  # images that are encoded by one process and kept in one file
 
@@ -58,7 +58,7 @@ def encode_images(
     Encode each image of triplets once, in chunks that are kept as they are finished: what is interrupted goes on.
 
     Args:
-        triplets (`datasets.Dataset`): As from [`~contextcir.triplets.load_triplets`].
+        triplets (`datasets.Dataset`): As from [`~contextcir.data.triplets.load_triplets`].
         processor (`Callable`): Makes `pixel_values` of `images`.
         encoder (`torch.nn.Module`): What must not change meanwhile: other weights are another result.
         encode (`Callable[[torch.Tensor], torch.Tensor]`): Pixel values `(batch_size, 3, height, width)` -> encoded

@@ -2,7 +2,7 @@
 
 import torch
 
-from contextcir.training_args import CIRTrainingArguments
+from contextcir.training.training_args import CIRTrainingArguments
 
 
 def freeze_parts(model: torch.nn.Module, args: CIRTrainingArguments) -> None:

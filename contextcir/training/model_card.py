@@ -15,19 +15,20 @@ NEVER_RECORDED = (
     "accelerator_config",
     "disable_tqdm",
     "resume_from_checkpoint",
+    "push_to_hub",
 )
 
 
 def recorded_arguments(args) -> dict[str, Any]:
-    """Of training arguments: our own, and those of transformers that decide the result or differ from their
-    default."""
-    values = args.to_dict()
-    always = {*type(args).__annotations__, *ALWAYS_RECORDED}
+    """The training arguments that a record keeps: those of this library, and those of transformers that decide the
+    result or differ from their default."""
+    values, own = args.to_dict(), [kind for kind in type(args).__mro__ if kind.__module__.startswith("contextcir.")]
+    always = {*ALWAYS_RECORDED}.union(*(kind.__annotations__ for kind in own))
     return {
         option.name: values[option.name]
         for option in fields(args)
-        if option.name in always
-        or (option.name not in NEVER_RECORDED and values[option.name] not in (option.default, None, "", [], {}))
+        if option.name not in NEVER_RECORDED
+        and (option.name in always or values[option.name] not in (option.default, None, "", [], {}))
     }
 
 

@@ -5,15 +5,21 @@ Each is a `matplotlib.figure.Figure` that belongs to no window and no global sta
 paper, [`save_png`] a small picture. Models arrive as arguments, and which queries are drawn is the caller's choice.
 """
 
-from .audit import audit_figures
-from .concepts import ConceptMaps, concept_attention_figure, concept_maps, heat_overlay, total_variation
-from .curves import read_history, training_curves
-from .funnel import funnel_figure
-from .grid import retrieval_grid
-from .page import save_png
-from .profile import profile_figure
-from .seeds import seed_dots
-from .stages import stages_figure
+from contextcir.visualization.audit import audit_figures
+from contextcir.visualization.concepts import (
+    ConceptMaps,
+    concept_attention_figure,
+    concept_maps,
+    heat_overlay,
+    total_variation,
+)
+from contextcir.visualization.curves import read_history, training_curves
+from contextcir.visualization.funnel import funnel_figure
+from contextcir.visualization.grid import retrieval_grid
+from contextcir.visualization.page import save_png
+from contextcir.visualization.profile import profile_figure
+from contextcir.visualization.seeds import seed_dots
+from contextcir.visualization.stages import stages_figure
 
 __all__ = [
     "ConceptMaps",

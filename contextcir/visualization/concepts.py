@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from contextcir.attention import attention_maps
+from contextcir.evaluation.attention import attention_maps
 from contextcir.visualization.page import (
     GAP,
     GREY,

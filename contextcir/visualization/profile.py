@@ -16,7 +16,7 @@ def profile_figure(profiles: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> F
     chance.
 
     Args:
-        profiles (`Mapping[str, Mapping]`): What [`~contextcir.benchmarks.profile.error_profile`] gave for each
+        profiles (`Mapping[str, Mapping]`): What [`~contextcir.evaluation.profile.error_profile`] gave for each
             retriever, by its name in the legend: five at most.
 
     Returns:

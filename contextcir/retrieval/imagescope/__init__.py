@@ -5,9 +5,9 @@ where the four `roles` of chat models sit, `cache` keeps what is known of a gall
 and `local` makes a role of a transformers pipeline.
 """
 
-from .panel import Panel
-from .pipeline import ImageScope
-from .reason import ReasonedRetriever
-from .roles import Role, Roles
+from contextcir.retrieval.imagescope.panel import Panel
+from contextcir.retrieval.imagescope.pipeline import ImageScope
+from contextcir.retrieval.imagescope.reason import ReasonedRetriever
+from contextcir.retrieval.imagescope.roles import Role, Roles
 
 __all__ = ["ImageScope", "Panel", "ReasonedRetriever", "Role", "Roles"]

@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from contextcir.distributed import process_state
+from contextcir.runtime.distributed import process_state
 
 CHUNK = 4096  # embeddings that an interruption may cost
 

@@ -7,9 +7,9 @@ time; a server that batches (vLLM) is many times faster.
 
 import asyncio
 
-from contextcir.chat import Ask, ChatRequest, Outcome
-from contextcir.chat_answers import parse_answer, schema_prompt
-from contextcir.images import load_image
+from contextcir.chat.answers import parse_answer, schema_prompt
+from contextcir.chat.server import Ask, ChatRequest, Outcome
+from contextcir.data.images import load_image
 
 
 def pipeline_ask(pipeline, *, max_new_tokens: int = 1024) -> Ask:

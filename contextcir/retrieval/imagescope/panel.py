@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 
-from contextcir.chat_images import image_digest
-from contextcir.distributed import process_state
+from contextcir.chat.images import image_digest
 from contextcir.retrieval.base import Gallery, Query
 from contextcir.retrieval.imagescope.cache import CaptionCache
 from contextcir.retrieval.imagescope.roles import Questions, Roles, load_prompts
 from contextcir.retrieval.imagescope.trace import Line, Tally, Trace
+from contextcir.runtime.distributed import process_state
 
 T = TypeVar("T")
 

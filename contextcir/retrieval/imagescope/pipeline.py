@@ -79,6 +79,8 @@ class ImageScope:
             `ValueError`: A reference is missing, or a query has neither a reference nor a text.
         """
         check_queries(queries, gallery)
+        if not queries:
+            return Ranking([], [], None, [], None if wanted is None else {})
         depth = max(k, self.verified, self.evaluated)
         found = self.first.search(queries, gallery, depth, exclude_reference=exclude_reference, wanted=wanted)
         places = {id_: place for place, id_ in enumerate(found.query_ids)}
@@ -97,6 +99,10 @@ class ImageScope:
             candidate_ids=None if found.candidate_ids is None else [candidates for _, candidates in orders],
             wanted_ranks=ranks,
         )
+
+    def report(self) -> dict[str, Any]:
+        """What was asked so far, by role: part of the record of a measurement."""
+        return {"calls": self.panel.tally.report()}
 
     async def _judge_all(self, queries, gallery, found, places, captions) -> list[tuple[list[str], list[str]]]:
         """The orders of all queries, so many at a time that no more questions wait than may."""

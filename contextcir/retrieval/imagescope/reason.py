@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import Subset
 from tqdm.auto import tqdm
 
-from contextcir.retrieval.base import Gallery, Query, Ranking
+from contextcir.retrieval.base import Gallery, Query, Ranking, check_searchable
 from contextcir.retrieval.dense import DenseRetriever
 from contextcir.retrieval.imagescope.cache import EmbedCache
 from contextcir.retrieval.imagescope.panel import Panel, together
@@ -37,7 +37,7 @@ class ReasonedRetriever:
     Args:
         panel ([`~contextcir.retrieval.imagescope.panel.Panel`]): Captioner and reasoner, and where they are recorded.
         clip ([`~contextcir.retrieval.dense.DenseRetriever`]): Embeds images, and texts without a reference, as
-            `DenseRetriever.text_only` does.
+            the baseline `CLIP, text only` does.
         clip_id (`str`): What its embeddings are kept under, see [`~contextcir.retrieval.imagescope.cache.weights_id`].
         tau (`float`, *optional*, defaults to 0.15): Weight of the captions, in [0, 1]. The paper's value.
     """
@@ -76,6 +76,8 @@ class ReasonedRetriever:
             `ValueError`: A reference is missing, or a query has neither a reference nor a text.
         """
         check_queries(queries, gallery)
+        if not queries:
+            return Ranking([], [], [], [], None if wanted is None else {})
         if gallery not in self._gallery_embeds:
             self._gallery_embeds[gallery] = self._embed_gallery(gallery)
         captions = self.panel.reference_captions(queries, gallery)
@@ -173,8 +175,10 @@ def check_queries(queries: Sequence[Query], gallery: Gallery) -> None:
 
     Raises:
         `ImageError`: A reference that a query holds itself cannot be read.
-        `ValueError`: A reference is missing, or a query has neither a reference nor a text.
+        `ValueError`: The gallery is empty, two queries have one id, a reference is missing, or a query has neither a
+            reference nor a text.
     """
+    check_searchable(queries, gallery)
     for query in queries:
         if query.has_reference:
             if query.reference_image is not None or query.reference_id not in gallery.positions:

@@ -1,13 +1,10 @@
 """What ImageScope asks of its four roles, and the closed shapes in which they answer (Luo et al., WWW 2025).
 
-What to do stands in text files (`contextcir/prompts/imagescope`); what it is about follows in tags, with its angle
-brackets escaped, so that no text can end its tag and speak for itself. Answers are what a schema allows and nothing
-else: "eyes" is no yes, and a string is no list. Where a benchmark words its queries in a way of its own, a step has a
-file for it, `<step>.<benchmark>.txt`.
+Instructions are text files (`contextcir/retrieval/imagescope/prompts`), and their data follows in tags. Answers must
+fit a schema: "eyes" is no yes, and a string is no list. Where a benchmark words its queries in a way of its own, a
+step has a file for it, `<step>.<benchmark>.txt`.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,9 +13,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, create_model
 
-from contextcir.chat import Ask, ChatRequest
+from contextcir.chat.exchange import Ask, ChatRequest
+from contextcir.chat.prompts import Prompt, read_prompt, tagged
 
-FOLDER = Path(__file__).parents[2] / "prompts" / "imagescope"
+FOLDER = Path(__file__).with_name("prompts")
 STEPS = (
     "caption",
     "reason_composed",
@@ -39,7 +37,7 @@ class Role:
 
     Args:
         model (`str`): Its name, by which its answers are told from those of another.
-        ask (`Ask`): Where its questions go, see `contextcir/chat.py`.
+        ask (`Ask`): Where its questions go, see `contextcir/chat/server.py`.
     """
 
     model: str
@@ -162,25 +160,6 @@ def verification_of(count: int) -> type[Verification]:
 # --- what they are asked ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """
-    What to do in one step.
-
-    Args:
-        version (`str`): The one that the file states.
-        text (`str`): The rest of the file.
-    """
-
-    version: str
-    text: str
-
-    @property
-    def digest(self) -> str:
-        """`str`: Tells texts apart, whatever version they state."""
-        return hashlib.sha256(self.text.encode()).hexdigest()[:12]
-
-
 def load_prompts(benchmark: str = "") -> dict[str, Prompt]:
     """
     Read the texts of all steps.
@@ -194,15 +173,8 @@ def load_prompts(benchmark: str = "") -> dict[str, Prompt]:
     Raises:
         `ValueError`: A file does not begin with its version.
     """
-    prompts = {}
-    for step in STEPS:
-        own = FOLDER / f"{step}.{benchmark}.txt"
-        file = own if own.is_file() else FOLDER / f"{step}.txt"
-        first, _, text = file.read_text(encoding="utf-8").partition("\n")
-        if not first.startswith("version: "):
-            raise ValueError(f"{file} begins with {first!r}, expected 'version: ' and a number.")
-        prompts[step] = Prompt(first.removeprefix("version: ").strip(), text.strip())
-    return prompts
+    own = {step: FOLDER / f"{step}.{benchmark}.txt" for step in STEPS}
+    return {step: read_prompt(file if file.is_file() else FOLDER / f"{step}.txt") for step, file in own.items()}
 
 
 class Questions:
@@ -219,7 +191,7 @@ class Questions:
     @property
     def versions(self) -> dict[str, str]:
         """`dict[str, str]`: Version and digest of the text of each step."""
-        return {step: f"{prompt.version} {prompt.digest}" for step, prompt in self.prompts.items()}
+        return {step: f"{prompt.version} {prompt.hash}" for step, prompt in self.prompts.items()}
 
     def caption(self, image: Any) -> ChatRequest:
         """To the captioner: what is in an image?"""
@@ -261,14 +233,9 @@ class Questions:
         return ChatRequest("evaluator", self._worded(step, instruction=instruction), images, Evaluation)
 
     def _worded(self, step: str, **material: str | list[str] | None) -> str:
-        blocks = [_block(tag, content) for tag, content in material.items() if content is not None]
+        blocks = [
+            tagged(tag, content.strip() if isinstance(content, str) else content)
+            for tag, content in material.items()
+            if content is not None
+        ]
         return "\n\n".join([self.prompts[step].text, *blocks])
-
-
-def _block(tag: str, content: str | list[str]) -> str:
-    """Material between tags, its own angle brackets escaped."""
-    if isinstance(content, str):
-        text = content.strip().replace("<", "&lt;").replace(">", "&gt;")
-    else:
-        text = json.dumps(content, ensure_ascii=False).replace("<", "\\u003c").replace(">", "\\u003e")
-    return f"<{tag}>{text}</{tag}>"

@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from contextcir.chat import ChatRequest, ChatStop
+from contextcir.chat.server import ChatRequest, ChatStop
 from contextcir.retrieval.base import Query
 from contextcir.retrieval.imagescope.roles import Role
 

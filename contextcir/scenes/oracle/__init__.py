@@ -6,7 +6,7 @@
 `reasoning` answer them, and `faults` says what goes wrong.
 """
 
-from .faults import Faults
-from .server import Oracle
+from contextcir.scenes.oracle.faults import Faults
+from contextcir.scenes.oracle.server import Oracle
 
 __all__ = ["Faults", "Oracle"]

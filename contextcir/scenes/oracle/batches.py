@@ -14,8 +14,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from .faults import Faults
-from .loopback import Call, Reply, failure
+from contextcir.scenes.oracle.faults import Faults
+from contextcir.scenes.oracle.loopback import Call, Reply, failure
 
 Respond = Callable[[dict[str, Any]], Reply]
 ENDS = ("completed", "failed", "expired", "cancelled")

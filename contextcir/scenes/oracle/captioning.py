@@ -11,15 +11,15 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from ..differences import edits_between, operation
-from ..edits import Edit
-from ..grammar import describe, word_edits
-from ..phrases import WORDS, backdrop, location
-from ..reading import as_scene, as_thing, read_backgrounds, read_caption, read_thing, with_writing
-from ..trees import realise
-from ..world import Scene, Thing
-from .faults import Faults, made_up, misperceive, mistake
-from .questions import Question
+from contextcir.scenes.differences import edits_between, operation
+from contextcir.scenes.edits import Edit
+from contextcir.scenes.grammar import describe, word_edits
+from contextcir.scenes.oracle.faults import Faults, made_up, misperceive, mistake
+from contextcir.scenes.oracle.questions import Question
+from contextcir.scenes.phrases import WORDS, backdrop, location
+from contextcir.scenes.reading import as_scene, as_thing, read_backgrounds, read_caption, read_thing, with_writing
+from contextcir.scenes.trees import realise
+from contextcir.scenes.world import Scene, Thing
 
 MAX_WORDS = 12  # of a reformulation (section 3.1 of InstructCIR)
 BACKGROUND = "background"  # the name of the object that is one

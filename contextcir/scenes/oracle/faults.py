@@ -11,8 +11,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 
-from ..edits import EDIT_OF, Edit
-from ..world import MAX_OBJECTS, VALUES, Scene, Thing, sample_thing
+from contextcir.scenes.edits import EDIT_OF, Edit
+from contextcir.scenes.world import MAX_OBJECTS, VALUES, Scene, Thing, sample_thing
 
 SECONDS = ("latency", "jitter", "retry_after", "hang", "batch_seconds")
 LINE = ("rate_429", "rate_5xx", "rate_timeout")

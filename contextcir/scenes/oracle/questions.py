@@ -15,9 +15,8 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from contextcir.images import ImageError
-
-from ..truth import Picture, Truth, UnknownPictureError
+from contextcir.data.images import ImageError
+from contextcir.scenes.truth import Picture, Truth, UnknownPictureError
 
 
 class BadRequestError(ValueError):

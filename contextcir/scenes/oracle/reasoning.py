@@ -14,17 +14,26 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from ..differences import edits_between
-from ..edits import Edit
-from ..grammar import describe
-from ..phrases import backdrop, described, location
-from ..reading import Reading, as_scene, as_thing, fits, mentions, read_backgrounds, read_caption, read_writing
-from ..trees import realise
-from ..truth import Picture, TrueQuery
-from ..world import CELLS, Scene, Thing
-from .captioning import in_words
-from .faults import Faults, mistake
-from .questions import BadRequestError, Question
+from contextcir.scenes.differences import edits_between
+from contextcir.scenes.edits import Edit
+from contextcir.scenes.grammar import describe
+from contextcir.scenes.oracle.captioning import in_words
+from contextcir.scenes.oracle.faults import Faults, mistake
+from contextcir.scenes.oracle.questions import BadRequestError, Question
+from contextcir.scenes.phrases import backdrop, described, location
+from contextcir.scenes.reading import (
+    Reading,
+    as_scene,
+    as_thing,
+    fits,
+    mentions,
+    read_backgrounds,
+    read_caption,
+    read_writing,
+)
+from contextcir.scenes.trees import realise
+from contextcir.scenes.truth import Picture, TrueQuery
+from contextcir.scenes.world import CELLS, Scene, Thing
 
 KINDS = {"add": "addition", "remove": "removal", "resize": "comparison"}  # all other edits are modifications
 COMMANDS = {"yes": True, "accept": True, "no": False, "reject": False}

@@ -14,12 +14,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..truth import Truth
-from . import captioning, reasoning
-from .batches import Batches
-from .faults import FORM, LINE, Faults, malform
-from .loopback import Call, LoopbackServer, Reply, failure
-from .questions import BadRequestError, Question, digest_of
+from contextcir.scenes.oracle import captioning, reasoning
+from contextcir.scenes.oracle.batches import Batches
+from contextcir.scenes.oracle.faults import FORM, LINE, Faults, malform
+from contextcir.scenes.oracle.loopback import Call, LoopbackServer, Reply, failure
+from contextcir.scenes.oracle.questions import BadRequestError, Question, digest_of
+from contextcir.scenes.truth import Truth
 
 ANSWERS: dict[str, Callable[[Question, Faults], dict[str, Any]]] = {  # name of a schema -> who fills it in
     "ReferenceObjects": captioning.reference_objects,

@@ -1,0 +1,181 @@
+"""Measure composed image retrieval: any model on any benchmark, with the protocol's id beside every number.
+
+    contextcir benchmark --retriever runs/demo --benchmark scenes --data_root data/scenes --baselines
+    contextcir benchmark --retriever runs/mine --benchmark cirr --data_root CIRR --split test1 --submission submissions
+    contextcir benchmark --retriever runs/mine --benchmark all --data_root benchmarks --output results
+    contextcir benchmark --retriever imagescope --benchmark circo --data_root CIRCO --trace runs/circo --free \\
+        --chat_model Qwen/Qwen2.5-VL-7B-Instruct --base_url http://localhost:8000/v1
+    torchrun --nproc_per_node 2 -m contextcir.cli.benchmark --retriever user/model --benchmark grocery --data_root data
+
+`--benchmark all` measures those that are found under `--data_root`. Beside `--output METRICS.json`,
+`METRICS.queries.jsonl` keeps the scores and best ids of every query, which `contextcir compare` pairs.
+
+`--submission` writes the files that the benchmark's own server takes, checked beforehand. Where the targets of a split
+are not public (cirr test1, circo test), there are no other results.
+
+`--baselines` measures CLIP beside the model: the reference image alone, the text alone, their sum, spherical
+interpolation and product. The CLIP is the one that the model was trained from, or `--clip`.
+
+`--retriever imagescope` reasons, verifies and evaluates with chat models; with `--rerank MODEL` it re-ranks what that
+model finds. The same command goes on where it was stopped.
+"""
+
+import json
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from contextcir.benchmarks.registry import BENCHMARKS, benchmark_module
+from contextcir.cli.benchmark_arguments import ALL, BenchmarkChoice
+from contextcir.cli.imagescope_arguments import IMAGESCOPE, PAPER_CLIP, ImageScopeArguments
+from contextcir.cli.options import CommandParser
+from contextcir.cli.servers import ServerArguments
+
+
+@dataclass
+class BenchmarkArguments:
+    """What is measured, and where the results go."""
+
+    _argument_group_name = "Measurement"
+
+    retriever: str | None = field(
+        default=None, metadata={"help": f"Model: folder of a run, Hub name, or {IMAGESCOPE}."}
+    )
+    baselines: bool = field(default=False, metadata={"help": "Measure the baselines of CLIP as well."})
+    clip: str | None = field(default=None, metadata={"help": "CLIP of the baselines; by default the model's own."})
+    output: str | None = field(default=None, metadata={"help": "JSON file to write (a folder with --benchmark all)."})
+    submission: str | None = field(default=None, metadata={"help": "Folder for the files of the benchmark's server."})
+    batch_size: int = field(default=64, metadata={"help": "Images or queries at a time, for each process."})
+    autocast: Literal["no", "bf16", "fp16"] = field(default="no", metadata={"help": "Precision to encode in."})
+
+    def __post_init__(self):
+        if self.retriever is None and not (self.baselines and self.clip):
+            raise ValueError("There is nothing to measure: give --retriever, or --baselines and --clip.")
+
+
+def main(argv: Sequence[str] | None = None) -> Any:
+    """Measure, print the table, write and return the record; with `--benchmark all` a record for each benchmark."""
+    argv = sys.argv[1:] if argv is None else argv
+    kinds = (BenchmarkChoice, BenchmarkArguments, ImageScopeArguments, ServerArguments)
+    choice, args, scope_args, server_args = CommandParser(kinds, "contextcir benchmark", __doc__).parse(argv)
+    check(choice, args, scope_args, server_args)
+    scope = (scope_args, server_args) if args.retriever == IMAGESCOPE else None
+    command = shlex.join(["contextcir", "benchmark", *argv])
+    if choice.benchmark != ALL:
+        return run(choice, args, scope, choice.benchmark, args.output, command)
+    names = [name for name in BENCHMARKS if Path(choice.data_root, name).is_dir()]
+    if not names:
+        raise ValueError(f"{choice.data_root} holds no folder called {', '.join(BENCHMARKS)}.")
+    outputs = [args.output and str(Path(args.output, f"{name}.json")) for name in names]
+    return {name: run(choice, args, scope, name, output, command) for name, output in zip(names, outputs, strict=True)}
+
+
+def check(choice: BenchmarkChoice, args: BenchmarkArguments, scope_args, server_args) -> None:
+    """Refuse options that have no effect together."""
+    if args.retriever == IMAGESCOPE and not scope_args.trace:
+        raise ValueError("ImageScope keeps all answers, which are paid for: give it a folder with --trace.")
+    if args.retriever != IMAGESCOPE and (scope_args, server_args) != (ImageScopeArguments(), ServerArguments()):
+        raise ValueError(f"Options of ImageScope and of chat servers have no effect without --retriever {IMAGESCOPE}.")
+    if choice.benchmark == ALL:
+        for name in ("split", "protocol", "text"):
+            if getattr(choice, name):
+                raise ValueError(f"--{name} is for one benchmark, not for all.")
+        if args.submission:
+            raise ValueError("--submission is for one benchmark, not for all.")
+    elif args.submission and not (hasattr(benchmark_module(choice.benchmark), "submission") and args.retriever):
+        able = [name for name in BENCHMARKS if hasattr(benchmark_module(name), "submission")]
+        raise ValueError(f"A submission needs --retriever and a benchmark of {', '.join(able)}.")
+
+
+def run(choice: BenchmarkChoice, args: BenchmarkArguments, scope, name: str, output: str | None, command: str) -> dict:
+    """Measure everything that is asked for on one benchmark. Returns the record."""
+    from contextcir.cli.loading import load_model
+    from contextcir.evaluation.measure import Record
+    from contextcir.runtime.distributed import process_state
+
+    state, clip = process_state(), choose_clip(args, scope)
+    parts = choice.load(name)
+    record = Record(parts, name)
+    if not (record.is_scored or args.submission):
+        raise ValueError(f"The targets of {parts[0].protocol_id} are not public: give --submission.")
+    record.facts |= {"clip": clip, "arguments": as_options(choice, args, *(scope or ())), "command": command}
+    model = load_model(args.retriever, state.device) if args.retriever and not scope else None
+    with closing(retrievers(args, scope, model, clip, record, state.device)) as measured:
+        for label, retriever in measured:
+            rankings = record.add(label, retriever)
+            if label == args.retriever and args.submission and state.is_main_process:
+                write_submission(benchmark_module(name).submission(parts, rankings), Path(args.submission))
+    if state.is_main_process:
+        if model:
+            record.add_grounding(args.retriever, *model, batch_size=args.batch_size)
+        if record.results:
+            print(record)
+        if output:
+            record.save(output)
+            print(f"Written: {output} and the scores of every query beside it")
+    return record.as_dict()
+
+
+def as_options(*arguments: Any) -> dict[str, Any]:
+    """All options of a run, as the record keeps them."""
+    return {name: value for some in arguments for name, value in asdict(some).items()}
+
+
+def choose_clip(args: BenchmarkArguments, scope) -> str | None:
+    """The CLIP that baselines, and an ImageScope without a model of its own, search with."""
+    from contextcir.cli.loading import find_clip
+
+    if scope and not scope[0].rerank:
+        return args.clip or PAPER_CLIP
+    if not args.baselines:
+        return None
+    return args.clip or find_clip(scope[0].rerank if scope else args.retriever)
+
+
+def retrievers(args: BenchmarkArguments, scope, model, clip: str | None, record, device) -> Iterator[tuple[str, Any]]:
+    """The retriever that is measured, and the baselines that can answer the queries."""
+    import torch
+
+    from contextcir.cli.loading import load_clip
+    from contextcir.retrieval.baselines import WITHOUT_REFERENCE, clip_baselines
+    from contextcir.retrieval.dense import DenseRetriever
+    from modeling_contextcir import ContextCIRProcessor
+
+    precisions = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+    options = {"batch_size": args.batch_size, "autocast": precisions[args.autocast]}
+    if scope:
+        from contextcir.cli.imagescope import imagescope
+
+        yield from imagescope(*scope, clip, record.facts["benchmark"], device, options)
+    elif model:
+        yield args.retriever, DenseRetriever.from_model(*model, **options)
+    if args.baselines and record.is_scored:
+        processor = ContextCIRProcessor.from_pretrained(clip)
+        with_references = all(query.has_reference for part in record.parts for query in part.queries)
+        left_out = []
+        for label, retriever in clip_baselines(load_clip(clip, device), processor, **options).items():
+            if with_references or label in WITHOUT_REFERENCE:
+                yield label, retriever
+            else:
+                left_out.append(label)
+        record.facts["baselines_left_out"] = left_out
+        if left_out:
+            print(f"Left out, since some queries have no reference image: {'; '.join(left_out)}.", file=sys.stderr)
+
+
+def write_submission(files: dict[str, Any], folder: Path) -> None:
+    """Write the files that the benchmark's server takes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content), encoding="utf-8")
+        print(f"Written: {folder / name}")
+
+
+if __name__ == "__main__":
+    from contextcir.cli.main import command
+
+    sys.exit(command("benchmark"))

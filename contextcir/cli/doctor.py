@@ -1,0 +1,32 @@
+"""Check which benchmarks are on this disk, what is missing of them, and where to get it.
+
+contextcir doctor benchmarks
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from contextcir.benchmarks.registry import BENCHMARKS, benchmark_module
+from contextcir.cli.options import CommandParser
+
+
+@dataclass
+class DoctorArguments:
+    """Where to look."""
+
+    _argument_group_name = "Data"
+
+    data_root: str = field(metadata={"help": "Folder that holds one folder for each benchmark, under its name."})
+
+
+def main(argv: Sequence[str] | None = None) -> list:
+    """Print and return what is there of every benchmark."""
+    argv = sys.argv[1:] if argv is None else argv
+    (args,) = CommandParser([DoctorArguments], "contextcir doctor", __doc__, ("data_root",)).parse(argv)
+    from contextcir.benchmarks.doctor import examine, format_findings
+
+    modules = {name: benchmark_module(name) for name in BENCHMARKS if name != "custom"}
+    findings = examine(modules, args.data_root)
+    print(format_findings(findings, modules))
+    return findings

@@ -1,0 +1,240 @@
+"""Write captions of what differs between the images of pairs, with any chat model, and make triplets to train on.
+
+    contextcir generate --pairs pairs.json --output out --model gpt-4o --max_usd 20
+    contextcir generate --pairs pairs.json --output out --model gpt-4o --max_usd 20 --dry_run
+    contextcir generate --pairs pairs.json --output out --model gpt-4o --max_usd 20 --mode batch
+    contextcir generate --pairs pairs.csv --output out --model own --base_url http://localhost:8000/v1 --free
+    contextcir generate --recipe instructcir --images photos --num_pairs 32000 --output out --model gpt-4o
+    contextcir train --clip_name_or_path openai/clip-vit-base-patch32 --data out/triplets --output_dir runs/mine
+
+The default recipe is good4cir's; the other is InstructCIR's. Pairs are read from JSON, JSON Lines, CSV or a dataset
+(`contextcir/data/pairs.py`), or drawn from a folder of images. The output folder holds `triplets/` (Parquet, for
+training), `dataset.json` (good4cir's format), `pairs.jsonl` (what was written of every pair, and whether it was kept),
+`report.json`, `figures/`, and the card in `README.md`; `ledger.sqlite` holds every answer, so that none is paid for
+twice. Ctrl-C ends a run within seconds; the same command goes on where it was, and takes further pairs along.
+
+It exits with 0 where pairs were kept, even if others failed (the report has the reasons), with 1 where none was kept,
+and with 3 where the server or the budget ended the run: the same command goes on.
+
+A pair fails, and the others go on, where an image cannot be read, both are the same image, the pair is a repetition,
+or an image is one that a benchmark is measured on (`--test_sets`).
+"""
+
+import asyncio
+import shlex
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from contextcir.cli.caption_inputs import PairArguments
+from contextcir.cli.options import CommandParser
+from contextcir.cli.running import INTERRUPTED
+from contextcir.cli.servers import ServerArguments
+
+CARD_TEMPLATE = "model_cards/generated_data.md"
+PAIRS_OF_A_BATCH = 5_000  # in the stages at a time, 25 kB or more each; online, twice as many as requests
+
+
+@dataclass
+class CaptionArguments:
+    """How captions are made."""
+
+    _argument_group_name = "Captions"
+
+    model: str = field(metadata={"help": "Chat model, as the server calls it."})
+    recipe: Literal["good4cir", "instructcir"] = field(default="good4cir", metadata={"help": "Stages to go through."})
+    prompts: str | None = field(
+        default=None, metadata={"help": "Folder with prompts of your own; see contextcir/captions/prompts."}
+    )
+    max_changes: int | None = field(
+        default=None,
+        metadata={
+            "help": "Most captions of a pair that are joined in one text (good4cir); 4 by default, 1 joins none."
+        },
+    )
+    reformulator: str | None = field(
+        default=None,
+        metadata={
+            "help": "Adapter (`contextcir data reformulator`), folder or Hub name, that writes the changes of"
+            " instructcir in place of the server's model."
+        },
+    )
+    parser: str | None = field(
+        default=None, metadata={"help": "benepar name or path for noun phrases; by default the shipped parser."}
+    )
+    mode: Literal["online", "batch"] = field(
+        default="online", metadata={"help": "Single requests, or batches: cheaper, and up to a day for each."}
+    )
+    poll_seconds: float = field(default=30.0, metadata={"help": "Time between two looks at a batch."})
+    dry_run: bool = field(default=False, metadata={"help": "Print three requests and the likely cost; send nothing."})
+
+    def __post_init__(self):
+        if self.max_changes is not None and self.recipe != "good4cir":
+            raise ValueError(f"{self.recipe} writes one change for a pair and joins nothing. Leave out --max_changes.")
+        self.max_changes = 4 if self.max_changes is None else self.max_changes
+        if self.max_changes < 1:
+            raise ValueError(f"max_changes must be at least 1, got {self.max_changes}.")
+        if self.reformulator and self.recipe != "instructcir":
+            raise ValueError(f"{self.recipe} reformulates nothing. Leave out --reformulator.")
+
+
+@dataclass
+class OutputArguments:
+    """Where results go."""
+
+    _argument_group_name = "Output"
+
+    output: str = field(metadata={"help": "Folder of the run."})
+    push_to_hub: str | None = field(
+        default=None, metadata={"help": "Hub name to publish the triplets under (private)."}
+    )
+    public: bool = field(default=False, metadata={"help": "Publish for everybody to see."})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Caption, write and, if asked to, push. Returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    kinds = (PairArguments, CaptionArguments, OutputArguments, ServerArguments)
+    pair_args, caption_args, output_args, server_args = CommandParser(kinds, "contextcir generate", __doc__).parse(
+        argv
+    )
+    if not (find_spec("spacy") and find_spec("benepar")):  # said before anything is paid for
+        raise ImportError("Noun phrases need spaCy and benepar: pip install contextcir[parse]")
+    from contextcir.captions import Inspector
+    from contextcir.captions.rehearsal import rehearse
+    from contextcir.captions.run import Run
+    from contextcir.cli.caption_inputs import choose_pairs, find_held_out
+    from contextcir.data.downloads import fetch_public
+    from contextcir.runtime.provenance import provenance
+
+    prompts = choose_prompts(caption_args)
+    pairs, origin = choose_pairs(pair_args, output_args.output)
+    server = server_args.build(caption_args.model, batch=caption_args.mode == "batch")
+    fetch = fetch_public if pair_args.allow_urls else None
+    if caption_args.dry_run:
+        with TemporaryDirectory() as downloads, closing(Inspector(fetch=fetch, folder=Path(downloads))) as inspector:
+            free = ["reformulation"] if caption_args.reformulator else []
+            print(asyncio.run(rehearse(pairs, caption_args.recipe, prompts, server, inspector, free_stages=free)))
+        return 0
+
+    held_out, sentence = find_held_out(pair_args.test_sets)
+    folder = Path(output_args.output)
+    words = [word.replace(server.base_url, server.address) for word in argv]  # which may hold a password
+    run = Run(
+        pairs=pairs,
+        recipe=caption_args.recipe,
+        prompts=prompts,
+        max_changes=caption_args.max_changes,
+        parser=caption_args.parser,
+        server=server,
+        inspector=Inspector(held_out, fetch, folder / "images"),
+        folder=folder,
+        facts={
+            "origin": origin,
+            "held_out": sentence,
+            "parser": caption_args.parser or "the parser that ships with contextcir",
+            "command": shlex.join(["contextcir", "generate", *words]),
+            **provenance(),
+        },
+        reformulator=load_reformulator(caption_args.reformulator),
+    )
+    return caption(run, caption_args, server_args, output_args)
+
+
+def choose_prompts(args: CaptionArguments) -> dict[str, Any]:
+    """The prompts of the recipe. A reformulator is asked with the one that it was trained with."""
+    from contextcir.captions import load_prompts
+
+    prompts = load_prompts(args.recipe, args.prompts)
+    if args.reformulator is None:
+        return prompts
+    from contextcir.captions.reformulator import adapter_prompt
+
+    prompt = adapter_prompt(args.reformulator)
+    if args.prompts and Path(args.prompts, "reformulation.txt").is_file():
+        if prompts["reformulation"].text != prompt.text:
+            raise ValueError(
+                f"{args.reformulator} was trained with another reformulation.txt than that of {args.prompts}."
+            )
+    return prompts | {"reformulation": prompt}
+
+
+def load_reformulator(name_or_path: str | None):
+    """The adapter and its model, if one is asked for."""
+    if name_or_path is None:
+        return None
+    from contextcir.captions.reformulator import Reformulator
+
+    return Reformulator.load(name_or_path)
+
+
+def caption(run, caption_args: CaptionArguments, server_args: ServerArguments, output_args: OutputArguments) -> int:
+    """Ask, write and publish. Returns the exit code."""
+    from contextcir.captions import ResultLog
+    from contextcir.captions.run import caption_pairs
+    from contextcir.captions.writing import publish, write_card, write_results
+    from contextcir.chat import BatchDispatcher, Dispatcher
+    from contextcir.chat.ledger import Ledger
+    from contextcir.runtime.locations import shipped
+
+    folder = run.folder
+    with (
+        Ledger(folder, run.settings(), server_args.max_usd) as ledger,
+        closing(ResultLog(folder / ".results.jsonl", len(run.pairs))) as log,
+        closing(run.inspector),
+    ):
+        if caption_args.mode == "batch":
+            dispatcher = BatchDispatcher(run.server, ledger, poll_seconds=caption_args.poll_seconds)
+            in_flight = PAIRS_OF_A_BATCH
+        else:
+            dispatcher = Dispatcher(run.server, ledger, concurrency=server_args.concurrency)
+            in_flight = 2 * server_args.concurrency
+        reformulation = Dispatcher(run.reformulator, ledger) if run.reformulator else None
+        try:
+            stopped = asyncio.run(caption_pairs(run, log, dispatcher, reformulation, in_flight=in_flight))
+        except KeyboardInterrupt:
+            print("Interrupted. The same command goes on where this one was.", file=sys.stderr)
+            return INTERRUPTED
+        if stopped and all(result.reason for result in log):
+            print(f"Stopped: {stopped} Nothing was written.", file=sys.stderr)
+            return stopped.exit_code
+        report, info = write_results(run, ledger, log, stopped)
+        name = output_args.push_to_hub or folder.resolve().name
+        write_card(report, info, draw_figures(report, folder), shipped(CARD_TEMPLATE), folder, name)
+    print(
+        f"{report['pairs']['kept']:,} of {report['pairs']['given']:,} pairs kept, {report['captions']['kept']:,}"
+        f" captions, {report['triplets']['total']:,} triplets, ${report['requests']['usd']:.2f}. Written: {folder}"
+    )
+    if stopped:
+        print(f"Stopped: {stopped} The same command goes on.", file=sys.stderr)
+        return stopped.exit_code
+    if not report["pairs"]["kept"]:
+        print(f"No pair was kept: {report['failures']}. See {folder / 'pairs.jsonl'}.", file=sys.stderr)
+        return 1
+    if output_args.push_to_hub:
+        publish(folder, output_args.push_to_hub, public=output_args.public)
+    return 0
+
+
+def draw_figures(report: dict[str, Any], folder: Path) -> list[str]:
+    """Draw a report, where matplotlib is installed. Returns the names of the figures."""
+    if not find_spec("matplotlib"):
+        return []
+    from contextcir.visualization.captions import caption_figures
+    from contextcir.visualization.page import save_png
+
+    figures = caption_figures(report)
+    for title, figure in figures.items():
+        save_png(figure, folder / "figures" / f"{title}.png")
+    return list(figures)
+
+
+if __name__ == "__main__":
+    from contextcir.cli.main import command
+
+    sys.exit(command("generate"))

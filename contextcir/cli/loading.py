@@ -1,0 +1,63 @@
+"""Load what commands measure: models, the CLIP that a model was trained from, and CLIP itself."""
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import AutoModel, AutoProcessor, CLIPModel
+from transformers.utils import cached_file
+
+import modeling_contextcir  # noqa: F401 - registers its models with the Auto classes
+from contextcir.runtime.locations import locate
+from contextcir.runtime.protocols import RetrievalModel
+
+
+def load_clip(name: str, device: torch.device) -> CLIPModel:
+    """
+    Load a whole CLIP in float32.
+
+    Raises:
+        `ValueError`: A tensor is missing, which would be replaced by random numbers, or is not finite.
+    """
+    clip, info = CLIPModel.from_pretrained(locate(name), dtype=torch.float32, output_loading_info=True)
+    broken = [key for key, tensor in clip.state_dict().items() if not torch.isfinite(tensor).all()]
+    if bad := sorted(info["missing_keys"]) + broken:
+        raise ValueError(f"The CLIP in {name!r} lacks {bad[0]}, or it is not finite ({len(bad)} such). Is it a CLIP?")
+    return clip.to(device)
+
+
+def load_model(name: str, device: torch.device):
+    """
+    Load a model that embeds queries, in float32, and its processor.
+
+    Raises:
+        `ValueError`: The model does not embed queries.
+    """
+    name = locate(name)
+    model = AutoModel.from_pretrained(name, dtype=torch.float32).to(device)
+    if not isinstance(model, RetrievalModel):
+        raise ValueError(
+            f"{name} is a {type(model).__name__}, which has no get_query_features. To measure a CLIP model, give"
+            f" --baselines --clip {name}."
+        )
+    return model, AutoProcessor.from_pretrained(name)
+
+
+def find_clip(name: str) -> str:
+    """
+    Find the CLIP that a model was trained from, directly or by way of other models, as `training.json` says.
+
+    Raises:
+        `ValueError`: The model has no `training.json`.
+    """
+    seen = [locate(name)]
+    while path := cached_file(
+        seen[-1], "training.json", _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_gated_repo=False
+    ):
+        base = json.loads(Path(path).read_text(encoding="utf-8")).get("model", {}).get("base_model")
+        if not base or locate(base) in seen:
+            break
+        seen.append(locate(base))
+    if len(seen) == 1:
+        raise ValueError(f"{name} has no training.json that names the CLIP it was trained from. Give --clip.")
+    return seen[-1]

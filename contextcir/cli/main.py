@@ -1,0 +1,73 @@
+"""The command `contextcir`, and the table of what it can do."""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+from contextcir.cli.running import run
+
+COMMANDS = {  # name -> module with a `main`, what it does
+    "train": ("contextcir.cli.train", "train a model on triplets"),
+    "benchmark": ("contextcir.cli.benchmark", "measure a model on a benchmark"),
+    "compare": ("contextcir.cli.compare", "compare two measurements, with intervals"),
+    "audit": ("contextcir.cli.audit", "find out what a model answers for the wrong reason"),
+    "doctor": ("contextcir.cli.doctor", "check which benchmarks are on this disk"),
+    "generate": ("contextcir.cli.generate", "write captions of differences with a chat model"),
+    "phrases": ("contextcir.cli.phrases", "find the noun phrases of texts or of a data set"),
+    "visualize": ("contextcir.cli.visualize", "draw what a model finds, and where phrases look"),
+    "oracle": ("contextcir.cli.oracle", "serve a stand-in for a multimodal model, on drawn scenes"),
+    "data": ("contextcir.cli.data", "build data sets"),
+    "env": ("contextcir.cli.env", "print versions, devices and extras"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a sub-command. Returns its exit code, see `contextcir/cli/running.py`."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if argv[0] == "--version":
+        from contextcir import __version__
+
+        print(f"contextcir {__version__}")
+        return 0
+    name, *rest = argv
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        advice = f"Did you mean {near[0]}?" if near else f"There are {', '.join(COMMANDS)}."
+        print(f"contextcir: There is no command {name!r}. {advice}", file=sys.stderr)
+        return 2
+    return command(name, rest)
+
+
+def command(name: str, argv: Sequence[str] | None = None) -> int:
+    """Run the sub-command of this name, and nothing else: what `train.py` and its like do."""
+
+    def run_module(argv):
+        return importlib.import_module(COMMANDS[name][0]).main(argv)
+
+    return run(run_module, f"contextcir {name}", argv)
+
+
+def overview() -> str:
+    """The help of `contextcir` itself."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name.ljust(width)}  {summary}" for name, (_, summary) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Composed image retrieval: train, measure and use models that search with an image and a text.",
+            "",
+            "Usage: contextcir COMMAND [FILE.yaml] [--option value ...]",
+            "",
+            *lines,
+            "",
+            "`contextcir COMMAND --help` lists the options of a command, `contextcir --version` prints the version.",
+            "Exit codes: 0 done, 1 unusable input, 2 wrong option, 3 stopped by server or budget, 130 interrupted.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""Serve the oracle, which plays a multimodal chat model on pictures of scenes, until it is interrupted.
+
+contextcir oracle --truth data/scene_pairs --port 8000 --latency 0.05 --rate_429 0.05
+"""
+
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from contextcir.cli.options import CommandParser
+from contextcir.scenes.oracle.faults import Faults
+from contextcir.scenes.oracle.server import Oracle
+from contextcir.scenes.truth import Truth
+
+logger = logging.getLogger("contextcir.scenes.oracle")
+
+
+@dataclass
+class OracleArguments:
+    """What is served, and where."""
+
+    _argument_group_name = "Oracle"
+
+    truth: str = field(metadata={"help": "Folder with truth.jsonl and the pictures that it names."})
+    port: int = field(default=8000, metadata={"help": "Port on 127.0.0.1; 0: any that is free."})
+    models: list[str] = field(default_factory=lambda: ["oracle"], metadata={"help": "Names it answers to."})
+    api_key: str = field(default="", metadata={"help": "Key that requests must bring; by default any will do."})
+    seed: int = field(default=0, metadata={"help": "Seed of wording and faults."})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve, and print at the end what was asked."""
+    argv = sys.argv[1:] if argv is None else argv
+    args, faults = CommandParser([OracleArguments, Faults], "contextcir oracle", __doc__).parse(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    _serve(args, faults)
+    return 0
+
+
+def _serve(args: OracleArguments, faults: Faults) -> None:
+    truth = Truth.from_folder(args.truth)
+    stop = threading.Event()
+    oracle = Oracle(truth, faults=faults, seed=args.seed, models=args.models, api_key=args.api_key, port=args.port)
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with oracle as url:
+            logger.info("%s pictures known; serving %s at %s", f"{len(truth.pictures):,}", ", ".join(args.models), url)
+            stop.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    logger.info("%s", oracle.summary())

@@ -1,0 +1,127 @@
+"""Find noun phrases: of texts, or of a data set of triplets, which gets them as its column `noun_phrases`.
+
+    contextcir phrases data/scenes/triplets
+    contextcir phrases my-name/triplets --output_dir data/triplets --push_to_hub my-name/triplets-np
+    contextcir phrases --texts "make the red circle blue" "add a dog"
+
+Every distinct text is parsed once. `datasets` caches the result under a fingerprint made of the data, the parser's
+weights and the options: a second run is instant, and another parser is not mistaken for the first.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from contextcir.cli.options import CommandParser
+
+
+@dataclass
+class PhraseArguments:
+    """Which texts, and which phrases of them."""
+
+    _argument_group_name = "Noun phrases"
+
+    data: str | None = field(
+        default=None, metadata={"help": "Triplets: folder of Parquet files, image folder or Hub name."}
+    )
+    texts: list[str] | None = field(default=None, metadata={"help": "Texts whose phrases are printed, a line each."})
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Folder for the Parquet files; by default those of the data are replaced."}
+    )
+    config_name: str | None = field(
+        default=None, metadata={"help": "Configuration of the data set, such as triplets."}
+    )
+    parser: str | None = field(default=None, metadata={"help": "benepar name or path; by default the shipped parser."})
+    max_phrases: int = field(default=10, metadata={"help": "Most phrases of a text (the paper's value)."})
+    leaf_only: bool = field(default=False, metadata={"help": "Only phrases without a phrase inside."})
+    batch_size: int = field(default=2000, metadata={"help": "Texts that are parsed together."})
+    push_to_hub: str | None = field(default=None, metadata={"help": "Hub name to publish under (private)."})
+
+    def __post_init__(self):
+        if (self.data is None) == (self.texts is None):
+            raise ValueError("Give either triplets, or --texts.")
+        if self.data and not (self.output_dir or self.push_to_hub or Path(self.data).is_dir()):
+            raise ValueError(f"There is no folder {self.data}: give --output_dir or --push_to_hub to write to.")
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Print the phrases of texts, or add them to triplets. Returns the phrases, or the counts of each split."""
+    argv = sys.argv[1:] if argv is None else argv
+    (args,) = CommandParser([PhraseArguments], "contextcir phrases", __doc__, ("data",)).parse(argv)
+    from contextcir.phrases.extractor import NounPhraseExtractor
+
+    extractor = NounPhraseExtractor(args.parser, max_phrases=args.max_phrases, leaf_only=args.leaf_only)
+    if args.texts:
+        found = dict(zip(args.texts, extractor.extract(args.texts), strict=True))
+        for text, phrases in found.items():
+            print(f"{text}: {', '.join(phrase['text'] for phrase in phrases) or '(none)'}")
+        return found
+    counts = add_to_triplets(args, extractor)
+    print(json.dumps(counts, indent=1))
+    return counts
+
+
+def add_to_triplets(args: PhraseArguments, extractor) -> dict[str, dict[str, int]]:
+    """Add the column to every split, and write or push the triplets. Returns the counts of each split."""
+    import datasets
+
+    from contextcir.data.parquet import write_parquet
+    from contextcir.data.triplets import (
+        IMAGE_COLUMNS,
+        TRIPLET_FEATURES,
+        add_noun_phrases,
+        embedded_rows,
+        load_triplets,
+    )
+    from contextcir.runtime.locations import locate
+
+    name = locate(args.data)
+    splits = datasets.get_dataset_split_names(name, args.config_name)
+    folder = Path(args.output_dir or name)
+    replaced = {}
+    if args.output_dir is not None or args.push_to_hub is None:
+        replaced = files_to_replace(name, args.config_name, splits, folder)
+    triplets, counts = datasets.DatasetDict(), {}
+    for split in splits:
+        dataset = load_triplets(name, split, config_name=args.config_name, require_noun_phrases=False)
+        triplets[split], counts[split] = add_noun_phrases(dataset, extractor, args.batch_size)
+    for split, files in replaced.items():
+        # A card or a sub-folder may say which file belongs to which split: the first one's name is kept.
+        first = files[0] if files else folder / f"{split}-00000-of-00001.parquet"
+        file = re.sub(r"-\d{5}-of-\d{5}(?=\.parquet$)", "-00000-of-00001", first.name)
+        rows = embedded_rows(triplets[split])
+        write_parquet(rows, TRIPLET_FEATURES, first.parent, split, file=file, replaces=files)
+    if args.push_to_hub is not None:
+        for column in IMAGE_COLUMNS:
+            triplets = triplets.cast_column(column, datasets.Image())
+        triplets.push_to_hub(args.push_to_hub, config_name=args.config_name or "default", private=True)
+    return counts
+
+
+def files_to_replace(data: str, config_name: str | None, splits: Sequence[str], folder: Path) -> dict[str, list[Path]]:
+    """
+    The older Parquet files of each split in the folder that is written to. Where it is the data's own, whatever its
+    layout, these are the very files that the split is read from.
+
+    Raises:
+        `ValueError`: The data's own folder could not be read any more, or would hold the triplets twice.
+    """
+    import datasets
+
+    if not folder.is_dir() or folder.resolve() != Path(data).resolve():
+        return {split: sorted(folder.glob(f"{split}-*.parquet")) for split in splits}
+    builder = datasets.load_dataset_builder(data, config_name)
+    files = {str(split): [Path(path) for path in paths] for split, paths in builder.config.data_files.items()}
+    others = [path.name for paths in files.values() for path in paths if path.suffix != ".parquet"]
+    problem = None
+    if others:
+        problem = f"it is read from {others[0]}, which is no Parquet file"
+    elif builder.info.features is not None and "noun_phrases" not in builder.info.features:
+        problem = "the columns that its README.md lists in the header have no noun_phrases"
+    if problem:
+        raise ValueError(f"{data} cannot be changed in place: {problem}. Write to another folder with --output_dir.")
+    return files

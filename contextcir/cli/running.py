@@ -1,0 +1,63 @@
+"""Run a command: errors in one line, and the exit codes of all commands.
+
+| code | meaning |
+|---|---|
+| 0 | done |
+| 1 | input, options or results that cannot be used: the message says which |
+| 2 | an unknown, missing or malformed option |
+| 3 | stopped by a chat server or by the budget: the same command goes on |
+| 130 | interrupted (Ctrl-C): the same command goes on, where it can |
+
+Errors that no user can have caused keep their traceback and exit with 1.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+INTERRUPTED = 130
+EXPECTED = (ValueError, OSError, ImportError, FloatingPointError)
+
+
+def run(main: Callable[[Sequence[str]], Any], prog: str, argv: Sequence[str] | None = None) -> int:
+    """
+    Run a command.
+
+    Args:
+        main (`Callable[[Sequence[str]], Any]`): Takes the arguments. An `int` that it returns is the exit code.
+        prog (`str`): What errors begin with, such as `contextcir train`.
+        argv (`Sequence[str]`, *optional*): The arguments; by default those of this process. With `--debug`, errors
+            keep their traceback.
+
+    Returns:
+        `int`: The exit code.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = _take_debug(argv)
+    try:
+        result = main(argv)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted.", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        known = isinstance(error, EXPECTED) or hasattr(error, "exit_code")
+        if not known or debug:
+            raise
+        print(f"{prog}: {error}", file=sys.stderr)
+        return getattr(error, "exit_code", 1)
+
+
+def _take_debug(argv: list[str]) -> bool:
+    """Remove `--debug` from the arguments, and say whether it was there. With a value, it is an option of transformers
+    (such as `--debug underflow_overflow`), and stays."""
+    for place, word in enumerate(argv):
+        if word == "--debug" and (place + 1 == len(argv) or argv[place + 1].startswith("-")):
+            del argv[place]
+            return True
+    return False

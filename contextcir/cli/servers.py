@@ -1,0 +1,74 @@
+"""Options of chat servers: where they are, what they may cost, and how they are asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from contextcir.chat.server import ChatServer
+
+
+@dataclass
+class ServerArguments:
+    """Which server is asked, how, and what it may cost."""
+
+    _argument_group_name = "Chat server"
+
+    base_url: str | None = field(
+        default=None, metadata={"help": "Address, such as http://localhost:8000/v1; OpenAI's by default."}
+    )
+    key_file: str | None = field(
+        default=None, metadata={"help": "File with the key; by default the variable OPENAI_API_KEY."}
+    )
+    max_usd: float | None = field(default=None, metadata={"help": "Most that the folder may cost in all, in USD."})
+    usd_per_million: list[float] | None = field(
+        default=None, metadata={"help": "Price of a million tokens of prompts and of answers, if not the table's."}
+    )
+    free: bool = field(default=False, metadata={"help": "Tokens cost nothing, as on a server of your own."})
+    max_tokens: int = field(
+        default=2048, metadata={"help": "Most tokens of an answer. Longer ones are cut and count as failed."}
+    )
+    temperature: float | None = field(default=None, metadata={"help": "Temperature; the server's own by default."})
+    timeout: float = field(default=300.0, metadata={"help": "Seconds that one attempt may take."})
+    concurrency: int = field(default=32, metadata={"help": "Most requests at a time, to each server."})
+
+    def __post_init__(self):
+        if self.usd_per_million and len(self.usd_per_million) != 2:
+            raise ValueError(f"usd_per_million has two prices, of prompts and of answers, got {self.usd_per_million}.")
+        if self.free and self.usd_per_million:
+            raise ValueError("free and usd_per_million contradict each other. Leave one of them out.")
+
+    def build(self, model: str, base_url: str | None = None, *, batch: bool = False) -> ChatServer:
+        """
+        Connect to a model, with its price.
+
+        Args:
+            model (`str`): As the server calls it.
+            base_url (`str`, *optional*): Another address than that of the options.
+            batch (`bool`, defaults to `False`): Whether requests go in batches, which cost less.
+
+        Returns:
+            [`~contextcir.chat.server.ChatServer`]
+
+        Raises:
+            `ValueError`: The price of the model is not known.
+        """
+        from contextcir.chat.prices import FREE, Price, price_of
+        from contextcir.chat.server import ChatServer
+
+        if self.free:
+            price = FREE
+        elif self.usd_per_million:
+            price = Price(*self.usd_per_million)
+        else:
+            price = price_of(model, batch=batch)
+        return ChatServer(
+            model,
+            base_url or self.base_url,
+            price=price,
+            key_file=self.key_file,
+            temperature=self.temperature,
+            max_tokens=self.max_tokens,
+            timeout=self.timeout,
+        )

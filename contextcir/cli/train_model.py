@@ -1,0 +1,63 @@
+"""The model that `train.py` trains: made of a CLIP, or an earlier one, with LoRA adapters if asked for."""
+
+from collections.abc import Callable
+
+import torch
+from transformers import AutoModel, AutoProcessor
+
+from contextcir.cli.train_arguments import ModelArguments, models
+from contextcir.runtime.locations import locate
+
+
+def build_model(args: ModelArguments):
+    """
+    Model (float32) and processor from CLIP or from an earlier model.
+
+    Raises:
+        ValueError: The earlier model is none of `models()`, or the tokenizer has more entries than its text encoder.
+    """
+    options = {"attn_implementation": args.attn_implementation, "dtype": torch.float32}
+    revision = {"revision": args.model_revision} if args.model_revision else {}
+    if args.model_name_or_path:
+        name = locate(args.model_name_or_path)
+        model = AutoModel.from_pretrained(name, **options, **revision)
+        if model.config.model_type not in models():
+            raise ValueError(
+                f"{name} is a {type(model).__name__}. To start from a CLIP model, give clip_name_or_path."
+            )
+        processor = AutoProcessor.from_pretrained(name, **revision)
+    else:
+        name = locate(args.clip_name_or_path)
+        model_class, processor_class = models()[args.model]
+        model = model_class.from_clip_pretrained(name, **options, **revision, **args.config_fields)
+        processor = processor_class.from_pretrained(name, **revision)
+    entries, vocab_size = len(processor.tokenizer), model.config.text_config.vocab_size
+    if entries > vocab_size:
+        raise ValueError(
+            f"{name}: the tokenizer has {entries} entries, the text encoder knows {vocab_size} tokens. Take the"
+            " tokenizer that the model was trained with."
+        )
+    return model, processor
+
+
+def add_lora(model, args: ModelArguments) -> Callable[[], None]:
+    """
+    Puts LoRA adapters into the encoders, in place; all outside the encoders trains in full.
+
+    Checkpoints of the run hold the adapters beside the resting weights. The returned function merges them, so that the
+    model that is saved in the end is a plain one that loads without peft.
+    """
+    try:
+        from peft import LoraConfig, LoraModel
+    except ImportError as error:
+        raise ImportError("lora_rank needs peft: pip install contextcir[peft].") from error
+    config = LoraConfig(r=args.lora_rank, lora_alpha=args.lora_alpha, target_modules=args.lora_target_modules)
+    trained = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and not name.startswith(("text_model.", "vision_model."))
+    ]
+    adapted = LoraModel(model, config, "default")
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    return adapted.merge_and_unload

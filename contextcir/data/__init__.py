@@ -1,0 +1,1 @@
+"""Images and triplets: reading, checking, writing, publishing."""

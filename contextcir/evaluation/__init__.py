@@ -1,0 +1,1 @@
+"""Measure retrievers on benchmarks, compare measurements, and find out what is behind the numbers."""

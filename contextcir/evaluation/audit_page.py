@@ -1,0 +1,88 @@
+"""An audit as one HTML file: every failure with its pictures, to be looked at without a server.
+
+Pictures are small JPEGs inside the file, each once. Filters by kind of failure and by words of the text are a few
+lines of script in the page; nothing is loaded from elsewhere.
+"""
+
+import base64
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment
+from PIL import Image
+
+from contextcir.benchmarks.base import Benchmark, evenly_spaced
+from contextcir.data.images import encode_image
+from contextcir.evaluation.audit import KINDS, Audit, Case
+
+TEMPLATE = Path(__file__).with_name("audit_page.html")
+SIDE = 128  # pixels
+MAX_CASES = 200  # some megabytes
+
+
+def audit_page(audit: Audit, parts: Sequence[Benchmark], retriever: str) -> str:
+    """
+    Render the cases of an audit.
+
+    Args:
+        audit ([`Audit`]): What [`audit`](contextcir.evaluation.audit.audit) found.
+        parts (`Sequence[Benchmark]`): The benchmark, for its images.
+        retriever (`str`): What the page calls what was audited.
+
+    Returns:
+        `str`: The page, of at most `MAX_CASES` cases, evenly spaced.
+    """
+    benchmarks = {part.part: part for part in parts}
+    images: dict[str, str] = {}
+    shown = [_shown(case, benchmarks[case.part], images) for case in evenly_spaced(audit.cases, MAX_CASES)]
+    counts = Counter(case["kind"] for case in shown)
+    return (
+        Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+        .from_string(TEMPLATE.read_text(encoding="utf-8"))
+        .render(
+            retriever=retriever,
+            findings=audit.findings,
+            kinds={kind: counts[kind] for kind in (*KINDS, "solved") if counts[kind]},
+            cases=shown,
+            images=images,
+        )
+    )
+
+
+def _shown(case: Case, part: Benchmark, images: dict[str, str]) -> dict:
+    """What the template needs of a case; its pictures go into `images`."""
+
+    def keep(key: str, load) -> str:
+        if key not in images:
+            images[key] = _data_uri(load())
+        return key
+
+    def of_gallery(id_: str) -> str:
+        return keep(f"{case.part}/{id_}", lambda: part.gallery.image(id_))
+
+    scores = [f" {score:.3f}" for score in case.scores] or [""] * len(case.top)
+    hits = [
+        {"image": of_gallery(id_), "target": id_ in case.targets, "caption": f"{place}. {id_}{score}"}
+        for place, (id_, score) in enumerate(zip(case.top, scores, strict=True), start=1)
+    ]
+    hits += [
+        {"image": of_gallery(id_), "target": True, "caption": f"target {id_}"}
+        for id_ in sorted(set(case.targets) - set(case.top))[:3]
+    ]
+    reference = keep(f"{case.part}/reference of {case.query.id}", lambda: part.gallery.reference_image(case.query))
+    return {
+        "id": case.query.id,
+        "part": case.part,
+        "text": case.query.modification_text,
+        "kind": case.kind or "solved",
+        "reference": reference,
+        "reference_id": case.query.reference_id,
+        "hits": hits,
+    }
+
+
+def _data_uri(image: Image.Image) -> str:
+    small = image.copy()
+    small.thumbnail((SIDE, SIDE))
+    return "data:image/jpeg;base64," + base64.b64encode(encode_image(small, "JPEG", quality=80)).decode()

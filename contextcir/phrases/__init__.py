@@ -1,0 +1,1 @@
+"""Noun phrases of modification texts, from constituency parses."""

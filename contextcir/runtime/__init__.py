@@ -1,0 +1,1 @@
+"""What everything else runs on: processes, evaluation mode, provenance, file locations."""

@@ -1,0 +1,1 @@
+"""How this project measures itself: speed, ablations, and the pages rendered from their results."""

@@ -1,0 +1,193 @@
+"""Run a grid of trainings on scenes and render what comes out, to put the claims of a paper to the test.
+
+    python -m research.ablate                                  # every run that has no result yet, then the page
+    python -m research.ablate --parts consistency direction --seeds 0 1 2 --jobs 2
+    python -m research.ablate --variants default cc_0 --seeds 3 4
+    python -m research.ablate --render                         # the page alone, from the results that there are
+
+A grid is a folder: `base.yaml` holds the options of `train.py` that all runs share, every other file a part, that is a
+claim and variants (a name and the options in which it differs from the base; under `then` those in which a second
+stage, which goes on from its model, differs from the first). A name means one thing in all parts, and is run once.
+Each run is trained, measured by `benchmark.py` on the split of the grid's base and kept as one JSON file; a run that
+was interrupted starts anew, one whose options have changed since is run again, and nothing is tuned on the test split,
+since the grid looks at the other one.
+"""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from contextcir.cli.options import CommandParser, as_flags
+from contextcir.cli.running import run as run_command
+from contextcir.visualization import save_png, seed_dots
+from research.ablation import Grid, Run, columns_of, page_lines, planned, read_grid, result_of
+from research.ablation.page import COLUMNS, LOGGED
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass
+class Arguments:
+    """What to run, and where it is kept."""
+
+    grid: str = field(default="configs/scenes_ablation", metadata={"help": "Folder of base.yaml and the parts."})
+    parts: list[str] | None = field(default=None, metadata={"help": "Parts, by file name; by default all."})
+    variants: list[str] | None = field(
+        default=None, metadata={"help": "Variants to run; by default all of the parts."}
+    )
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "Seeds of each variant."})
+    jobs: int = field(default=1, metadata={"help": "Runs side by side: one a core, or one a GPU."})
+    runs: str = field(default="runs/scenes_ablation", metadata={"help": "Folder of the models, removed at the end."})
+    results: str = field(default="docs/results/scenes_ablation", metadata={"help": "Folder of the JSON files."})
+    page: str = field(default="docs/scenes_results.md", metadata={"help": "Page to render."})
+    render: bool = field(default=False, metadata={"help": "Whether only to render the page."})
+
+    def __post_init__(self):
+        if self.jobs < 1:
+            raise ValueError(f"jobs must be at least 1, got {self.jobs}.")
+        if torch.cuda.is_available() and self.jobs > torch.cuda.device_count():
+            raise ValueError(f"There are {torch.cuda.device_count()} GPUs for {self.jobs} jobs; give one to each.")
+
+    @property
+    def of_the_grid(self) -> list[str]:
+        """Those arguments, of a grid other than the default one, that say where all is."""
+        names = ("grid", "results", "page")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) != getattr(Arguments, name)}
+        return [word for name, value in given.items() for word in (f"--{name}", value)]
+
+
+def execute(command: list[str], log: Path, gpu: int) -> None:
+    """Runs a command of this project with its output in a file; an error shows the end of it."""
+    own = {"OMP_NUM_THREADS": "1"}
+    if torch.cuda.is_available():
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        own = {"CUDA_VISIBLE_DEVICES": visible.split(",")[gpu] if visible else str(gpu)}
+    with log.open("a", encoding="utf-8") as file:
+        file.write(f"$ {shlex.join(command)}\n")
+        file.flush()
+        done = subprocess.run(
+            [sys.executable, *command], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env=os.environ | own
+        )
+    if done.returncode:
+        end = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
+        raise RuntimeError(f"python {shlex.join(command)} ended with {done.returncode}; {log} ends:\n{end}")
+
+
+def train_commands(run: Run, folder: Path) -> list[list[str]]:
+    """The training, and a second stage that goes on from its model with the same data, if there is one."""
+    options = {name: value for name, value in run.options.items() if name != "then"}
+    seed, then = ["--seed", str(run.seed)], run.options.get("then")
+    stages = [["train.py", *as_flags(options), *seed, "--output_dir", str(folder)]]
+    if then:
+        second = options | {"clip_name_or_path": None, "model_name_or_path": folder} | then
+        stages.append(["train.py", *as_flags(second), *seed, "--output_dir", str(folder / "then")])
+    return stages
+
+
+def measure(run: Run, args: Arguments, gpu: int) -> None:
+    """Trains and measures one run, and keeps its result in one step."""
+    folder = Path(args.runs, run.name)
+    shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run has left
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    log, options = folder.with_name(f"{folder.name}.log"), run.options
+    log.unlink(missing_ok=True)
+    stages = train_commands(run, folder)
+    for command in stages:
+        execute(command, log, gpu)
+    model = folder / "then" if len(stages) > 1 else folder
+    metrics = folder / "metrics.json"
+    what = ["--benchmark", "scenes", "--data-root", options["benchmark"], "--split", options["benchmark_split"]]
+    execute(["benchmark.py", "--retriever", str(model), *what, "--output", str(metrics)], log, gpu)
+    record = json.loads(metrics.read_text(encoding="utf-8"))
+    training = json.loads((model / "training.json").read_text(encoding="utf-8"))
+    last = next((entry for entry in reversed(training["history"]) if "loss_contrastive" in entry), {})
+    record |= {
+        "digest": run.digest,
+        "variant": run.variant,
+        "seed": run.seed,
+        "train_command": " && ".join(map(shlex.join, stages)),
+        "logged": {name: last[name] for name in LOGGED if name in last},
+    }
+    target = Path(args.results, f"{run.name}.json")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_suffix(".partial")
+    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    partial.replace(target)
+    shutil.rmtree(folder)
+
+
+def run_grid(args: Arguments, grid: Grid) -> None:
+    """Runs what has no result, `jobs` at a time. One that fails is named at the end, when all others are through."""
+    for part in grid.parts:
+        for path, command in part.prepare.items():
+            if not Path(path).exists():
+                Path(args.runs).mkdir(parents=True, exist_ok=True)
+                execute(shlex.split(command), Path(args.runs, "prepare.log"), 0)
+    chosen = grid.variants if args.variants is None else args.variants
+    if unknown := [name for name in chosen if name not in grid.variants]:
+        raise ValueError(f"{args.grid} has the variants {', '.join(grid.variants)}, got {unknown[0]!r}.")
+    runs = [run for run in planned(grid, args.seeds) if run.variant in chosen]
+    todo = [run for run in runs if result_of(run, Path(args.results)) is None]
+    gpus: Queue[int] = Queue()
+    for gpu in range(args.jobs):
+        gpus.put(gpu)
+    failed = []
+
+    def work(run: Run) -> None:
+        gpu = gpus.get()
+        try:
+            measure(run, args, gpu)
+        except RuntimeError as error:
+            failed.append(str(error))
+        finally:
+            gpus.put(gpu)
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        for _ in tqdm(pool.map(work, todo), total=len(todo), desc="runs", unit="run"):
+            pass
+    if failed:
+        raise RuntimeError("\n\n".join(failed))
+
+
+def render(args: Arguments, grid: Grid) -> None:
+    """Writes the page and its figures from the results that there are."""
+    results: dict[str, list[dict[str, Any]]] = {}
+    for run in planned(grid, args.seeds):
+        if record := result_of(run, Path(args.results)):
+            results.setdefault(run.variant, []).append(record)
+    page = Path(args.page)
+    come_out = [part for part in grid.parts if len(results.keys() & part.variants) > 1]  # something to compare
+    figures = {part.name: f"figures/{page.stem}_{part.name}.png" for part in come_out}
+    lines = page_lines(
+        grid, results, shlex.join(["python", "-m", "research.ablate", *args.of_the_grid, "--render"]), figures
+    )
+    for part in come_out:
+        shown = {name: list(map(columns_of, results[name])) for name in part.variants if name in results}
+        save_png(seed_dots(shown, COLUMNS), page.parent / figures[part.name])
+    page.write_text("\n".join(lines), encoding="utf-8")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs what is missing and renders the page."""
+    argv = sys.argv[1:] if argv is None else argv
+    (args,) = CommandParser([Arguments], "python -m research.ablate", __doc__).parse(argv)
+    grid = read_grid(Path(args.grid), args.parts)
+    if not args.render:
+        run_grid(args, grid)
+    render(args, grid)
+    print(f"Written: {args.page}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, "ablate"))

@@ -1,0 +1,164 @@
+"""The page of a grid: a table and a figure for each part, and the claims of a paper beside what came out here."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from research.ablation.grid import Grid, Part
+
+COLUMNS = ("recall@1", "recall@10", "recall_subset@1")  # of the benchmark's metrics
+GROUNDED = ("pointing", "mass")  # where noun phrases look, of all that denote something
+LOGGED = ("context_entropy", "map_diversity")  # of the last training log
+
+
+def columns_of(record: dict[str, Any]) -> dict[str, float]:
+    """The numbers of one result that the page shows."""
+    metrics, grounding = record["results"][0]["metrics"], record.get("grounding", {}).get("all", {})
+    return {
+        **{name: metrics[name] for name in COLUMNS},
+        **{name: grounding.get(name) for name in GROUNDED},
+        **{name: record["logged"].get(name) for name in LOGGED},
+    }
+
+
+def spread(numbers: Sequence[float | None], digits: int = 1) -> str:
+    """Mean and standard deviation; a dash where there is nothing."""
+    known = [number for number in numbers if number is not None]
+    if not known:
+        return "–"
+    deviation = f" ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.{digits}f}{deviation}"
+
+
+def differences(of: Sequence[dict], against: Sequence[dict], column: str) -> list[float]:
+    """How far one variant lies above another, for each seed that both have."""
+    base = {record["seed"]: columns_of(record)[column] for record in against}
+    return [columns_of(record)[column] - base[record["seed"]] for record in of if record["seed"] in base]
+
+
+def agreement(paper: float, ours: Sequence[float]) -> str:
+    """Whether every seed has the paper's sign, or the opposite one."""
+    if not ours:
+        return "–"
+    signs = {(difference * paper > 0) - (difference * paper < 0) for difference in ours}
+    return {1: "yes", -1: "no"}.get(signs.pop(), "undecided") if len(signs) == 1 else "undecided"
+
+
+def claims_table(parts: Sequence[Part], results: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Differences that the paper reports, beside those of the same two variants here."""
+    lines = ["| | paper: recall@1 | seeds | recall@1 | recall@10 | agrees |", "|---|---:|---:|---:|---:|---|"]
+    for part in parts:
+        for claim in part.paper:
+            variant, other = claim["of"], claim.get("against", "default")
+            some, base = results.get(variant, []), results.get(other, [])
+            ours = {column: differences(some, base, column) for column in COLUMNS[:2]}
+            cells = [
+                f"{statistics.mean(found):+.1f} ({min(found):+.1f} to {max(found):+.1f})" if found else "–"
+                for found in ours.values()
+            ]
+            verdict = agreement(claim["recall@1"], ours["recall@1"])
+            lines.append(
+                f"| `{variant}` less `{other}` | {claim['recall@1']:+.2f} | {len(ours['recall@1'])}"
+                f" | {' | '.join(cells)} | {verdict} |"
+            )
+    return lines
+
+
+def in_words(options: dict[str, Any]) -> str:
+    """The options of a variant. Those that it does without are said where it is like another."""
+    words = []
+    for key, value in options.items():
+        if isinstance(value, dict):
+            words.append(f"{key} {in_words(value)}")
+        elif value is not None:
+            words.append(f"{key} {value}")
+        elif "like" in options:
+            words.append(f"no {key}")
+    return ", ".join(words)
+
+
+def part_lines(part: Part, results: dict[str, list[dict[str, Any]]], figure: str) -> list[str]:
+    """Claim, table and figure of a part."""
+    lines = [f"## {part.title}", "", part.claim.strip(), ""]
+    columns = (*COLUMNS, *GROUNDED, *LOGGED)
+    header = ["", "seeds", *(name if "@" in name else name.replace("_", " ") for name in columns)]
+    lines += ["| " + " | ".join(header) + " |", "|" + "---|" + "---:|" * (len(header) - 1)]
+    for variant, options in part.variants.items():
+        if not results.get(variant):
+            continue
+        found = [columns_of(record) for record in results.get(variant, [])]
+        cells = [spread([row[name] for row in found], 2 if name in LOGGED else 1) for name in columns]
+        what = in_words(options)
+        label = f"`{variant}`" + (f": {what}" if what else "")
+        lines.append("| " + " | ".join([label, str(len(found)), *cells]) + " |")
+    for result in json.loads(Path(part.beside).read_text(encoding="utf-8"))["results"] if part.beside else ():
+        cells = [f"{result['metrics'][name]:.1f}" if name in COLUMNS else "–" for name in columns]
+        lines.append("| " + " | ".join([result["retriever"], "–", *cells]) + " |")
+    lines += ["", f"![{part.title}]({figure})", ""]
+    if missing := [f"`{variant}`" for variant in part.variants if not results.get(variant)]:
+        lines += [f"Not run: {', '.join(missing)}.", ""]
+    return [*lines, *([part.verdict.strip(), ""] if part.verdict else [])]
+
+
+def _budget(base: dict[str, Any]) -> str:
+    """How long each run trains."""
+    names = {"max_steps": "steps", "num_train_epochs": "epochs", "per_device_train_batch_size": "triplets a step"}
+    return ", ".join(f"{base[name]} {what}" for name, what in names.items() if name in base)
+
+
+def _chance(record: dict[str, Any]) -> str:
+    """What maps that ignore the image would score."""
+    found = record.get("grounding", {}).get("all", {})
+    if "chance" not in found:
+        return ""
+    return f" By chance, {found['chance']:.1f} % of the mass lies on what a phrase names, and so does its maximum."
+
+
+def page_lines(
+    grid: Grid, results: dict[str, list[dict[str, Any]]], command: str, figures: dict[str, str]
+) -> list[str]:
+    """
+    The page, as lines of Markdown.
+
+    Args:
+        grid ([`Grid`]): What was asked for.
+        results (`dict[str, list[dict]]`): The records of each variant, one for a seed.
+        command (`str`): What renders the page.
+        figures (`dict[str, str]`): Path of the figure of each part that has come out; the others are left out.
+
+    Raises:
+        ValueError: where there is no result, or results of two protocols.
+    """
+    records = [record for some in results.values() for record in some]
+    if not records:
+        raise ValueError("There is no result of this grid. Run it without --render.")
+    if len(protocols := {record["protocol_id"] for record in records}) > 1:
+        raise ValueError(f"There are results of {' and '.join(sorted(protocols))}. Remove the old ones.")
+    first, split = records[0], grid.base["benchmark_split"]
+    commits = ", ".join(sorted({f"`{(record['commit'] or 'unknown')[:7]}`" for record in records}))
+    lines = [
+        f"# {grid.title}",
+        "",
+        f"{len(records)} trainings of the options in `base.yaml` ({_budget(grid.base)} on {first['device']}),"
+        " each with what its line names changed; measured on"
+        f" the {split} split ({first['num_queries']} queries, gallery of {first['gallery_size']:,}, protocol"
+        f" `{first['protocol_id']}`), mean ± standard deviation over seeds. Commits {commits}; rendered by"
+        f" `{command}`.{_chance(first)}",
+        "",
+    ]
+    if any(part.paper for part in grid.parts):
+        lines += [
+            "<!-- claims -->",
+            *claims_table(grid.parts, results),
+            "",
+            f"Differences in points. Here: mean over the seeds (lowest to highest) on the {split} split. The paper:"
+            f" {grid.paper}. A claim agrees where every seed has the paper's sign.",
+            "<!-- /claims -->",
+            "",
+        ]
+    for part in grid.parts:
+        if part.name in figures:
+            lines += part_lines(part, results, figures[part.name])
+    return lines

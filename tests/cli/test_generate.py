@@ -1,0 +1,471 @@
+"""The door: pairs of scene pictures, and a server on loopback that knows what they show."""
+
+import json
+import os
+import random
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from functools import cache
+from pathlib import Path
+
+import datasets
+import pytest
+from PIL import Image as PILImage
+
+from contextcir.benchmarks import cirr
+from contextcir.chat.ledger import LedgerError
+from contextcir.cli import generate
+from contextcir.cli.caption_inputs import PairArguments, choose_pairs
+from contextcir.data.triplets import TRIPLET_FEATURES, load_triplets
+from contextcir.phrases import extractor
+from contextcir.scenes import render, sample_query
+from contextcir.scenes.differences import Score, score_differences
+from contextcir.scenes.ground_truth import scene_to_json
+from contextcir.scenes.oracle import Faults, Oracle
+from contextcir.scenes.truth import Truth
+from datasets_scripts import score_scene_captions
+from tests.loopback_hub import LoopbackHub
+
+ROOT = Path(__file__).parents[2]
+PAIRS = 8
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_parser():
+    """The parser is loaded once for all runs of this file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extractor, "NounPhraseExtractor", cache(extractor.NounPhraseExtractor))
+        yield
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """A folder with `pairs.json`, pictures in two folders, `truth.jsonl`, and the scenes by name of the picture."""
+    folder, rng, scenes, pairs = tmp_path_factory.mktemp("world"), random.Random(0), {}, []
+    for number in range(PAIRS):
+        query = sample_query(rng, rng.randint(2, 4))
+        names = [f"images/{'odd' if number % 2 else 'even'}/{number}{side}.jpg" for side in "ab"]
+        for name, scene in zip(names, (query.reference, query.target), strict=True):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            render(scene, rng.randrange(10**6)).save(folder / name, quality=92)
+            scenes[name] = scene
+        pairs.append({"reference_image": names[0], "target_image": names[1]})
+    (folder / "pairs.json").write_text(json.dumps(pairs))
+    lines = [json.dumps({"image": name, "scene": scene_to_json(scene)}) for name, scene in scenes.items()]
+    (folder / "truth.jsonl").write_text("\n".join(lines) + "\n")
+    return folder, scenes
+
+
+@pytest.fixture
+def serve(world):
+    """`serve(**faults)` -> the oracle and its address, until the test ends."""
+    entered = []
+
+    def start(**options):
+        oracle = Oracle(Truth.from_folder(world[0]), faults=Faults(**options))
+        entered.append(oracle)
+        return oracle, oracle.__enter__()
+
+    yield start
+    for oracle in entered:
+        oracle.__exit__(None, None, None)
+
+
+def flags(url, output, *others, pairs=None):
+    source = ["--pairs", str(pairs)] if pairs else []
+    return [*source, "--output", str(output), "--model", "oracle", "--base-url", url, "--free", *map(str, others)]
+
+
+def lines(output):
+    return [json.loads(line) for line in (output / "pairs.jsonl").read_text().splitlines()]
+
+
+# --- what a run gives ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def done(world, tmp_path_factory):
+    """A run without faults, over all pairs."""
+    output = tmp_path_factory.mktemp("done") / "out"
+    with Oracle(Truth.from_folder(world[0])) as url:
+        assert generate.main(flags(url, output, pairs=world[0] / "pairs.json")) == 0
+    return output
+
+
+def test_dataset_json_has_the_format_of_good4cir(world, done):
+    entries = json.loads((done / "dataset.json").read_text())
+    assert [{name: entry[name] for name in ("reference_image", "target_image")} for entry in entries] == json.loads(
+        (world[0] / "pairs.json").read_text()
+    )
+    for entry in entries:
+        assert list(entry) == ["reference_image", "target_image", "difference_captions"]
+        assert entry["difference_captions"] and all(isinstance(text, str) for text in entry["difference_captions"])
+
+
+def test_captions_tell_the_truth(world, done):
+    score = Score()
+    for pair in lines(done):
+        score += score_differences(
+            pair["captions"], *(world[1][pair[f"{side}_id"]] for side in ("reference", "target"))
+        )
+    assert score.precision > 0.95 and score.recall > 0.9
+
+
+def test_captions_are_compared_with_the_truth(world, done, tmp_path, capsys):
+    found = score_scene_captions.main([str(done), "--truth", str(world[0])])
+    scores, captions = found["scores"], [caption for pair in lines(done) for caption in pair["captions"]]
+    told = [caption for caption in captions if caption["dropped"] is None]
+    assert len(told) == scores["all"]["captions"]
+    assert scores["all"]["precision"] > 95 and scores["all"]["recall"] > 90
+    for name in ("add", "remove"):
+        assert scores[name]["captions"] == sum(caption["operation"] == name for caption in told)
+    assert sum(scores[name]["edits"] for name in ("add", "remove", "change")) == scores["all"]["edits"]
+    assert "precision" in capsys.readouterr().out
+    assert json.loads((done / "truth_scores.json").read_text()) == found
+    turned = tmp_path / "turned"  # references and targets change places: what was removed is now added
+    turned.mkdir()
+    swapped = [pair | {"reference_id": pair["target_id"], "target_id": pair["reference_id"]} for pair in lines(done)]
+    swapped.append(swapped[0] | {"captions": []})
+    swapped[0]["captions"] = [caption | {"dropped": "too_long"} for caption in swapped[0]["captions"]]
+    (turned / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in swapped))
+    found = score_scene_captions.main([str(turned), "--truth", str(world[0])])
+    assert found["scores"]["all"]["precision"] < 50 and found["failed_pairs"] == 2
+    dropped = sum(caption["dropped"] is None for caption in lines(done)[0]["captions"])
+    assert found["scores"]["all"]["captions"] == len(told) - dropped > 0
+
+
+def test_differences_that_are_made_up_cost_precision(world, done, serve, tmp_path):
+    _, url = serve(differences_wrong=0.5)
+    assert generate.main(flags(url, tmp_path / "out", pairs=world[0] / "pairs.json")) == 0
+    erring, honest = (
+        score_scene_captions.main([str(folder), "--truth", str(world[0])])["scores"]["all"]
+        for folder in (tmp_path / "out", done)
+    )
+    assert 20 < erring["precision"] < 80 < honest["precision"]
+    assert erring["recall"] < honest["recall"] and erring["edits"] == honest["edits"]
+
+
+def test_triplets_are_ready_to_train_on(world, done):
+    triplets = load_triplets(str(done / "triplets"))
+    assert set(TRIPLET_FEATURES) == set(triplets.column_names)
+    singles = sum(len(entry["difference_captions"]) for entry in json.loads((done / "dataset.json").read_text()))
+    rows = datasets.load_dataset(str(done), split="train")
+    assert rows.num_rows == len(triplets) > singles == sum(number == 1 for number in rows["num_changes"])
+    row = rows.remove_columns(["reference_image", "target_image"])[0]
+    assert row["operations"][0] in ("add", "remove", "modify", "replace")
+    assert (row["recipe"], row["model"], len(row["requests"]), row["original_caption"]) == (
+        "good4cir",
+        "oracle",
+        3,
+        None,
+    )
+    assert triplets[0]["reference_image"]["bytes"] == (world[0] / row["reference_id"]).read_bytes()
+    assert sum(len(phrases) for phrases in triplets["noun_phrases"]) > len(triplets)
+    assert all(
+        len(operations) == count for operations, count in zip(rows["operations"], rows["num_changes"], strict=True)
+    )
+    assert max(rows["num_changes"]) <= 4
+
+
+def test_the_report_adds_up(done):
+    report = json.loads((done / "report.json").read_text())
+    assert report["pairs"] == {"given": PAIRS, "kept": PAIRS, "failed": 0} and report["complete"]
+    assert report["stages"] == {
+        stage: {"answered": PAIRS} for stage in ("reference_objects", "target_objects", "differences")
+    }
+    captions = [caption for pair in lines(done) for caption in pair["captions"]]
+    assert report["captions"]["written"] == len(captions)
+    assert report["captions"]["kept"] + sum(report["captions"]["dropped"].values()) == len(captions)
+    assert report["requests"]["requests"] == report["requests"]["sends"] == 3 * PAIRS
+    assert report["triplets"]["total"] == sum(report["triplets"]["changes"].values())
+
+
+def test_the_card_says_where_it_all_comes_from(done):
+    card = (done / "README.md").read_text()
+    report = json.loads((done / "report.json").read_text())
+    hashes = [prompt["hash"] for prompt in report["prompts"].values()]
+    for said in (
+        "arXiv 2503.17871",
+        "written by\noracle",
+        *hashes,
+        "`contextcir generate --pairs",
+        "| pairs kept | 8 |",
+    ):
+        assert said in card, said
+    for figure in ("words", "noun_phrases", "operations", "cost"):
+        assert f"figures/{figure}.png" in card and (done / "figures" / f"{figure}.png").stat().st_size > 1000
+
+
+def test_a_second_run_sends_nothing_and_another_pair_costs_one_pair(world, serve, tmp_path):
+    pairs = json.loads((world[0] / "pairs.json").read_text())
+    few = world[0] / "few.json"
+    few.write_text(json.dumps(pairs[1:4]))
+    oracle, url = serve()
+    assert generate.main(flags(url, tmp_path, pairs=few)) == 0
+    first = (tmp_path / "dataset.json").read_bytes(), (tmp_path / "pairs.jsonl").read_bytes()
+    assert oracle.num_answered == 9
+    assert generate.main(flags(url, tmp_path, pairs=few)) == 0
+    assert ((tmp_path / "dataset.json").read_bytes(), (tmp_path / "pairs.jsonl").read_bytes()) == first
+    assert oracle.num_answered == 9
+    few.write_text(json.dumps(pairs[:4]))
+    assert generate.main(flags(url, tmp_path, pairs=few)) == 0
+    assert oracle.num_answered == 12
+    assert (
+        len(load_triplets(str(tmp_path / "triplets")))
+        == json.loads((tmp_path / "report.json").read_text())["triplets"]["total"]
+    )
+
+
+def test_online_and_batch_share_requests_and_results(world, serve, done, tmp_path):
+    oracle, url = serve(expired_batches=1)
+    batch = flags(url, tmp_path, "--mode", "batch", "--poll_seconds", "0.1", pairs=world[0] / "pairs.json")
+    assert generate.main(batch) == 0
+    assert (tmp_path / "dataset.json").read_bytes() == (done / "dataset.json").read_bytes()
+    assert lines(tmp_path) == lines(done)  # with the ids of all requests
+    answered = oracle.num_answered
+    assert generate.main(flags(url, tmp_path, pairs=world[0] / "pairs.json")) == 0  # goes on online
+    assert oracle.num_answered == answered == 3 * PAIRS
+
+
+def test_instructcir_draws_pairs_and_captions_each_image_once(world, serve, tmp_path):
+    oracle, url = serve()
+    drawn = ["--recipe", "instructcir", "--images", world[0] / "images", "--num_pairs", "20", "--seed", "3"]
+    assert generate.main(flags(url, tmp_path, *drawn)) == 0
+    pairs = lines(tmp_path)
+    assert len({(pair["reference_id"], pair["target_id"]) for pair in pairs}) == 20
+    assert all(Path(pair["reference_id"]).parent == Path(pair["target_id"]).parent for pair in pairs)
+    images = {pair[f"{side}_id"] for pair in pairs for side in ("reference", "target")}
+    sent = {
+        stage["stage"]: stage["sends"]
+        for stage in json.loads((tmp_path / "report.json").read_text())["requests"]["stages"]
+    }
+    assert sent["image_caption"] == len(images) <= 2 * PAIRS
+    assert sent["reformulation"] >= 20
+    rows = load_triplets(str(tmp_path / "triplets"))
+    assert len(rows) == sum(pair["reason"] == "" for pair in pairs) > 15
+    assert all(2 <= len(text.split()) <= 12 for text in rows["modification_text"])
+    assert "arXiv 2504.00812" in (tmp_path / "README.md").read_text()
+
+
+def test_pairs_are_drawn_within_classes_and_those_alone_are_counted(tmp_path):
+    for name in ("women/dresses/1/a.png", "women/dresses/2/b.png", "women/tops/3/c.png", "men/4/d.png", "men/4/e.png"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        PILImage.new("RGB", (4, 4)).save(tmp_path / "photos" / name)
+
+    def drawn(count, output="out", **options):
+        args = PairArguments(images=str(tmp_path / "photos"), num_pairs=count, **options)
+        pairs, origin = choose_pairs(args, str(tmp_path / output))
+        return {frozenset((pair.reference_id, pair.target_id)) for pair in pairs}, origin
+
+    of_men, of_dresses = {"men/4/d.png", "men/4/e.png"}, {"women/dresses/1/a.png", "women/dresses/2/b.png"}
+    origin = "drawn from 5 images in 4 groups, 3 of them of one image, without a pair"
+    assert drawn(2) == ({frozenset(of_men)}, origin)
+    assert drawn(4, folder_depth=2)[0] == {frozenset(of_men), frozenset(of_dresses)}
+    assert len(drawn(20, pairs_within="collection")[0]) == 10
+    with pytest.raises(ValueError, match="lies inside of .*photos, and its figures would be drawn"):
+        drawn(2, output="photos/out")
+
+
+def test_a_dry_run_prints_requests_and_sends_nothing(world, tmp_path, capsys):
+    argv = [
+        "--pairs",
+        str(world[0] / "pairs.json"),
+        "--output",
+        str(tmp_path / "out"),
+        "--model",
+        "gpt-4o",
+        "--dry-run",
+    ]
+    assert generate.main(argv) == 0
+    said = capsys.readouterr().out
+    for stage in (
+        "--- reference_objects: ReferenceObjects of data:image/jpeg of",
+        "--- target_objects",
+        "--- differences",
+    ):
+        assert stage in said
+    assert "<target_objects>[{" in said and "8 pairs: about $0." in said and "Nothing was sent" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_unusable_pairs_end_a_dry_run(tmp_path):
+    (tmp_path / "pairs.json").write_text('{"reference_image": "no.png", "target_image": "no2.png"}')
+    argv = ["--pairs", str(tmp_path / "pairs.json"), "--output", str(tmp_path), "--model", "m", "--free", "--dry_run"]
+    with pytest.raises(ValueError, match="None of the first 1 pairs can be used: no.png: no such file"):
+        generate.main(argv)
+
+
+# --- what can go wrong -----------------------------------------------------------------------------------------------
+
+
+def test_whatever_the_server_does_every_pair_is_accounted_for(world, serve, tmp_path, capsys):
+    faults = {"refusals": 0.1, "content_filter": 0.1, "cut": 0.1, "malformed": 0.2, "rate_429": 0.1, "rate_5xx": 0.05}
+    oracle, url = serve(retry_after=0.01, objects_hallucinated=0.3, **faults)
+    drawn = ["--images", world[0] / "images", "--num_pairs", "30"]
+    assert generate.main(flags(url, tmp_path, *drawn)) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["pairs"]["given"] == 30 == report["pairs"]["kept"] + sum(report["failures"].values())
+    kinds = {kind for outcomes in report["stages"].values() for kind in outcomes}
+    assert {"answered", "refused", "filtered", "cut", "malformed"} == kinds
+    for stage, outcomes in report["stages"].items():
+        for kind, count in outcomes.items():
+            assert kind == "answered" or report["failures"][f"{stage}: {kind}"] == count
+    assert max(oracle.answered.values()) == 1
+    assert "failed=" in capsys.readouterr().err  # the bar
+
+
+def test_an_exhausted_quota_stops_and_the_same_command_goes_on(world, serve, done, tmp_path, capsys):
+    first, url = serve(quota=15)
+    argv = ["--concurrency", "2"]
+    assert generate.main(flags(url, tmp_path, *argv, pairs=world[0] / "pairs.json")) == 3
+    said = capsys.readouterr().err
+    assert "The quota is exhausted" in said
+    assert set(re.findall(r"failed=(\d+)", said)) == {"0"}  # a pair that is left open has not failed
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert not report["complete"] and report["failures"]["not_reached"] + report["pairs"]["kept"] == PAIRS
+    assert len({pair["reference_id"] for pair in lines(tmp_path)}) == PAIRS
+    assert "**Not complete**" in (tmp_path / "README.md").read_text()
+    assert len(load_triplets(str(tmp_path / "triplets"))) > 0
+    second, url = serve()
+    assert generate.main(flags(url, tmp_path, *argv, pairs=world[0] / "pairs.json")) == 0
+    assert (tmp_path / "dataset.json").read_bytes() == (done / "dataset.json").read_bytes()
+    assert first.num_answered + second.num_answered == 3 * PAIRS
+
+
+def test_the_budget_is_never_exceeded(world, serve, tmp_path, capsys):
+    oracle, url = serve()
+    argv = flags(url, tmp_path, "--usd_per_million", "1", "2", "--max_usd", "0.02", pairs=world[0] / "pairs.json")
+    argv.remove("--free")
+    assert generate.main(argv) == 3
+    assert "Raise the limit" in capsys.readouterr().err
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as ledger:
+        (spent,) = ledger.execute("select total(usd + lost_usd + reserved_usd) from requests").fetchone()
+    assert oracle.num_answered > 0 and 0 < spent <= 0.02
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [({"models": ["other"]}, "There is no model 'oracle'"), ({"api_key": "right"}, "turned down")]
+)
+def test_a_wrong_model_or_key_stops_at_once(world, tmp_path, capsys, monkeypatch, options, said):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong-key-123456")
+    with Oracle(Truth.from_folder(world[0]), **options) as url:
+        assert generate.main(flags(url, tmp_path, pairs=world[0] / "pairs.json")) == 3
+    error = capsys.readouterr().err
+    assert said in error and "Nothing was written" in error and "sk-wrong" not in error
+    assert not (tmp_path / "dataset.json").exists() and not (tmp_path / ".results.jsonl").exists()
+
+
+def test_no_pair_kept_is_an_error(world, serve, tmp_path, capsys):
+    _, url = serve(refusals=1.0)
+    assert generate.main(flags(url, tmp_path, pairs=world[0] / "pairs.json")) == 1
+    assert "No pair was kept: {'reference_objects: refused': 8}" in capsys.readouterr().err
+    assert json.loads((tmp_path / "dataset.json").read_text()) == []
+
+
+def test_a_folder_of_other_prompts_is_refused(world, serve, done, tmp_path):
+    _, url = serve()
+    text = (ROOT / "contextcir/captions/prompts/good4cir/differences.txt").read_text()
+    (tmp_path / "differences.txt").write_text(text.replace("version: 1", "version: 1b"))
+    with pytest.raises(LedgerError, match="begun with other settings .*prompts: .* before, .* now"):
+        generate.main(flags(url, done, "--prompts", tmp_path, pairs=world[0] / "pairs.json"))
+
+
+def test_interrupted_within_seconds_and_resumed(world, serve, done, tmp_path):
+    oracle, url = serve(latency=0.5)
+    argv = flags(url, tmp_path, "--concurrency", "2", pairs=world[0] / "pairs.json")
+    run = subprocess.Popen(
+        [sys.executable, "-m", "contextcir.cli.generate", *argv], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while oracle.num_answered < 3:
+        assert time.monotonic() < deadline and run.poll() is None
+        time.sleep(0.02)
+    run.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    _, error = run.communicate(timeout=60)
+    assert run.returncode == 130 and time.monotonic() - began < 12
+    assert "Interrupted. The same command goes on" in error and "Traceback" not in error
+    assert oracle.num_answered < 3 * PAIRS
+    answered = oracle.num_answered
+    other, url = serve()
+    assert generate.main(flags(url, tmp_path, "--concurrency", "2", pairs=world[0] / "pairs.json")) == 0
+    assert answered + other.num_answered == 3 * PAIRS  # what was on its way has arrived
+    assert (tmp_path / "dataset.json").read_bytes() == (done / "dataset.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("argv", "problem"),
+    [
+        ([], "either --pairs, or --images"),
+        (["--pairs", "a.json", "--images", "b", "--num_pairs", "1"], "either --pairs, or --images"),
+        (["--images", "b"], "go together"),
+        (["--pairs", "a.json", "--num_pairs", "1"], "go together"),
+        (["--pairs", "a.json", "--max_changes", "0"], "max_changes must be at least 1"),
+        (["--pairs", "a.json", "--usd_per_million", "1"], "two prices"),
+        (["--pairs", "no.json"], "no.json is missing"),
+        (["--pairs", "a.json", "--seed", "1"], "are not drawn. Leave out --seed"),
+        (["--pairs", "a.json", "--pairs_within", "folder"], "are not drawn. Leave out --pairs_within"),
+        (["--images", "b", "--num_pairs", "1", "--folder_depth", "0"], "folder_depth is at least 1"),
+        (["--images", "b", "--num_pairs", "1", "--recipe", "instructcir", "--max_changes", "2"], "joins nothing"),
+    ],
+)
+def test_arguments_that_make_no_sense(tmp_path, argv, problem):
+    with pytest.raises(ValueError, match=problem):
+        generate.main(["--output", str(tmp_path), "--model", "gpt-4o", *argv])
+
+
+def test_an_unknown_price_is_refused(world, tmp_path):
+    with pytest.raises(ValueError, match="no price for 'mine'"):
+        generate.main(["--output", str(tmp_path), "--model", "mine", "--pairs", str(world[0] / "pairs.json")])
+
+
+# --- test images and publishing --------------------------------------------------------------------------------------
+
+
+def test_test_images_are_left_out_and_the_card_says_so(world, serve, tmp_path, monkeypatch):
+    sets = tmp_path / "sets" / "cirr"
+    for folder in ("captions", "image_splits", "dev"):
+        (sets / folder).mkdir(parents=True)
+    for split, name in {"val": "dev-1-0-img0", "test1": "3b"}.items():
+        images = {image: f"./dev/{image}.png" for image in (name, f"{name}-target")}
+        (sets / "image_splits" / f"split.rc2.{split}.json").write_text(json.dumps(images))
+        query = {"pairid": 1, "reference": name, "target_hard": f"{name}-target", "caption": "x"}
+        query["img_set"] = {"members": list(images)}
+        (sets / "captions" / f"cap.rc2.{split}.json").write_text(json.dumps([query]))
+        monkeypatch.setitem(cirr.OFFICIAL, split, {"queries": 1, "images": 2})
+    copy = world[0] / "images/even/0a.jpg"
+    (sets / "dev" / "dev-1-0-img0.png").write_bytes(copy.read_bytes())  # by its looks; "3b" by its name
+    _, url = serve()
+    argv = flags(url, tmp_path / "out", "--test_sets", tmp_path / "sets", pairs=world[0] / "pairs.json")
+    assert generate.main(argv) == 0
+    left_out = {pair["reference_id"]: pair["detail"] for pair in lines(tmp_path / "out") if pair["reason"]}
+    assert left_out["images/even/0a.jpg"] == "shows the test image cirr dev-1-0-img0"
+    assert left_out["images/odd/3a.jpg"] == "shows the test image cirr 3b"
+    assert "images of cirr (4) were left out, by id and for 1 by looks too" in (tmp_path / "out/README.md").read_text()
+
+
+def test_test_sets_that_are_none(world, tmp_path):
+    with pytest.raises(ValueError, match="has none of the folders cirr, circo and fashioniq"):
+        generate.main(
+            flags("http://127.0.0.1:9", tmp_path / "out", "--test_sets", tmp_path, pairs=world[0] / "pairs.json")
+        )
+
+
+@pytest.mark.parametrize("public", [False, True])
+def test_published_without_the_ledger(world, done, tmp_path, public):
+    code = (
+        "from contextcir.captions import writing as g; from pathlib import Path;"
+        f"g.publish(Path({str(done)!r}), 'tester/made', public={public})"
+    )
+    with LoopbackHub() as hub:
+        environment = os.environ | hub.environment(tmp_path) | {"PYTHONPATH": str(ROOT)}
+        subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
+        files = hub.files("dataset", "tester/made")
+        assert hub.private["dataset", "tester/made"] is not public
+    assert {"README.md", "dataset.json", "pairs.jsonl", "report.json", "triplets/train-00000.parquet"} <= files.keys()
+    assert not [name for name in files if "ledger" in name]

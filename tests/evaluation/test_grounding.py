@@ -1,0 +1,132 @@
+"""Attention against masks: closed forms, and maps that look exactly where they should or nowhere."""
+
+import random
+
+import numpy as np
+import pytest
+
+from contextcir import scenes
+from contextcir.benchmarks.base import Benchmark
+from contextcir.benchmarks.scenes import GroundedPhrase, GroundTruth
+from contextcir.evaluation import grounding
+from contextcir.evaluation.attention import attention_maps
+from contextcir.evaluation.grounding import coverage, format_grounding, ground, measure_grounding
+from contextcir.retrieval.base import Gallery, Query
+from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
+
+MASK = np.zeros((8, 8), dtype=bool)
+MASK[:4, :2] = True  # of four patches the upper left one, by half: an eighth of the image
+
+
+def test_coverage_keeps_the_area():
+    assert coverage(MASK, (2, 2)).tolist() == [[0.5, 0], [0, 0]]
+    generator = np.random.default_rng(0)
+    for shape in ((2, 4), (3, 3), (5, 7)):  # those that do not divide 8, too
+        mask = generator.random((8, 8)) < 0.3
+        covered = coverage(mask, shape)
+        assert covered.shape == shape
+        assert covered.mean() == pytest.approx(mask.mean(), abs=1e-6)
+
+
+def test_closed_forms():
+    uniform = np.full((2, 2), 0.25)
+    assert ground(uniform, MASK) == {"pointing": 12.5, "mass": 12.5, "chance": 12.5, "ceiling": 50}
+    right = np.array([[1.0, 0], [0, 0]])
+    assert ground(right, MASK) == {"pointing": 50, "mass": 50, "chance": 12.5, "ceiling": 50}
+    assert ground(right[::-1], MASK) == {"pointing": 0, "mass": 0, "chance": 12.5, "ceiling": 50}
+    found = ground(np.array([[0.3, 0.3], [0.2, 0.2]]), MASK)  # two patches share the maximum
+    assert found["pointing"] == 25 and found["mass"] == pytest.approx(15)
+    assert ground(7 * right, MASK) == ground(right, MASK)
+    assert ground(uniform, ~np.zeros_like(MASK))["pointing"] == 100
+
+
+@pytest.mark.parametrize("bad", [np.zeros((2, 2)), np.full((2, 2), np.nan), np.array([[2.0, -1], [0, 0]])])
+def test_what_is_no_map_is_refused(bad):
+    with pytest.raises(ValueError, match="finite, not negative and not all zero"):
+        ground(bad, MASK)
+    with pytest.raises(ValueError, match="the mask is empty"):
+        ground(np.ones((2, 2)), np.zeros_like(MASK))
+
+
+@pytest.fixture(scope="module")
+def world():
+    """A block of scenes as a benchmark, its truth, and the mask of each noun phrase."""
+    composed = scenes.compose("validation", 24, None, 0)
+    pictures = dict(composed.pictures())
+    images = [scenes.render(picture.scene, picture.nuisance) for picture in pictures.values()]
+    queries, truths = [], {}
+    for question in composed.questions:
+        queries.append(Query(question.id, question.query.text, reference_id=question.reference_id))
+        picture = pictures[question.reference_id]
+        phrases = [
+            GroundedPhrase(p.text, p.start, p.end, scenes.role(question.query, p.denotes), p.denotes)
+            for p in question.query.noun_phrases
+        ]
+        truths[question.id] = GroundTruth(picture.scene, picture.nuisance, phrases)
+    part = Benchmark("scenes", "scenes", Gallery(list(pictures), images), queries, {}, True)
+    return part, truths
+
+
+def test_maps_meet_their_own_masks(world, monkeypatch):
+    part, truths = world
+    expected = [(query, p) for query in part.queries for p in truths[query.id].phrases if p.role != "new"]
+    waiting, batches = iter(expected), []
+
+    def perfect(model, processor, images, texts, spans):
+        maps = []
+        for image, text, span in zip(images, texts, spans, strict=True):
+            query, phrase = next(waiting)
+            assert np.array_equal(image, part.gallery.reference_image(query)) and text == query.modification_text
+            assert span == {"text": phrase.text, "start": phrase.start, "end": phrase.end}
+            truth = truths[query.id]
+            maps.append(coverage(scenes.denoted_mask(truth.scene, truth.nuisance, phrase.denotes), (6, 6)))
+        batches.append(len(maps))
+        return maps, None
+
+    monkeypatch.setattr(grounding, "attention_maps", perfect)
+    found = measure_grounding(None, None, part, truths, batch_size=10)
+    assert max(batches) == 10
+    for row in found.values():
+        assert row["pointing"] == pytest.approx(row["ceiling"])
+        assert row["chance"] < row["mass"] <= row["ceiling"]
+    denoting = [phrase.role for _, phrase in expected]
+    assert found["all"]["num_phrases"] == len(denoting) == sum(batches)
+    assert set(found) == {"all", *denoting}
+    for role in set(denoting):
+        assert found[role]["num_phrases"] == denoting.count(role)
+    text = format_grounding("runs/mine", found)
+    assert text.splitlines()[2].split() == ["phrases", "pointing", "mass", "chance", "ceiling"]
+    assert text.splitlines()[3].split()[:2] == ["all", str(len(denoting))]
+
+
+def test_a_uniform_map_is_chance_and_no_map_is_left_out(world, monkeypatch):
+    part, truths = world
+    uniform = np.full((6, 6), 1 / 36)
+
+    def maps(model, processor, images, texts, spans):
+        return [uniform if span["start"] else None for span in spans], None
+
+    monkeypatch.setattr(grounding, "attention_maps", maps)
+    found = measure_grounding(None, None, part, truths)
+    assert found["all"]["pointing"] == found["all"]["mass"] == pytest.approx(found["all"]["chance"])
+    assert found["all"]["num_phrases"] == sum(
+        p.role != "new" and p.start > 0 for truth in truths.values() for p in truth.phrases
+    )
+
+
+def test_a_model_is_asked_for_many_phrases_as_for_one(run, world):
+    part, truths = world
+    model, processor = ContextCIRModel.from_pretrained(run), ContextCIRProcessor.from_pretrained(run)
+    some = random.Random(0).sample([(q, p) for q in part.queries for p in truths[q.id].phrases], 5)
+    images = [part.gallery.reference_image(query) for query, _ in some]
+    texts = [query.modification_text for query, _ in some]
+    spans = [{"text": p.text, "start": p.start, "end": p.end} for _, p in some]
+    together = attention_maps(model, processor, images, texts, spans)
+    for place in range(5):
+        alone = attention_maps(model, processor, *([items[place]] for items in (images, texts, spans)))
+        for kind in (0, 1):
+            assert together[kind][place].sum() == pytest.approx(1, abs=1e-5)
+            assert np.allclose(together[kind][place], alone[kind][0], atol=1e-5)
+    assert attention_maps(model, processor, [], [], []) == ([], [])
+    found = measure_grounding(model, processor, part, truths, batch_size=7)
+    assert 0 < found["all"]["mass"] < 100

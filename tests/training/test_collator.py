@@ -1,0 +1,135 @@
+"""The batch that the collator makes of rows."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+from contextcir.data.images import load_image
+from contextcir.training.collator import TripletCollator, image_key
+from modeling_contextcir import ContextCIRProcessor
+from tests.tiny_triplets import png, triplet, triplets
+
+
+@pytest.fixture(scope="module")
+def processor(clip_folder):
+    return ContextCIRProcessor.from_pretrained(clip_folder)
+
+
+def test_the_batch(processor):
+    batch = TripletCollator(processor)(triplets(3))
+    assert next(iter(batch)) == "input_ids"
+    assert batch["pixel_values"].shape == (6, 3, 30, 30)
+    assert batch["reference_index"].tolist() == [0, 1, 2] and batch["target_index"].tolist() == [3, 4, 5]
+    assert not torch.equal(batch["pixel_values"][:3], batch["pixel_values"][3:])
+    assert batch["input_ids"].shape == batch["attention_mask"].shape
+    assert batch["phrase_sample"].tolist() == [0, 0, 1, 1, 1]
+    assert batch["phrase_token_mask"].shape == (5, batch["input_ids"].shape[1])
+    assert batch["num_truncated_texts"] == 0 and batch["num_dropped_phrases"] == 0
+    # Each in-context mask covers the tokens of the phrase itself, begin and end left out.
+    for phrase in range(5):
+        row = batch["input_ids"][batch["phrase_sample"][phrase]]
+        isolated = batch["phrase_input_ids"][phrase][batch["phrase_attention_mask"][phrase].bool()][1:-1]
+        assert torch.equal(row[batch["phrase_token_mask"][phrase]], isolated)
+
+
+def test_reference_and_target_are_not_mixed_up(processor):
+    rows = triplets(2)
+    batch = TripletCollator(processor)(rows)
+    for name in ("reference", "target"):
+        expected = processor(images=[load_image(row[f"{name}_image"]) for row in rows])["pixel_values"]
+        assert torch.equal(batch["pixel_values"][batch[f"{name}_index"]], expected)
+
+
+def test_an_image_of_several_rows_is_encoded_once(processor):
+    rows = triplets(3)
+    rows[1] |= {name: rows[0][name] for name in ("reference_id", "reference_image")}
+    rows[2] |= {f"reference_{name}": rows[0][f"target_{name}"] for name in ("id", "image")}
+    batch = TripletCollator(processor, augmentation="crop")(rows)
+    assert batch["pixel_values"].shape[0] == 4
+    assert batch["reference_index"].tolist() == [0, 0, 1] and batch["target_index"].tolist() == [1, 2, 3]
+
+
+def test_two_images_with_one_id_are_refused(processor):
+    rows = triplets(3)
+    rows[2]["target_id"] = rows[0]["reference_id"]
+    with pytest.raises(ValueError, match="'t0' and 't2' show different images under one id, 'r0'"):
+        TripletCollator(processor)(rows)
+
+
+def test_two_files_with_one_id_are_refused(tmp_path, processor):
+    for name in "abc":
+        (tmp_path / name).write_bytes(png(ord(name)))
+    files = [{"bytes": None, "path": str(tmp_path / name)} for name in "abc"]
+    rows = [triplet(row, reference_id="r", reference_image=files[0], target_image=files[1 + row]) for row in range(2)]
+    assert TripletCollator(processor)(rows)["pixel_values"].shape[0] == 3
+    rows[1]["reference_image"] = files[1]
+    with pytest.raises(ValueError, match="'t0' and 't1' show different images under one id, 'r'"):
+        TripletCollator(processor)(rows)
+
+
+def test_keys_are_stable_and_equal_only_for_equal_ids(processor):
+    rows = triplets(3)
+    target = {name: rows[0][f"target_{name}"] for name in ("id", "image")}
+    rows[2] |= {f"target_{name}": value for name, value in target.items()}
+    rows[1] |= {f"reference_{name}": value for name, value in target.items()}
+    batch = TripletCollator(processor)(rows)
+    assert batch["target_keys"][0] == batch["target_keys"][2] == batch["reference_keys"][1]
+    assert len(set(batch["target_keys"].tolist() + batch["reference_keys"].tolist())) == 4
+    assert image_key("dev-1042-0-img1") == 2947337083654050779  # the same in every process and session
+    assert 0 <= image_key("漢字") < 2**63
+
+
+def test_max_phrases_takes_the_first_ones_and_none_is_possible(processor):
+    assert TripletCollator(processor, max_phrases=1)(triplets(3))["phrase_sample"].tolist() == [0, 1]
+    batch = TripletCollator(processor, max_phrases=0)(triplets(3))
+    assert not [name for name in batch if name.startswith("phrase_")] and batch["num_truncated_texts"] == 0
+
+
+def test_long_texts_are_counted(processor):
+    rows = [triplet(0, modification_text="the dog " + "x y " * 60 + "the cat"), triplet(1)]
+    batch = TripletCollator(processor)(rows)
+    assert batch["input_ids"].shape[1] == 77
+    assert batch["num_truncated_texts"] == 1 and batch["num_dropped_phrases"] == 1
+
+
+def test_augmentation_depends_on_seed_epoch_and_image_alone(processor):
+    def pixels(rows, seed=1, epoch=0):
+        collator = TripletCollator(processor, augmentation="crop", seed=seed)
+        collator.set_epoch(epoch)
+        return collator(rows)["pixel_values"]
+
+    rows = triplets(4)
+    assert torch.equal(pixels(rows), pixels(rows))
+    assert torch.equal(pixels(rows)[2], pixels(rows[2:])[0])  # whatever the batch
+    assert torch.equal(pixels(rows), pixels([row | {"id": f"other {row['id']}"} for row in rows]))
+    assert not torch.equal(pixels(rows), pixels(rows, epoch=1))
+    assert not torch.equal(pixels(rows), pixels(rows, seed=2))
+    assert not torch.equal(pixels(rows)[0], pixels([rows[0] | {"reference_id": "other"}])[0])
+    plain = TripletCollator(processor, augmentation="crop").for_evaluation()(rows)["pixel_values"]
+    assert torch.equal(plain, TripletCollator(processor)(rows)["pixel_values"])
+    assert (plain - pixels(rows)).abs().amax(dim=(1, 2, 3)).min() > 0
+
+
+def test_a_new_epoch_reaches_workers_that_live_on(processor):
+    collator = TripletCollator(processor, augmentation="crop")
+    loader = torch.utils.data.DataLoader(
+        triplets(2), batch_size=2, collate_fn=collator, num_workers=1, persistent_workers=True
+    )
+    first, again = next(iter(loader)), next(iter(loader))
+    collator.set_epoch(1)
+    second = next(iter(loader))
+    assert torch.equal(first["pixel_values"], again["pixel_values"])
+    assert not torch.equal(first["pixel_values"], second["pixel_values"])
+
+
+def test_unknown_augmentation_is_refused(processor):
+    with pytest.raises(ValueError, match="'flip'"):
+        TripletCollator(processor, augmentation="flip")
+
+
+def test_the_collator_can_be_copied(processor):
+    collator = copy.deepcopy(TripletCollator(processor, max_phrases=3, augmentation="crop", seed=5))
+    assert (collator.max_phrases, collator.augmentation, collator.seed) == (3, "crop", 5)
+    pickle.dumps(collator)
