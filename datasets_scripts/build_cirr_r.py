@@ -12,8 +12,10 @@ measured on.
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+
+from transformers.hf_argparser import HfArg
 
 from contextcir.benchmarks.cirr import training_triplets
 from contextcir.benchmarks.files import find_root
@@ -26,8 +28,8 @@ from contextcir.cli.running import run
 class Arguments:
     """Where CIRR is, and where its new captions go."""
 
-    data_root: str = field(metadata={"help": "CIRR in its authors' layout, or a folder with such a folder, cirr."})
-    output: str = field(metadata={"help": "Folder for the pairs and for all that is made of them."})
+    data_root: str = HfArg(help="CIRR in its authors' layout, or a folder with such a folder, cirr.")
+    output: str = HfArg(help="Folder for the pairs and for all that is made of them.")
 
 
 def write_pairs(data_root: str, path: Path) -> int:

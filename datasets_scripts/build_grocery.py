@@ -15,11 +15,12 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import DatasetCard, DatasetCardData
 from tqdm import tqdm
+from transformers.hf_argparser import HfArg
 
 from contextcir.benchmarks.grocery import CITATION
 from contextcir.benchmarks.published import FEATURES
@@ -100,13 +101,13 @@ class Photo:
 class Arguments:
     """What to build."""
 
-    source: str = field(metadata={"help": "The original's folder `dataset`, with classes.csv and train.txt."})
-    output: str = field(metadata={"help": "Folder for the Parquet files and the card."})
-    image_size: int = field(default=224, metadata={"help": "Longer side of the stored photographs in pixels."})
-    triplets_per_photo: int = field(default=2, metadata={"help": "Training triplets with each photo as reference."})
-    queries_per_photo: int = field(default=1, metadata={"help": "Queries of a benchmark with each as reference."})
-    seed: int = field(default=0, metadata={"help": "Seed of pairs and wordings."})
-    push_to_hub: str | None = field(default=None, metadata={"help": "Hub name to publish under (private)."})
+    source: str = HfArg(help="The original's folder `dataset`, with classes.csv and train.txt.")
+    output: str = HfArg(help="Folder for the Parquet files and the card.")
+    image_size: int = HfArg(default=224, help="Longer side of the stored photographs in pixels.")
+    triplets_per_photo: int = HfArg(default=2, help="Training triplets with each photo as reference.")
+    queries_per_photo: int = HfArg(default=1, help="Queries of a benchmark with each as reference.")
+    seed: int = HfArg(default=0, help="Seed of pairs and wordings.")
+    push_to_hub: str | None = HfArg(default=None, help="Hub name to publish under (private).")
 
 
 def read_groceries(source: Path) -> dict[str, Grocery]:

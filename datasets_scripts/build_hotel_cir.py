@@ -13,11 +13,12 @@ the pairs are what you want; similarities of another CLIP are on another scale. 
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import CLIPModel, CLIPProcessor
+from transformers.hf_argparser import HfArg
 
 from contextcir.cli import generate
 from contextcir.cli.options import CommandParser
@@ -32,14 +33,14 @@ from contextcir.retrieval.baselines import clip_baselines
 class Arguments:
     """Which images, and which of them make a pair."""
 
-    images: str = field(metadata={"help": "Folder of images, folders inside included."})
-    clip: str = field(metadata={"help": "CLIP by which images are alike: folder or Hub name."})
-    output: str = field(metadata={"help": "Folder for the pairs and for all that is made of them."})
-    low: float = field(default=0.75, metadata={"help": "Least cosine similarity of a pair."})
-    high: float = field(default=0.95, metadata={"help": "Largest: above, two pictures are one."})
-    pairs_per_image: int = field(default=1, metadata={"help": "Most pairs with an image as the reference."})
-    pairs_seed: int = field(default=0, metadata={"help": "Seed of which of two images is the reference."})
-    batch_size: int = field(default=64, metadata={"help": "Images that CLIP sees at a time."})
+    images: str = HfArg(help="Folder of images, folders inside included.")
+    clip: str = HfArg(help="CLIP by which images are alike: folder or Hub name.")
+    output: str = HfArg(help="Folder for the pairs and for all that is made of them.")
+    low: float = HfArg(default=0.75, help="Least cosine similarity of a pair.")
+    high: float = HfArg(default=0.95, help="Largest: above, two pictures are one.")
+    pairs_per_image: int = HfArg(default=1, help="Most pairs with an image as the reference.")
+    pairs_seed: int = HfArg(default=0, help="Seed of which of two images is the reference.")
+    batch_size: int = HfArg(default=64, help="Images that CLIP sees at a time.")
 
 
 def write_pairs(args: Arguments, path: Path) -> int:

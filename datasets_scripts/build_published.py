@@ -13,11 +13,12 @@ build. Whether the images may be passed on is for you to judge: `--push_to_hub` 
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import DatasetCard, DatasetCardData
 from tqdm import tqdm
+from transformers.hf_argparser import HfArg
 
 from contextcir.benchmarks import circo, cirr, fashioniq, lasco
 from contextcir.benchmarks.files import find_root
@@ -37,13 +38,13 @@ IMAGES = ("reference_image", "target_image")
 class Arguments:
     """What to publish."""
 
-    benchmark: str = field(metadata={"help": f"One of {', '.join(BENCHMARKS)}."})
-    data_root: str = field(metadata={"help": "Folder in the layout of the authors."})
-    output: str = field(metadata={"help": "Folder for the Parquet files and the card."})
-    splits: list[str] | None = field(
-        default=None, metadata={"help": "Splits, 'train' for the triplets; by default all that there are."}
+    benchmark: str = HfArg(help=f"One of {', '.join(BENCHMARKS)}.")
+    data_root: str = HfArg(help="Folder in the layout of the authors.")
+    output: str = HfArg(help="Folder for the Parquet files and the card.")
+    splits: list[str] | None = HfArg(
+        default=None, help="Splits, 'train' for the triplets; by default all that there are."
     )
-    push_to_hub: str | None = field(default=None, metadata={"help": "Hub name to publish under (private)."})
+    push_to_hub: str | None = HfArg(default=None, help="Hub name to publish under (private).")
 
     def __post_init__(self):
         if self.benchmark not in BENCHMARKS:

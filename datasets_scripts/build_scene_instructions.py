@@ -20,11 +20,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from tqdm import tqdm
+from transformers.hf_argparser import HfArg
 
 from contextcir.benchmarks.scenes import SPLITS, load_scenes
 from contextcir.cli.options import CommandParser
@@ -40,15 +41,15 @@ OF_PICTURES = ("num_pictures", "group", "scenes", "image_size", "seed")
 class Arguments:
     """What to build."""
 
-    output: str = field(metadata={"help": "Folder of the run of contextcir generate."})
-    num_pairs: int = field(default=20000, metadata={"help": "Pairs of pictures that are drawn."})
-    num_pictures: int = field(default=20000, metadata={"help": "Pictures that there are to draw from, or a few more."})
-    group: Literal["family", "background"] = field(
-        default="family", metadata={"help": "What both pictures of a pair have in common."}
+    output: str = HfArg(help="Folder of the run of contextcir generate.")
+    num_pairs: int = HfArg(default=20000, help="Pairs of pictures that are drawn.")
+    num_pictures: int = HfArg(default=20000, help="Pictures that there are to draw from, or a few more.")
+    group: Literal["family", "background"] = HfArg(
+        default="family", help="What both pictures of a pair have in common."
     )
-    scenes: str = field(default="data/scenes", metadata={"help": "Benchmark whose scenes are left out."})
-    image_size: int = field(default=96, metadata={"help": "Side of the pictures in pixels."})
-    seed: int = field(default=0, metadata={"help": "Seed of everything."})
+    scenes: str = HfArg(default="data/scenes", help="Benchmark whose scenes are left out.")
+    image_size: int = HfArg(default=96, help="Side of the pictures in pixels.")
+    seed: int = HfArg(default=0, help="Seed of everything.")
 
     def __post_init__(self):
         for name in ("num_pairs", "num_pictures"):

@@ -18,10 +18,11 @@ import json
 import random
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
+from transformers.hf_argparser import HfArg
 
 from contextcir.cli.options import CommandParser
 from contextcir.cli.running import run
@@ -33,10 +34,10 @@ from contextcir.scenes.ground_truth import scene_to_json
 class Arguments:
     """What to build."""
 
-    output: str = field(metadata={"help": "Folder for the pictures, pairs.json and truth.jsonl."})
-    num_pairs: int = field(default=200, metadata={"help": "Pairs; each has two pictures of its own."})
-    image_size: int = field(default=96, metadata={"help": "Side of the pictures in pixels."})
-    seed: int = field(default=0, metadata={"help": "Seed of everything."})
+    output: str = HfArg(help="Folder for the pictures, pairs.json and truth.jsonl.")
+    num_pairs: int = HfArg(default=200, help="Pairs; each has two pictures of its own.")
+    image_size: int = HfArg(default=96, help="Side of the pictures in pixels.")
+    seed: int = HfArg(default=0, help="Seed of everything.")
 
     def __post_init__(self):
         if self.num_pairs < 1:

@@ -19,11 +19,12 @@ import random
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from huggingface_hub import DatasetCard, DatasetCardData
 from tqdm import tqdm
+from transformers.hf_argparser import HfArg
 
 from contextcir.benchmarks.published import FEATURES
 from contextcir.benchmarks.scenes import RECORD, TRUTH_FEATURES
@@ -58,19 +59,17 @@ BENCHMARK_FEATURES = FEATURES | TRUTH_FEATURES
 class Arguments:
     """What to build."""
 
-    output: str = field(metadata={"help": "Folder for the Parquet files and the card."})
-    num_train: int = field(default=40000, metadata={"help": "Training triplets."})
-    num_validation: int = field(default=192, metadata={"help": "Validation queries (a small benchmark and triplets)."})
-    num_test: int = field(
-        default=408, metadata={"help": "Test queries, a multiple of 24; each needs 4 or 5 pictures."}
+    output: str = HfArg(help="Folder for the Parquet files and the card.")
+    num_train: int = HfArg(default=40000, help="Training triplets.")
+    num_validation: int = HfArg(default=192, help="Validation queries (a small benchmark and triplets).")
+    num_test: int = HfArg(default=408, help="Test queries, a multiple of 24; each needs 4 or 5 pictures.")
+    gallery_size: int = HfArg(default=2000, help="Pictures to search in for the test queries.")
+    image_size: int = HfArg(default=96, help="Side of the pictures in pixels.")
+    seed: int = HfArg(default=0, help="Seed of everything.")
+    gold_phrases: bool = HfArg(
+        default=False, help="Whether triplets have the noun phrases that were written, instead of none."
     )
-    gallery_size: int = field(default=2000, metadata={"help": "Pictures to search in for the test queries."})
-    image_size: int = field(default=96, metadata={"help": "Side of the pictures in pixels."})
-    seed: int = field(default=0, metadata={"help": "Seed of everything."})
-    gold_phrases: bool = field(
-        default=False, metadata={"help": "Whether triplets have the noun phrases that were written, instead of none."}
-    )
-    push_to_hub: str | None = field(default=None, metadata={"help": "Hub name to publish under (private)."})
+    push_to_hub: str | None = HfArg(default=None, help="Hub name to publish under (private).")
 
     def __post_init__(self):
         if self.num_train < 1:

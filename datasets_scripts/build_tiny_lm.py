@@ -10,11 +10,12 @@ taught it. Same arguments, same files.
 import random
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.hf_argparser import HfArg
 
 from contextcir.cli.options import CommandParser
 from contextcir.cli.running import run
@@ -27,12 +28,12 @@ END = "<|end|>"
 class Arguments:
     """What to build."""
 
-    output: str = field(metadata={"help": "Folder of the model and its tokenizer."})
-    hidden_size: int = field(default=128, metadata={"help": "Width."})
-    num_layers: int = field(default=2, metadata={"help": "Blocks."})
-    vocab_size: int = field(default=1000, metadata={"help": "Most tokens; at least the 256 bytes and the end."})
-    num_texts: int = field(default=2000, metadata={"help": "Texts that the vocabulary is learned from."})
-    seed: int = field(default=0, metadata={"help": "Of the texts and the weights."})
+    output: str = HfArg(help="Folder of the model and its tokenizer.")
+    hidden_size: int = HfArg(default=128, help="Width.")
+    num_layers: int = HfArg(default=2, help="Blocks.")
+    vocab_size: int = HfArg(default=1000, help="Most tokens; at least the 256 bytes and the end.")
+    num_texts: int = HfArg(default=2000, help="Texts that the vocabulary is learned from.")
+    seed: int = HfArg(default=0, help="Of the texts and the weights.")
 
 
 def build_tokenizer(args: Arguments) -> PreTrainedTokenizerFast:

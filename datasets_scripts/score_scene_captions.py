@@ -10,8 +10,10 @@ failed are counted beside. Printed, and written to `truth_scores.json` in the fo
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+
+from transformers.hf_argparser import HfArg
 
 from contextcir.cli.options import CommandParser
 from contextcir.cli.running import run
@@ -23,8 +25,8 @@ from contextcir.scenes.truth import Truth
 class Arguments:
     """What to compare."""
 
-    output: str = field(metadata={"help": "Folder that generate_captions.py has written."})
-    truth: str = field(metadata={"help": "Folder of build_scene_pairs.py that its pairs came from."})
+    output: str = HfArg(help="Folder that generate_captions.py has written.")
+    truth: str = HfArg(help="Folder of build_scene_pairs.py that its pairs came from.")
 
 
 def score_folder(output: Path, truth: Path) -> dict:

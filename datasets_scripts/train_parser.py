@@ -23,13 +23,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import nn
+from transformers.hf_argparser import HfArg
 
 from contextcir.cli.options import CommandParser
 from contextcir.cli.running import run
@@ -47,31 +48,27 @@ from datasets_scripts.treebank.trees import leaves, read_tree, to_brackets
 class Arguments:
     """Data, size of the parser, and how it is trained."""
 
-    gum: str = field(metadata={"help": "Folder with gum_{train,dev}.ptb.gz and gum_{train,dev}.docs.tsv."})
-    output_dir: str = field(
-        default="runs/parser", metadata={"help": "Folder for parser.pt, parser.json and README.md."}
+    gum: str = HfArg(help="Folder with gum_{train,dev}.ptb.gz and gum_{train,dev}.docs.tsv.")
+    output_dir: str = HfArg(default="runs/parser", help="Folder for parser.pt, parser.json and README.md.")
+    epochs: int = HfArg(default=30, help="Passes over the trees.")
+    scenes_trees: int = HfArg(default=1500, help="Trees of the scenes grammar in an epoch.")
+    caption_trees: int = HfArg(default=1500, help="Trees of the modification-text grammar in an epoch.")
+    gum_trees: int | None = HfArg(default=None, help="Use the first so many trees of GUM only.")
+    dev_trees: int = HfArg(default=500, help="Held-out trees of each of the two grammars.")
+    init_from: str | None = HfArg(default=None, help="Go on from this parser.pt; its parser.json lies beside it.")
+    max_words: int = HfArg(default=50, help="Longer training sentences are left out.")
+    batch_tokens: int = HfArg(default=700, help="Words of a batch.")
+    learning_rate: float = HfArg(default=1e-3, help="Highest learning rate.")
+    dropout: float = HfArg(default=0.3, help="Dropout.")
+    d_model: int = HfArg(default=384, help="Width of the encoder.")
+    d_label_hidden: int = HfArg(default=192, help="Width of the hidden layer that scores labels.")
+    encoder: Literal["bilstm", "transformer"] = HfArg(default="bilstm", help="Encoder of the words.")
+    num_layers: int = HfArg(default=2, help="Layers of the encoder.")
+    substitution: float = HfArg(
+        default=0.08, help="Probability that a constituent is replaced by another of its kind."
     )
-    epochs: int = field(default=30, metadata={"help": "Passes over the trees."})
-    scenes_trees: int = field(default=1500, metadata={"help": "Trees of the scenes grammar in an epoch."})
-    caption_trees: int = field(default=1500, metadata={"help": "Trees of the modification-text grammar in an epoch."})
-    gum_trees: int | None = field(default=None, metadata={"help": "Use the first so many trees of GUM only."})
-    dev_trees: int = field(default=500, metadata={"help": "Held-out trees of each of the two grammars."})
-    init_from: str | None = field(
-        default=None, metadata={"help": "Go on from this parser.pt; its parser.json lies beside it."}
-    )
-    max_words: int = field(default=50, metadata={"help": "Longer training sentences are left out."})
-    batch_tokens: int = field(default=700, metadata={"help": "Words of a batch."})
-    learning_rate: float = field(default=1e-3, metadata={"help": "Highest learning rate."})
-    dropout: float = field(default=0.3, metadata={"help": "Dropout."})
-    d_model: int = field(default=384, metadata={"help": "Width of the encoder."})
-    d_label_hidden: int = field(default=192, metadata={"help": "Width of the hidden layer that scores labels."})
-    encoder: Literal["bilstm", "transformer"] = field(default="bilstm", metadata={"help": "Encoder of the words."})
-    num_layers: int = field(default=2, metadata={"help": "Layers of the encoder."})
-    substitution: float = field(
-        default=0.08, metadata={"help": "Probability that a constituent is replaced by another of its kind."}
-    )
-    bf16: bool = field(default=False, metadata={"help": "Train in bfloat16 autocast: faster on CPUs that have it."})
-    seed: int = field(default=0, metadata={"help": "Seed of everything."})
+    bf16: bool = HfArg(default=False, help="Train in bfloat16 autocast: faster on CPUs that have it.")
+    seed: int = HfArg(default=0, help="Seed of everything.")
 
 
 def hyperparameters(args):

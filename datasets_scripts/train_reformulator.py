@@ -22,13 +22,14 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments, set_seed
+from transformers.hf_argparser import HfArg
 
 from contextcir.captions import MAX_WORDS, Prompt, load_prompts
 from contextcir.captions.examples import Example, judge_examples, read_examples, split_examples
@@ -59,26 +60,26 @@ EXAMPLES_SHOWN = 5  # in the card
 class Arguments:
     """What to train on what. The paper gives no values; the defaults are usual ones for LoRA."""
 
-    model_name_or_path: str = field(metadata={"help": "Causal language model, folder or Hub name."})
-    data: str = field(metadata={"help": "Seed pairs: a .jsonl file, or a folder or Hub name of a dataset."})
-    output_dir: str = field(metadata={"help": "Folder of the adapter."})
-    split: str = field(default="train", metadata={"help": "Split, where the seed pairs are a dataset."})
-    prompts: str | None = field(default=None, metadata={"help": "Folder with a reformulation.txt of your own."})
-    held_out: float = field(default=0.05, metadata={"help": "Share of the pairs of captions to measure on."})
-    max_length: int = field(default=1024, metadata={"help": "Most tokens of a prompt with its answer."})
-    lora_rank: int = field(default=16, metadata={"help": "Rank of the adapters."})
-    lora_alpha: int = field(default=32, metadata={"help": "Scale of the adapters (over the rank)."})
-    lora_target_modules: str = field(
-        default="all-linear", metadata={"help": "Layers that get an adapter: all-linear, or a pattern of names."}
+    model_name_or_path: str = HfArg(help="Causal language model, folder or Hub name.")
+    data: str = HfArg(help="Seed pairs: a .jsonl file, or a folder or Hub name of a dataset.")
+    output_dir: str = HfArg(help="Folder of the adapter.")
+    split: str = HfArg(default="train", help="Split, where the seed pairs are a dataset.")
+    prompts: str | None = HfArg(default=None, help="Folder with a reformulation.txt of your own.")
+    held_out: float = HfArg(default=0.05, help="Share of the pairs of captions to measure on.")
+    max_length: int = HfArg(default=1024, help="Most tokens of a prompt with its answer.")
+    lora_rank: int = HfArg(default=16, help="Rank of the adapters.")
+    lora_alpha: int = HfArg(default=32, help="Scale of the adapters (over the rank).")
+    lora_target_modules: str = HfArg(
+        default="all-linear", help="Layers that get an adapter: all-linear, or a pattern of names."
     )
-    learning_rate: float = field(default=2e-4, metadata={"help": "At its highest, after a warm-up; cosine to 0."})
-    num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the data."})
-    max_steps: int = field(default=-1, metadata={"help": "Steps of the optimiser, if not whole passes."})
-    per_device_train_batch_size: int = field(default=8, metadata={"help": "Examples of a batch."})
-    gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches of a step."})
-    gradient_checkpointing: bool = field(default=False, metadata={"help": "Whether to save memory at half the speed."})
-    bf16: bool = field(default=False, metadata={"help": "Whether the model's own weights rest in bfloat16."})
-    seed: int = field(default=0, metadata={"help": "Of the split, the adapters and the order."})
+    learning_rate: float = HfArg(default=2e-4, help="At its highest, after a warm-up; cosine to 0.")
+    num_train_epochs: float = HfArg(default=3.0, help="Passes over the data.")
+    max_steps: int = HfArg(default=-1, help="Steps of the optimiser, if not whole passes.")
+    per_device_train_batch_size: int = HfArg(default=8, help="Examples of a batch.")
+    gradient_accumulation_steps: int = HfArg(default=1, help="Batches of a step.")
+    gradient_checkpointing: bool = HfArg(default=False, help="Whether to save memory at half the speed.")
+    bf16: bool = HfArg(default=False, help="Whether the model's own weights rest in bfloat16.")
+    seed: int = HfArg(default=0, help="Of the split, the adapters and the order.")
 
     def __post_init__(self):
         if not 0 < self.held_out < 1:

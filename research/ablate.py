@@ -20,13 +20,14 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
 from typing import Any
 
 import torch
 from tqdm import tqdm
+from transformers.hf_argparser import HfArg
 
 from contextcir.cli.options import CommandParser, as_flags
 from contextcir.cli.running import run as run_command
@@ -41,17 +42,15 @@ ROOT = Path(__file__).parents[1]
 class Arguments:
     """What to run, and where it is kept."""
 
-    grid: str = field(default="configs/scenes_ablation", metadata={"help": "Folder of base.yaml and the parts."})
-    parts: list[str] | None = field(default=None, metadata={"help": "Parts, by file name; by default all."})
-    variants: list[str] | None = field(
-        default=None, metadata={"help": "Variants to run; by default all of the parts."}
-    )
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "Seeds of each variant."})
-    jobs: int = field(default=1, metadata={"help": "Runs side by side: one a core, or one a GPU."})
-    runs: str = field(default="runs/scenes_ablation", metadata={"help": "Folder of the models, removed at the end."})
-    results: str = field(default="docs/results/scenes_ablation", metadata={"help": "Folder of the JSON files."})
-    page: str = field(default="docs/scenes_results.md", metadata={"help": "Page to render."})
-    render: bool = field(default=False, metadata={"help": "Whether only to render the page."})
+    grid: str = HfArg(default="configs/scenes_ablation", help="Folder of base.yaml and the parts.")
+    parts: list[str] | None = HfArg(default=None, help="Parts, by file name; by default all.")
+    variants: list[str] | None = HfArg(default=None, help="Variants to run; by default all of the parts.")
+    seeds: list[int] = HfArg(default_factory=lambda: [0, 1, 2], help="Seeds of each variant.")
+    jobs: int = HfArg(default=1, help="Runs side by side: one a core, or one a GPU.")
+    runs: str = HfArg(default="runs/scenes_ablation", help="Folder of the models, removed at the end.")
+    results: str = HfArg(default="docs/results/scenes_ablation", help="Folder of the JSON files.")
+    page: str = HfArg(default="docs/scenes_results.md", help="Page to render.")
+    render: bool = HfArg(default=False, help="Whether only to render the page.")
 
     def __post_init__(self):
         if self.jobs < 1:

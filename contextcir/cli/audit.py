@@ -9,9 +9,11 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from transformers.hf_argparser import HfArg
 
 from contextcir.cli.benchmark_arguments import BenchmarkChoice
 from contextcir.cli.options import CommandParser
@@ -23,11 +25,11 @@ class AuditArguments:
 
     _argument_group_name = "Audit"
 
-    retriever: str = field(metadata={"help": "Model: folder of a run or Hub name."})
-    output: str = field(metadata={"help": "Folder for audit.json, the plots and index.html."})
-    clip: str | None = field(default=None, metadata={"help": "CLIP of the probes; by default the model's own."})
-    max_queries: int = field(default=500, metadata={"help": "Queries of each part, evenly spaced."})
-    batch_size: int = field(default=64, metadata={"help": "Images or queries at a time."})
+    retriever: str = HfArg(help="Model: folder of a run or Hub name.")
+    output: str = HfArg(help="Folder for audit.json, the plots and index.html.")
+    clip: str | None = HfArg(default=None, help="CLIP of the probes; by default the model's own.")
+    max_queries: int = HfArg(default=500, help="Queries of each part, evenly spaced.")
+    batch_size: int = HfArg(default=64, help="Images or queries at a time.")
 
     def __post_init__(self):
         if self.max_queries < 1:

@@ -25,9 +25,11 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from transformers.hf_argparser import HfArg
 
 from contextcir.benchmarks.registry import BENCHMARKS, benchmark_module
 from contextcir.cli.benchmark_arguments import ALL, BenchmarkChoice
@@ -42,15 +44,13 @@ class BenchmarkArguments:
 
     _argument_group_name = "Measurement"
 
-    retriever: str | None = field(
-        default=None, metadata={"help": f"Model: folder of a run, Hub name, or {IMAGESCOPE}."}
-    )
-    baselines: bool = field(default=False, metadata={"help": "Measure the baselines of CLIP as well."})
-    clip: str | None = field(default=None, metadata={"help": "CLIP of the baselines; by default the model's own."})
-    output: str | None = field(default=None, metadata={"help": "JSON file to write (a folder with --benchmark all)."})
-    submission: str | None = field(default=None, metadata={"help": "Folder for the files of the benchmark's server."})
-    batch_size: int = field(default=64, metadata={"help": "Images or queries at a time, for each process."})
-    autocast: Literal["no", "bf16", "fp16"] = field(default="no", metadata={"help": "Precision to encode in."})
+    retriever: str | None = HfArg(default=None, help=f"Model: folder of a run, Hub name, or {IMAGESCOPE}.")
+    baselines: bool = HfArg(default=False, help="Measure the baselines of CLIP as well.")
+    clip: str | None = HfArg(default=None, help="CLIP of the baselines; by default the model's own.")
+    output: str | None = HfArg(default=None, help="JSON file to write (a folder with --benchmark all).")
+    submission: str | None = HfArg(default=None, help="Folder for the files of the benchmark's server.")
+    batch_size: int = HfArg(default=64, help="Images or queries at a time, for each process.")
+    autocast: Literal["no", "bf16", "fp16"] = HfArg(default="no", help="Precision to encode in.")
 
     def __post_init__(self):
         if self.retriever is None and not (self.baselines and self.clip):

@@ -1,6 +1,8 @@
 """Options that `benchmark`, `audit` and `visualize` share: which benchmark, where it is, by which protocol."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from transformers.hf_argparser import HfArg
 
 from contextcir.benchmarks.registry import BENCHMARKS, benchmark_module, load_benchmark
 
@@ -13,13 +15,11 @@ class BenchmarkChoice:
 
     _argument_group_name = "Benchmark"
 
-    data_root: str = field(
-        metadata={"help": "Folder or Hub name of the benchmark, or a folder that holds one folder for each."}
-    )
-    benchmark: str = field(metadata={"help": f"Name: {', '.join(BENCHMARKS)} (your own data in the published form)."})
-    split: str | None = field(default=None, metadata={"help": "Split; by default the benchmark's first."})
-    protocol: str | None = field(default=None, metadata={"help": "Protocol; by default the benchmark's first."})
-    text: str | None = field(default=None, metadata={"help": "How query texts are made, where there is a choice."})
+    data_root: str = HfArg(help="Folder or Hub name of the benchmark, or a folder that holds one folder for each.")
+    benchmark: str = HfArg(help=f"Name: {', '.join(BENCHMARKS)} (your own data in the published form).")
+    split: str | None = HfArg(default=None, help="Split; by default the benchmark's first.")
+    protocol: str | None = HfArg(default=None, help="Protocol; by default the benchmark's first.")
+    text: str | None = HfArg(default=None, help="How query texts are made, where there is a choice.")
 
     def __post_init__(self):
         if self.benchmark != ALL:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from transformers.hf_argparser import HfArg
 
 if TYPE_CHECKING:
     from contextcir.captions import HeldOut
@@ -19,27 +21,24 @@ class PairArguments:
 
     _argument_group_name = "Pairs"
 
-    pairs: str | None = field(
-        default=None, metadata={"help": "Pairs: a .json, .jsonl or .csv file, or a folder or Hub name of a dataset."}
+    pairs: str | None = HfArg(
+        default=None, help="Pairs: a .json, .jsonl or .csv file, or a folder or Hub name of a dataset."
     )
-    pairs_split: str = field(default="train", metadata={"help": "Split, where the pairs are a dataset."})
-    images: str | None = field(default=None, metadata={"help": "Folder of images to draw pairs from instead."})
-    num_pairs: int | None = field(default=None, metadata={"help": "How many pairs to draw."})
-    pairs_within: Literal["folder", "collection"] | None = field(
-        default=None, metadata={"help": "Draw pairs within each folder of images (a class; default), or among all."}
+    pairs_split: str = HfArg(default="train", help="Split, where the pairs are a dataset.")
+    images: str | None = HfArg(default=None, help="Folder of images to draw pairs from instead.")
+    num_pairs: int | None = HfArg(default=None, help="How many pairs to draw.")
+    pairs_within: Literal["folder", "collection"] | None = HfArg(
+        default=None, help="Draw pairs within each folder of images (a class; default), or among all."
     )
-    folder_depth: int | None = field(
+    folder_depth: int | None = HfArg(
         default=None,
-        metadata={
-            "help": "How many folders, from the top, make a class: of women/dresses/51727804/1.jpg, two are"
-            " women/dresses. By default all."
-        },
+        help="How many folders, from the top, make a class: of women/dresses/51727804/1.jpg, two are "
+        "women/dresses. By default all.",
     )
-    seed: int | None = field(default=None, metadata={"help": "Seed of the pairs that are drawn; by default 0."})
-    allow_urls: bool = field(default=False, metadata={"help": "Whether images given as URLs are downloaded."})
-    test_sets: str | None = field(
-        default=None,
-        metadata={"help": "Folder with cirr, circo or fashioniq inside: pairs with their test images are left out."},
+    seed: int | None = HfArg(default=None, help="Seed of the pairs that are drawn; by default 0.")
+    allow_urls: bool = HfArg(default=False, help="Whether images given as URLs are downloaded.")
+    test_sets: str | None = HfArg(
+        default=None, help="Folder with cirr, circo or fashioniq inside: pairs with their test images are left out."
     )
 
     def __post_init__(self):

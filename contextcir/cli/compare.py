@@ -8,8 +8,10 @@ The files are those of `contextcir benchmark --output`, on the same protocol.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+from transformers.hf_argparser import HfArg
 
 from contextcir.cli.options import CommandParser
 
@@ -20,10 +22,10 @@ class CompareArguments:
 
     _argument_group_name = "Comparison"
 
-    before: str = field(metadata={"help": "JSON file of `contextcir benchmark --output`."})
-    after: str = field(metadata={"help": "Another one, on the same protocol."})
-    retriever_before: str | None = field(default=None, metadata={"help": "By default the first of the file."})
-    retriever_after: str | None = field(default=None, metadata={"help": "By default the first of the file."})
+    before: str = HfArg(help="JSON file of `contextcir benchmark --output`.")
+    after: str = HfArg(help="Another one, on the same protocol.")
+    retriever_before: str | None = HfArg(default=None, help="By default the first of the file.")
+    retriever_after: str | None = HfArg(default=None, help="By default the first of the file.")
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:

@@ -5,7 +5,9 @@ contextcir doctor benchmarks
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from transformers.hf_argparser import HfArg
 
 from contextcir.benchmarks.registry import BENCHMARKS, benchmark_module
 from contextcir.cli.options import CommandParser
@@ -17,7 +19,7 @@ class DoctorArguments:
 
     _argument_group_name = "Data"
 
-    data_root: str = field(metadata={"help": "Folder that holds one folder for each benchmark, under its name."})
+    data_root: str = HfArg(help="Folder that holds one folder for each benchmark, under its name.")
 
 
 def main(argv: Sequence[str] | None = None) -> list:

@@ -25,11 +25,13 @@ import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
+
+from transformers.hf_argparser import HfArg
 
 from contextcir.cli.caption_inputs import PairArguments
 from contextcir.cli.options import CommandParser
@@ -46,32 +48,26 @@ class CaptionArguments:
 
     _argument_group_name = "Captions"
 
-    model: str = field(metadata={"help": "Chat model, as the server calls it."})
-    recipe: Literal["good4cir", "instructcir"] = field(default="good4cir", metadata={"help": "Stages to go through."})
-    prompts: str | None = field(
-        default=None, metadata={"help": "Folder with prompts of your own; see contextcir/captions/prompts."}
-    )
-    max_changes: int | None = field(
+    model: str = HfArg(help="Chat model, as the server calls it.")
+    recipe: Literal["good4cir", "instructcir"] = HfArg(default="good4cir", help="Stages to go through.")
+    prompts: str | None = HfArg(default=None, help="Folder with prompts of your own; see contextcir/captions/prompts.")
+    max_changes: int | None = HfArg(
         default=None,
-        metadata={
-            "help": "Most captions of a pair that are joined in one text (good4cir); 4 by default, 1 joins none."
-        },
+        help="Most captions of a pair that are joined in one text (good4cir); 4 by default, 1 joins none.",
     )
-    reformulator: str | None = field(
+    reformulator: str | None = HfArg(
         default=None,
-        metadata={
-            "help": "Adapter (`contextcir data reformulator`), folder or Hub name, that writes the changes of"
-            " instructcir in place of the server's model."
-        },
+        help="Adapter (`contextcir data reformulator`), folder or Hub name, that writes the changes of "
+        "instructcir in place of the server's model.",
     )
-    parser: str | None = field(
-        default=None, metadata={"help": "benepar name or path for noun phrases; by default the shipped parser."}
+    parser: str | None = HfArg(
+        default=None, help="benepar name or path for noun phrases; by default the shipped parser."
     )
-    mode: Literal["online", "batch"] = field(
-        default="online", metadata={"help": "Single requests, or batches: cheaper, and up to a day for each."}
+    mode: Literal["online", "batch"] = HfArg(
+        default="online", help="Single requests, or batches: cheaper, and up to a day for each."
     )
-    poll_seconds: float = field(default=30.0, metadata={"help": "Time between two looks at a batch."})
-    dry_run: bool = field(default=False, metadata={"help": "Print three requests and the likely cost; send nothing."})
+    poll_seconds: float = HfArg(default=30.0, help="Time between two looks at a batch.")
+    dry_run: bool = HfArg(default=False, help="Print three requests and the likely cost; send nothing.")
 
     def __post_init__(self):
         if self.max_changes is not None and self.recipe != "good4cir":
@@ -89,11 +85,9 @@ class OutputArguments:
 
     _argument_group_name = "Output"
 
-    output: str = field(metadata={"help": "Folder of the run."})
-    push_to_hub: str | None = field(
-        default=None, metadata={"help": "Hub name to publish the triplets under (private)."}
-    )
-    public: bool = field(default=False, metadata={"help": "Publish for everybody to see."})
+    output: str = HfArg(help="Folder of the run.")
+    push_to_hub: str | None = HfArg(default=None, help="Hub name to publish the triplets under (private).")
+    public: bool = HfArg(default=False, help="Publish for everybody to see.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,6 +1,8 @@
 """Options of ImageScope. Numbers are the paper's."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from transformers.hf_argparser import HfArg
 
 IMAGESCOPE = "imagescope"
 PAPER_MODELS = {
@@ -15,11 +17,11 @@ OWN_SERVER = "http://localhost:8000/v1"
 
 def _model(role: str):
     text = f"Model of the {role}; by default --chat_model, else the paper's {PAPER_MODELS[role]}."
-    return field(default=None, metadata={"help": text})
+    return HfArg(default=None, help=text)
 
 
 def _url(role: str):
-    return field(default=None, metadata={"help": f"Server of the {role}; by default --base_url, else {OWN_SERVER}."})
+    return HfArg(default=None, help=f"Server of the {role}; by default --base_url, else {OWN_SERVER}.")
 
 
 @dataclass
@@ -28,10 +30,10 @@ class ImageScopeArguments:
 
     _argument_group_name = "ImageScope (--retriever imagescope)"
 
-    trace: str | None = field(
-        default=None, metadata={"help": "Folder for all questions and answers. A run goes on from what is in there."}
+    trace: str | None = HfArg(
+        default=None, help="Folder for all questions and answers. A run goes on from what is in there."
     )
-    chat_model: str | None = field(default=None, metadata={"help": "Model of all roles that are not named."})
+    chat_model: str | None = HfArg(default=None, help="Model of all roles that are not named.")
     captioner: str | None = _model("captioner")
     captioner_url: str | None = _url("captioner")
     reasoner: str | None = _model("reasoner")
@@ -40,16 +42,14 @@ class ImageScopeArguments:
     verifier_url: str | None = _url("verifier")
     evaluator: str | None = _model("evaluator")
     evaluator_url: str | None = _url("evaluator")
-    tau: float = field(default=0.15, metadata={"help": "Weight of the captions where CLIP retrieves, in [0, 1]."})
-    verified: int = field(default=20, metadata={"help": "Candidates of a query that are verified (k)."})
-    evaluated: int = field(default=3, metadata={"help": "Candidates of a query that are then evaluated (alpha)."})
-    rerank: str | None = field(
-        default=None, metadata={"help": "Model whose ranking is re-ranked, in place of reasoning and CLIP."}
-    )
-    after_each_stage: bool = field(default=False, metadata={"help": "Measure the earlier stages as well."})
-    cache: str = field(
+    tau: float = HfArg(default=0.15, help="Weight of the captions where CLIP retrieves, in [0, 1].")
+    verified: int = HfArg(default=20, help="Candidates of a query that are verified (k).")
+    evaluated: int = HfArg(default=3, help="Candidates of a query that are then evaluated (alpha).")
+    rerank: str | None = HfArg(default=None, help="Model whose ranking is re-ranked, in place of reasoning and CLIP.")
+    after_each_stage: bool = HfArg(default=False, help="Measure the earlier stages as well.")
+    cache: str = HfArg(
         default="~/.cache/contextcir/imagescope",
-        metadata={"help": "Folder for captions and embeddings of images, by content. Serves any number of runs."},
+        help="Folder for captions and embeddings of images, by content. Serves any number of runs.",
     )
 
     def server_of(self, role: str, base_url: str | None) -> tuple[str, str]:

@@ -8,7 +8,9 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from transformers.hf_argparser import HfArg
 
 from contextcir.cli.options import CommandParser
 from contextcir.scenes.oracle.faults import Faults
@@ -24,11 +26,11 @@ class OracleArguments:
 
     _argument_group_name = "Oracle"
 
-    truth: str = field(metadata={"help": "Folder with truth.jsonl and the pictures that it names."})
-    port: int = field(default=8000, metadata={"help": "Port on 127.0.0.1; 0: any that is free."})
-    models: list[str] = field(default_factory=lambda: ["oracle"], metadata={"help": "Names it answers to."})
-    api_key: str = field(default="", metadata={"help": "Key that requests must bring; by default any will do."})
-    seed: int = field(default=0, metadata={"help": "Seed of wording and faults."})
+    truth: str = HfArg(help="Folder with truth.jsonl and the pictures that it names.")
+    port: int = HfArg(default=8000, help="Port on 127.0.0.1; 0: any that is free.")
+    models: list[str] = HfArg(default_factory=lambda: ["oracle"], help="Names it answers to.")
+    api_key: str = HfArg(default="", help="Key that requests must bring; by default any will do.")
+    seed: int = HfArg(default=0, help="Seed of wording and faults.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,9 +12,11 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from transformers.hf_argparser import HfArg
 
 from contextcir.cli.options import CommandParser
 
@@ -25,21 +27,17 @@ class PhraseArguments:
 
     _argument_group_name = "Noun phrases"
 
-    data: str | None = field(
-        default=None, metadata={"help": "Triplets: folder of Parquet files, image folder or Hub name."}
+    data: str | None = HfArg(default=None, help="Triplets: folder of Parquet files, image folder or Hub name.")
+    texts: list[str] | None = HfArg(default=None, help="Texts whose phrases are printed, a line each.")
+    output_dir: str | None = HfArg(
+        default=None, help="Folder for the Parquet files; by default those of the data are replaced."
     )
-    texts: list[str] | None = field(default=None, metadata={"help": "Texts whose phrases are printed, a line each."})
-    output_dir: str | None = field(
-        default=None, metadata={"help": "Folder for the Parquet files; by default those of the data are replaced."}
-    )
-    config_name: str | None = field(
-        default=None, metadata={"help": "Configuration of the data set, such as triplets."}
-    )
-    parser: str | None = field(default=None, metadata={"help": "benepar name or path; by default the shipped parser."})
-    max_phrases: int = field(default=10, metadata={"help": "Most phrases of a text (the paper's value)."})
-    leaf_only: bool = field(default=False, metadata={"help": "Only phrases without a phrase inside."})
-    batch_size: int = field(default=2000, metadata={"help": "Texts that are parsed together."})
-    push_to_hub: str | None = field(default=None, metadata={"help": "Hub name to publish under (private)."})
+    config_name: str | None = HfArg(default=None, help="Configuration of the data set, such as triplets.")
+    parser: str | None = HfArg(default=None, help="benepar name or path; by default the shipped parser.")
+    max_phrases: int = HfArg(default=10, help="Most phrases of a text (the paper's value).")
+    leaf_only: bool = HfArg(default=False, help="Only phrases without a phrase inside.")
+    batch_size: int = HfArg(default=2000, help="Texts that are parsed together.")
+    push_to_hub: str | None = HfArg(default=None, help="Hub name to publish under (private).")
 
     def __post_init__(self):
         if (self.data is None) == (self.texts is None):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from transformers.hf_argparser import HfArg
 
 if TYPE_CHECKING:
     from contextcir.chat.server import ChatServer
@@ -15,23 +17,17 @@ class ServerArguments:
 
     _argument_group_name = "Chat server"
 
-    base_url: str | None = field(
-        default=None, metadata={"help": "Address, such as http://localhost:8000/v1; OpenAI's by default."}
+    base_url: str | None = HfArg(default=None, help="Address, such as http://localhost:8000/v1; OpenAI's by default.")
+    key_file: str | None = HfArg(default=None, help="File with the key; by default the variable OPENAI_API_KEY.")
+    max_usd: float | None = HfArg(default=None, help="Most that the folder may cost in all, in USD.")
+    usd_per_million: list[float] | None = HfArg(
+        default=None, help="Price of a million tokens of prompts and of answers, if not the table's."
     )
-    key_file: str | None = field(
-        default=None, metadata={"help": "File with the key; by default the variable OPENAI_API_KEY."}
-    )
-    max_usd: float | None = field(default=None, metadata={"help": "Most that the folder may cost in all, in USD."})
-    usd_per_million: list[float] | None = field(
-        default=None, metadata={"help": "Price of a million tokens of prompts and of answers, if not the table's."}
-    )
-    free: bool = field(default=False, metadata={"help": "Tokens cost nothing, as on a server of your own."})
-    max_tokens: int = field(
-        default=2048, metadata={"help": "Most tokens of an answer. Longer ones are cut and count as failed."}
-    )
-    temperature: float | None = field(default=None, metadata={"help": "Temperature; the server's own by default."})
-    timeout: float = field(default=300.0, metadata={"help": "Seconds that one attempt may take."})
-    concurrency: int = field(default=32, metadata={"help": "Most requests at a time, to each server."})
+    free: bool = HfArg(default=False, help="Tokens cost nothing, as on a server of your own.")
+    max_tokens: int = HfArg(default=2048, help="Most tokens of an answer. Longer ones are cut and count as failed.")
+    temperature: float | None = HfArg(default=None, help="Temperature; the server's own by default.")
+    timeout: float = HfArg(default=300.0, help="Seconds that one attempt may take.")
+    concurrency: int = HfArg(default=32, help="Most requests at a time, to each server.")
 
     def __post_init__(self):
         if self.usd_per_million and len(self.usd_per_million) != 2:

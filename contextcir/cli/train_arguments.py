@@ -2,9 +2,11 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
+
+from transformers.hf_argparser import HfArg
 
 from contextcir.cli.options import as_flags
 
@@ -27,56 +29,48 @@ class ModelArguments:
 
     _argument_group_name = "Model"
 
-    clip_name_or_path: str | None = field(
-        default=None, metadata={"help": "CLIP model to start from, folder or Hub name."}
+    clip_name_or_path: str | None = HfArg(default=None, help="CLIP model to start from, folder or Hub name.")
+    model_name_or_path: str | None = HfArg(default=None, help="Model to go on from, folder or Hub name.")
+    model: Literal["contextcir", "instructcir", "cir_baseline"] | None = HfArg(
+        default=None, help="What to make of a CLIP model: contextcir (default), instructcir or cir_baseline."
     )
-    model_name_or_path: str | None = field(default=None, metadata={"help": "Model to go on from, folder or Hub name."})
-    model: Literal["contextcir", "instructcir", "cir_baseline"] | None = field(
-        default=None,
-        metadata={"help": "What to make of a CLIP model: contextcir (default), instructcir or cir_baseline."},
+    model_revision: str | None = HfArg(default=None, help="Branch, tag or commit of either on the Hub.")
+    attn_implementation: Literal["sdpa", "eager"] = HfArg(default="sdpa", help="Attention of the encoders.")
+    fusion_direction: Literal["text_to_image", "image_to_text"] | None = HfArg(
+        default=None, help="Which tokens query which: text_to_image (default) or image_to_text."
     )
-    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of either on the Hub."})
-    attn_implementation: Literal["sdpa", "eager"] = field(
-        default="sdpa", metadata={"help": "Attention of the encoders."}
+    target_encoding: Literal["fusion", "clip"] | None = HfArg(
+        default=None, help="Gallery images as f(I, '') (fusion, default) or by CLIP's projection (clip)."
     )
-    fusion_direction: Literal["text_to_image", "image_to_text"] | None = field(
-        default=None, metadata={"help": "Which tokens query which: text_to_image (default) or image_to_text."}
+    fusion_class_token: bool | None = HfArg(
+        default=None, help="Whether the fusion sees the image's class token; it does by default."
     )
-    target_encoding: Literal["fusion", "clip"] | None = field(
-        default=None, metadata={"help": "Gallery images as f(I, '') (fusion, default) or by CLIP's projection (clip)."}
+    projection_dim: int | None = HfArg(default=None, help="Size of the embeddings; CLIP's by default.")
+    fusion_hidden_size: int | None = HfArg(default=None, help="Width of the fusion.")
+    fusion_num_layers: int | None = HfArg(default=None, help="Cross-attention blocks of the fusion.")
+    fusion_num_heads: int | None = HfArg(default=None, help="Attention heads of the fusion.")
+    fusion_intermediate_size: int | None = HfArg(default=None, help="Feed-forward width of the fusion.")
+    cross_attention: bool | None = HfArg(
+        default=None, help="Whether InstructCIR's image encoder reads the text; it does by default."
     )
-    fusion_class_token: bool | None = field(
-        default=None, metadata={"help": "Whether the fusion sees the image's class token; it does by default."}
+    predictor_text: bool | None = HfArg(
+        default=None, help="Whether InstructCIR's predictor reads the text; it does by default."
     )
-    projection_dim: int | None = field(default=None, metadata={"help": "Size of the embeddings; CLIP's by default."})
-    fusion_hidden_size: int | None = field(default=None, metadata={"help": "Width of the fusion."})
-    fusion_num_layers: int | None = field(default=None, metadata={"help": "Cross-attention blocks of the fusion."})
-    fusion_num_heads: int | None = field(default=None, metadata={"help": "Attention heads of the fusion."})
-    fusion_intermediate_size: int | None = field(default=None, metadata={"help": "Feed-forward width of the fusion."})
-    cross_attention: bool | None = field(
-        default=None, metadata={"help": "Whether InstructCIR's image encoder reads the text; it does by default."}
+    predictor_hidden_size: int | None = HfArg(default=None, help="Width of InstructCIR's predictor.")
+    composition: Literal["combiner", "tirg"] | None = HfArg(
+        default=None, help="Which baseline: CLIP4Cir's combiner (default) or TIRG's gate."
     )
-    predictor_text: bool | None = field(
-        default=None, metadata={"help": "Whether InstructCIR's predictor reads the text; it does by default."}
+    composer_hidden_size: int | None = HfArg(default=None, help="Width of the baseline's hidden layers.")
+    logit_scale_init_value: float | None = HfArg(
+        default=None, help="Logarithm of the inverse temperature at the start; CLIP's config by default."
     )
-    predictor_hidden_size: int | None = field(default=None, metadata={"help": "Width of InstructCIR's predictor."})
-    composition: Literal["combiner", "tirg"] | None = field(
-        default=None, metadata={"help": "Which baseline: CLIP4Cir's combiner (default) or TIRG's gate."}
+    lora_rank: int = HfArg(
+        default=0, help="Rank of LoRA adapters in both encoders, whose own weights are then frozen; 0 disables LoRA."
     )
-    composer_hidden_size: int | None = field(default=None, metadata={"help": "Width of the baseline's hidden layers."})
-    logit_scale_init_value: float | None = field(
-        default=None, metadata={"help": "Logarithm of the inverse temperature at the start; CLIP's config by default."}
-    )
-    lora_rank: int = field(
-        default=0,
-        metadata={
-            "help": "Rank of LoRA adapters in both encoders, whose own weights are then frozen; 0 disables LoRA."
-        },
-    )
-    lora_alpha: int = field(default=32, metadata={"help": "Scale of the adapters (over the rank)."})
-    lora_target_modules: str = field(
+    lora_alpha: int = HfArg(default=32, help="Scale of the adapters (over the rank).")
+    lora_target_modules: str = HfArg(
         default=r"(text_model|vision_model)\..*\.(q_proj|v_proj)",
-        metadata={"help": "Pattern of the linear layers that get an adapter."},
+        help="Pattern of the linear layers that get an adapter.",
     )
 
     def __post_init__(self):
@@ -105,27 +99,21 @@ class DataArguments:
 
     _argument_group_name = "Data"
 
-    data: list[str] | None = field(
+    data: list[str] | None = HfArg(
         default=None,
-        metadata={
-            "help": "Triplets: Hub name, folder of Parquet files, or image folder with metadata; several are mixed."
-        },
+        help="Triplets: Hub name, folder of Parquet files, or image folder with metadata; several are mixed.",
     )
-    data_weights: list[float] | None = field(
-        default=None, metadata={"help": "How often each of several data sets is seen in an epoch; by default once."}
+    data_weights: list[float] | None = HfArg(
+        default=None, help="How often each of several data sets is seen in an epoch; by default once."
     )
-    data_config: str | None = field(default=None, metadata={"help": "Configuration of the data sets on the Hub."})
-    data_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the data on the Hub."})
-    train_split: str = field(default="train", metadata={"help": "Split to train on, such as 'train[:1000]'."})
-    eval_split: str | None = field(
-        default=None, metadata={"help": "Split of the (first) triplets whose losses are evaluated."}
-    )
-    benchmark: str | None = field(
-        default=None, metadata={"help": "Benchmark (folder or Hub name) whose metrics are evaluated."}
-    )
-    benchmark_split: str = field(default="validation", metadata={"help": "Split of the benchmark."})
-    benchmark_max_queries: int | None = field(
-        default=None, metadata={"help": "Evaluate on its first queries only, against the whole gallery."}
+    data_config: str | None = HfArg(default=None, help="Configuration of the data sets on the Hub.")
+    data_revision: str | None = HfArg(default=None, help="Branch, tag or commit of the data on the Hub.")
+    train_split: str = HfArg(default="train", help="Split to train on, such as 'train[:1000]'.")
+    eval_split: str | None = HfArg(default=None, help="Split of the (first) triplets whose losses are evaluated.")
+    benchmark: str | None = HfArg(default=None, help="Benchmark (folder or Hub name) whose metrics are evaluated.")
+    benchmark_split: str = HfArg(default="validation", help="Split of the benchmark.")
+    benchmark_max_queries: int | None = HfArg(
+        default=None, help="Evaluate on its first queries only, against the whole gallery."
     )
 
     def __post_init__(self):

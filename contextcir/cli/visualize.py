@@ -20,10 +20,12 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+from transformers.hf_argparser import HfArg
 
 from contextcir.benchmarks.base import Benchmark, evenly_spaced
 from contextcir.cli.benchmark_arguments import ALL, BenchmarkChoice
@@ -39,9 +41,7 @@ HALVES = ("CLIP, image only", "CLIP, text only")
 class Drawn(BenchmarkChoice):
     """The benchmark whose queries are drawn."""
 
-    benchmark: str = field(
-        default="custom", metadata={"help": "Name, as for `contextcir benchmark`; custom reads scenes too."}
-    )
+    benchmark: str = HfArg(default="custom", help="Name, as for `contextcir benchmark`; custom reads scenes too.")
 
     def __post_init__(self):
         if self.benchmark == ALL:
@@ -55,15 +55,13 @@ class VisualizeArguments:
 
     _argument_group_name = "Pictures"
 
-    run: str | None = field(
-        default=None, metadata={"help": "Output folder of `contextcir train`: model, processor, trainer_state.json."}
+    run: str | None = HfArg(
+        default=None, help="Output folder of `contextcir train`: model, processor, trainer_state.json."
     )
-    trace: str | None = field(default=None, metadata={"help": "Instead of a run: folder of an ImageScope trace."})
-    compare: str | None = field(default=None, metadata={"help": "A second run, such as one without the CC loss."})
-    queries: int = field(default=6, metadata={"help": "How many queries to draw, evenly spaced over the split."})
-    output: str | None = field(
-        default=None, metadata={"help": "Folder of the pictures; by default figures/ of the run or trace."}
-    )
+    trace: str | None = HfArg(default=None, help="Instead of a run: folder of an ImageScope trace.")
+    compare: str | None = HfArg(default=None, help="A second run, such as one without the CC loss.")
+    queries: int = HfArg(default=6, help="How many queries to draw, evenly spaced over the split.")
+    output: str | None = HfArg(default=None, help="Folder of the pictures; by default figures/ of the run or trace.")
 
     def __post_init__(self):
         if self.queries < 1:

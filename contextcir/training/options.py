@@ -5,8 +5,10 @@ list its options at once; [`~contextcir.training.training_args.CIRTrainingArgume
 others of [`~transformers.TrainingArguments`], and checks them.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
+
+from transformers.hf_argparser import HfArg
 
 
 @dataclass
@@ -15,29 +17,28 @@ class ScheduleOptions:
 
     _argument_group_name = "Training"
 
-    output_dir: str | None = field(default=None, metadata={"help": "Folder of the model, its record and its card."})
-    num_train_epochs: float = field(default=3.0, metadata={"help": "Passes over the training data."})
-    max_steps: int = field(default=-1, metadata={"help": "Steps; from 1 on it replaces num_train_epochs."})
-    per_device_train_batch_size: int = field(default=8, metadata={"help": "Triplets of a batch, for each process."})
-    learning_rate: float = field(default=2e-5, metadata={"help": "Highest learning rate (AdamW)."})
-    min_learning_rate: float = field(default=2e-7, metadata={"help": "Lowest learning rate of the cosine."})
-    lr_num_cycles: int = field(
-        default=1,
-        metadata={"help": "Cosines from the highest to the lowest rate. The paper restarts, but gives no number."},
+    output_dir: str | None = HfArg(default=None, help="Folder of the model, its record and its card.")
+    num_train_epochs: float = HfArg(default=3.0, help="Passes over the training data.")
+    max_steps: int = HfArg(default=-1, help="Steps; from 1 on it replaces num_train_epochs.")
+    per_device_train_batch_size: int = HfArg(default=8, help="Triplets of a batch, for each process.")
+    learning_rate: float = HfArg(default=2e-5, help="Highest learning rate (AdamW).")
+    min_learning_rate: float = HfArg(default=2e-7, help="Lowest learning rate of the cosine.")
+    lr_num_cycles: int = HfArg(
+        default=1, help="Cosines from the highest to the lowest rate. The paper restarts, but gives no number."
     )
-    lr_scheduler_type: str = field(
-        default="cosine_with_restarts", metadata={"help": "Schedule: the paper's, or any other of transformers."}
+    lr_scheduler_type: str = HfArg(
+        default="cosine_with_restarts", help="Schedule: the paper's, or any other of transformers."
     )
-    weight_decay: float = field(default=1e-2, metadata={"help": "Weight decay (AdamW)."})
-    seed: int = field(default=42, metadata={"help": "Seed of new layers, sampling and augmentation."})
-    bf16: bool = field(default=False, metadata={"help": "Train with bfloat16 autocast."})
-    gradient_checkpointing: bool | None = field(
-        default=None, metadata={"help": "Compute activations again in the backward pass: less memory, more time."}
+    weight_decay: float = HfArg(default=1e-2, help="Weight decay (AdamW).")
+    seed: int = HfArg(default=42, help="Seed of new layers, sampling and augmentation.")
+    bf16: bool = HfArg(default=False, help="Train with bfloat16 autocast.")
+    gradient_checkpointing: bool | None = HfArg(
+        default=None, help="Compute activations again in the backward pass: less memory, more time."
     )
-    resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "true: go on from the last whole checkpoint; or the path of one."}
+    resume_from_checkpoint: str | None = HfArg(
+        default=None, help="true: go on from the last whole checkpoint; or the path of one."
     )
-    push_to_hub: bool = field(default=False, metadata={"help": "Publish the model under the name hub_model_id."})
+    push_to_hub: bool = HfArg(default=False, help="Publish the model under the name hub_model_id.")
 
 
 @dataclass
@@ -46,46 +47,38 @@ class LossOptions:
 
     _argument_group_name = "Losses"
 
-    cc_weight: float = field(
-        default=0.08, metadata={"help": "Weight of the concept-consistency loss (lambda); 0 leaves it out."}
+    cc_weight: float = HfArg(default=0.08, help="Weight of the concept-consistency loss (lambda); 0 leaves it out.")
+    cc_warmup_steps: float = HfArg(
+        default=0, help="Steps, or below 1 the share of all steps, in which that weight rises from 0."
     )
-    cc_warmup_steps: float = field(
-        default=0,
-        metadata={"help": "Steps, or below 1 the share of all steps, in which that weight rises from 0."},
+    cc_slack: float = HfArg(
+        default=0.0, help="Difference of two attention values that costs nothing (epsilon), in [0, 1)."
     )
-    cc_slack: float = field(
-        default=0.0, metadata={"help": "Difference of two attention values that costs nothing (epsilon), in [0, 1)."}
-    )
-    cc_form: Literal["excess", "absolute", "contrastive"] = field(
+    cc_form: Literal["excess", "absolute", "contrastive"] = HfArg(
         default="excess",
-        metadata={
-            "help": "excess: attention in context beyond that in isolation costs (paper); absolute: any difference"
-            " costs; contrastive: a phrase's two maps must be nearer to each other than to those of other phrases."
-        },
+        help="excess: attention in context beyond that in isolation costs (paper); absolute: any difference "
+        "costs; contrastive: a phrase's two maps must be nearer to each other than to those of other "
+        "phrases.",
     )
-    isolated_grad: bool = field(
-        default=False, metadata={"help": "Let the concept-consistency loss train the isolated maps as well."}
+    isolated_grad: bool = HfArg(
+        default=False, help="Let the concept-consistency loss train the isolated maps as well."
     )
-    max_phrases: int = field(default=10, metadata={"help": "Most noun phrases of a text, breadth-first."})
-    query_negatives: Literal["own", "all", "none"] = field(
+    max_phrases: int = HfArg(default=10, help="Most noun phrases of a text, breadth-first.")
+    query_negatives: Literal["own", "all", "none"] = HfArg(
         default="own",
-        metadata={
-            "help": "Reference images among the negatives of a query: its own (paper), all of the global batch, none."
-        },
+        help="Reference images among the negatives of a query: its own (paper), all of the global batch, none.",
     )
-    mask_repeated_targets: bool = field(
-        default=True, metadata={"help": "Leave other rows with a query's own target image out of its negatives."}
+    mask_repeated_targets: bool = HfArg(
+        default=True, help="Leave other rows with a query's own target image out of its negatives."
     )
-    learn_temperature: bool = field(default=True, metadata={"help": "Learn the temperature of the contrastive loss."})
-    ema_momentum: float | None = field(
+    learn_temperature: bool = HfArg(default=True, help="Learn the temperature of the contrastive loss.")
+    ema_momentum: float | None = HfArg(
         default=None,
-        metadata={
-            "help": "Take targets from a moving average of the model, with a momentum that rises from this value to 1"
-            " (InstructCIR, as in I-JEPA: 0.996). By default they come from the model itself."
-        },
+        help="Take targets from a moving average of the model, with a momentum that rises from this value to 1"
+        " (InstructCIR, as in I-JEPA: 0.996). By default they come from the model itself.",
     )
-    publish_moving_average: bool = field(
-        default=False, metadata={"help": "Measure and save the moving average at the end, instead of the model."}
+    publish_moving_average: bool = HfArg(
+        default=False, help="Measure and save the moving average at the end, instead of the model."
     )
 
 
@@ -95,14 +88,12 @@ class FreezingOptions:
 
     _argument_group_name = "Frozen parts"
 
-    freeze_vision: bool = field(default=False, metadata={"help": "Freeze the image encoder."})
-    freeze_text: bool = field(default=False, metadata={"help": "Freeze the text encoder."})
-    train_only: str | None = field(
+    freeze_vision: bool = HfArg(default=False, help="Freeze the image encoder.")
+    freeze_text: bool = HfArg(default=False, help="Freeze the text encoder.")
+    train_only: str | None = HfArg(
         default=None,
-        metadata={
-            "help": "Freeze everything but this part of the model, such as combiner_weight (the lambda of"
-            " InstructCIR's second stage)."
-        },
+        help="Freeze everything but this part of the model, such as combiner_weight (the lambda of "
+        "InstructCIR's second stage).",
     )
 
 
@@ -112,22 +103,18 @@ class ImageOptions:
 
     _argument_group_name = "Training images"
 
-    augmentation: Literal["none", "crop"] = field(
-        default="none", metadata={"help": "crop: cut 80 to 100 % out of each training image."}
+    augmentation: Literal["none", "crop"] = HfArg(
+        default="none", help="crop: cut 80 to 100 % out of each training image."
     )
-    on_bad_image: Literal["abort", "skip"] = field(
+    on_bad_image: Literal["abort", "skip"] = HfArg(
         default="abort",
-        metadata={
-            "help": "abort: stop at an image that cannot be read; skip: read all images beforehand, leave out triplets"
-            " with bad ones, and list these in bad_images.json."
-        },
+        help="abort: stop at an image that cannot be read; skip: read all images beforehand, leave out "
+        "triplets with bad ones, and list these in bad_images.json.",
     )
-    encode_images_once: bool = field(
+    encode_images_once: bool = HfArg(
         default=False,
-        metadata={
-            "help": "Keep the output of the frozen image encoder for each training image on disk (in the cache of"
-            " datasets), instead of computing it in every epoch. Needs freeze_vision and no augmentation."
-        },
+        help="Keep the output of the frozen image encoder for each training image on disk (in the cache of "
+        "datasets), instead of computing it in every epoch. Needs freeze_vision and no augmentation.",
     )
 
 

@@ -1,9 +1,10 @@
 """Training arguments: the options of this library and those of transformers, checked together."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import get_args
 
 from transformers import SchedulerType, TrainingArguments
+from transformers.hf_argparser import HfArg
 
 from contextcir.training.options import FreezingOptions, ImageOptions, LossOptions, ScheduleOptions
 
@@ -23,20 +24,16 @@ class CIRTrainingArguments(ScheduleOptions, LossOptions, FreezingOptions, ImageO
 
     _argument_group_name = "Training"
 
-    logging_nan_inf_filter: bool = field(
-        default=False,
-        metadata={"help": "Whether a loss that is no number is left out of the log. Off, so that it ends training."},
+    logging_nan_inf_filter: bool = HfArg(
+        default=False, help="Whether a loss that is no number is left out of the log. Off, so that it ends training."
     )
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Must stay off: the collator makes the model's inputs from other columns."}
+    remove_unused_columns: bool = HfArg(
+        default=False, help="Must stay off: the collator makes the model's inputs from other columns."
     )
-    dataloader_drop_last: bool = field(
-        default=True,
-        metadata={"help": "Whether a last, smaller training batch is left out. Must stay on with several processes."},
+    dataloader_drop_last: bool = HfArg(
+        default=True, help="Whether a last, smaller training batch is left out. Must stay on with several processes."
     )
-    ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "Not needed: every step uses every parameter."}
-    )
+    ddp_find_unused_parameters: bool | None = HfArg(default=False, help="Not needed: every step uses every parameter.")
 
     def __post_init__(self):
         super().__post_init__()

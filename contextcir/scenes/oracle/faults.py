@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
+
+from transformers.hf_argparser import HfArg
 
 from contextcir.scenes.edits import EDIT_OF, Edit
 from contextcir.scenes.world import MAX_OBJECTS, VALUES, Scene, Thing, sample_thing
@@ -21,33 +23,33 @@ FORM = ("refusals", "content_filter", "cut", "malformed")
 
 def rate(help: str) -> float:
     """A field of [`Faults`] that holds a share of all cases, 0 by default."""
-    return field(default=0.0, metadata={"help": help})
+    return HfArg(default=0.0, help=help)
 
 
 @dataclass(frozen=True)
 class Faults:
     """What goes wrong; by default nothing does. Rates are shares of all cases, from 0 to 1."""
 
-    latency: float = field(default=0.0, metadata={"help": "Seconds that each answer takes."})
-    jitter: float = field(default=0.0, metadata={"help": "Up to so many seconds more, evenly spread."})
+    latency: float = HfArg(default=0.0, help="Seconds that each answer takes.")
+    jitter: float = HfArg(default=0.0, help="Up to so many seconds more, evenly spread.")
     rate_429: float = rate("Requests turned away for coming too fast.")
-    retry_after: float = field(default=0.1, metadata={"help": "Seconds that a 429 asks to wait (Retry-After)."})
+    retry_after: float = HfArg(default=0.1, help="Seconds that a 429 asks to wait (Retry-After).")
     rate_5xx: float = rate("Requests that fail with 500, 502 or 503.")
     rate_timeout: float = rate("Requests that are never answered.")
-    hang: float = field(default=30.0, metadata={"help": "Seconds after which a request without answer is cut off."})
-    quota: int = field(default=0, metadata={"help": "Answers until insufficient_quota; 0: no end."})
+    hang: float = HfArg(default=30.0, help="Seconds after which a request without answer is cut off.")
+    quota: int = HfArg(default=0, help="Answers until insufficient_quota; 0: no end.")
 
     refusals: float = rate("Requests that the model refuses.")
     content_filter: float = rate("Answers that a content filter withholds.")
     cut: float = rate("Answers cut in the middle.")
     malformed: float = rate("Answers that break the schema or are not JSON; about half of them can be repaired.")
-    no_schema: bool = field(default=False, metadata={"help": "Refuse json_schema, as servers without it do."})
-    answering_model: str = field(default="", metadata={"help": "Model that answers name instead of the one asked."})
+    no_schema: bool = HfArg(default=False, help="Refuse json_schema, as servers without it do.")
+    answering_model: str = HfArg(default="", help="Model that answers name instead of the one asked.")
 
-    failed_batches: int = field(default=0, metadata={"help": "So many batches fail before they start."})
-    expired_batches: int = field(default=0, metadata={"help": "So many batches, after those, expire half-way."})
-    partly_failed_batches: int = field(default=0, metadata={"help": "So many, after those, fail in every third line."})
-    batch_seconds: float = field(default=0.0, metadata={"help": "Seconds before a batch begins."})
+    failed_batches: int = HfArg(default=0, help="So many batches fail before they start.")
+    expired_batches: int = HfArg(default=0, help="So many batches, after those, expire half-way.")
+    partly_failed_batches: int = HfArg(default=0, help="So many, after those, fail in every third line.")
+    batch_seconds: float = HfArg(default=0.0, help="Seconds before a batch begins.")
 
     objects_hallucinated: float = rate("Object lists with an object that is not there.")
     objects_missed: float = rate("Objects left out of object lists.")

@@ -17,7 +17,7 @@ import random
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers.hf_argparser import HfArg
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from contextcir.cli.options import CommandParser
@@ -54,27 +55,23 @@ GROUP = 4  # scenes that are near misses of each other
 class Arguments:
     """Settings of the one-off training run."""
 
-    output: str = field(metadata={"help": "Folder for the model, the processor files, training.json and the card."})
-    steps: int = field(default=1800, metadata={"help": "Optimiser steps."})
-    batch_size: int = field(default=256, metadata={"help": "Pictures a step."})
-    captions: int = field(
-        default=64, metadata={"help": "Pictures of a batch with a caption; each is the negative of the others."}
-    )
-    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate (AdamW, warm-up, cosine to 0)."})
-    weight_decay: float = field(default=0.05, metadata={"help": "Weight decay of matrices."})
-    cell_weight: float = field(
-        default=1.0, metadata={"help": "Weight of the auxiliary naming of cells; 0: CLIP alone."}
-    )
-    init: str | None = field(default=None, metadata={"help": "Tiny CLIP to go on from, in place of random weights."})
-    vision_width: int = field(default=128, metadata={"help": "Width of the vision transformer."})
-    vision_layers: int = field(default=4, metadata={"help": "Blocks of the vision transformer."})
-    text_width: int = field(default=128, metadata={"help": "Width of the text transformer."})
-    text_layers: int = field(default=2, metadata={"help": "Blocks of the text transformer."})
-    image_size: int = field(default=96, metadata={"help": "Side of the pictures in pixels."})
-    patch_size: int = field(default=16, metadata={"help": "Side of a patch in pixels."})
-    save_every: int = field(default=300, metadata={"help": "Save (and score) every so many steps."})
-    seed: int = field(default=0, metadata={"help": "Seed of weights and data."})
-    device: str = field(default="cuda" if torch.cuda.is_available() else "cpu", metadata={"help": "Torch device."})
+    output: str = HfArg(help="Folder for the model, the processor files, training.json and the card.")
+    steps: int = HfArg(default=1800, help="Optimiser steps.")
+    batch_size: int = HfArg(default=256, help="Pictures a step.")
+    captions: int = HfArg(default=64, help="Pictures of a batch with a caption; each is the negative of the others.")
+    learning_rate: float = HfArg(default=1e-3, help="Peak learning rate (AdamW, warm-up, cosine to 0).")
+    weight_decay: float = HfArg(default=0.05, help="Weight decay of matrices.")
+    cell_weight: float = HfArg(default=1.0, help="Weight of the auxiliary naming of cells; 0: CLIP alone.")
+    init: str | None = HfArg(default=None, help="Tiny CLIP to go on from, in place of random weights.")
+    vision_width: int = HfArg(default=128, help="Width of the vision transformer.")
+    vision_layers: int = HfArg(default=4, help="Blocks of the vision transformer.")
+    text_width: int = HfArg(default=128, help="Width of the text transformer.")
+    text_layers: int = HfArg(default=2, help="Blocks of the text transformer.")
+    image_size: int = HfArg(default=96, help="Side of the pictures in pixels.")
+    patch_size: int = HfArg(default=16, help="Side of a patch in pixels.")
+    save_every: int = HfArg(default=300, help="Save (and score) every so many steps.")
+    seed: int = HfArg(default=0, help="Seed of weights and data.")
+    device: str = HfArg(default="cuda" if torch.cuda.is_available() else "cpu", help="Torch device.")
 
 
 def train_tokenizer(seed: int, num_texts: int = 20000) -> CLIPTokenizer:

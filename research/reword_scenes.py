@@ -12,10 +12,11 @@ searches has a target to caption: this measures words, not retrieval.
 import asyncio
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
+from transformers.hf_argparser import HfArg
 
 from contextcir.benchmarks import scenes
 from contextcir.benchmarks.base import Benchmark
@@ -38,9 +39,9 @@ from contextcir.scenes.truth import Truth
 class Arguments:
     """What to build."""
 
-    output: str = field(metadata={"help": "Folder for the configurations gallery, queries and relevance."})
-    scenes: str = field(default="data/scenes", metadata={"help": "The benchmark, folder or Hub name."})
-    seed: int = field(default=0, metadata={"help": "Seed of the oracle's words."})
+    output: str = HfArg(help="Folder for the configurations gallery, queries and relevance.")
+    scenes: str = HfArg(default="data/scenes", help="The benchmark, folder or Hub name.")
+    seed: int = HfArg(default=0, help="Seed of the oracle's words.")
 
 
 def asking(oracle: Oracle) -> Callable:
