@@ -1,34 +1,28 @@
-"""Publish CIRR, CIRCO, FashionIQ or LaSCo, from the layout of their authors, as a Hugging Face dataset.
+"""Convert CIRR, CIRCO, FashionIQ or LaSCo from the authors' layout to a Hugging Face dataset.
 
-    python datasets_scripts/build_published.py --benchmark cirr --data_root CIRR --output data/cirr
-    python datasets_scripts/add_noun_phrases.py data/cirr/triplets
-    accelerate launch train.py configs/cirr_vit_b.yaml
+    contextcir data published --benchmark cirr --data_root CIRR --output data/cirr
+    contextcir data published --benchmark circo --data_root CIRCO --splits val --output data/circo
 
-    python datasets_scripts/build_published.py --benchmark circo --data_root CIRCO --splits val --output data/circo
-
-The benchmark's splits become the configurations `gallery`, `queries` and `relevance`, its training data `triplets`,
-images inside, byte for byte. Counts that are not those of the official release and images that cannot be read end the
-build. Whether the images may be passed on is for you to judge: `--push_to_hub` makes a private dataset.
+The splits of the benchmark become the configurations `gallery`, `queries` and `relevance`, and its training data
+`triplets`. Image files are stored byte for byte. The build stops if the counts differ from the official release or an
+image cannot be read. Check whether you may redistribute the images: `--push_to_hub` creates a private dataset.
 """
 
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
-from huggingface_hub import DatasetCard, DatasetCardData
 from tqdm import tqdm
 from transformers.hf_argparser import HfArg
 
 from contextcir.benchmarks import circo, cirr, fashioniq, lasco
 from contextcir.benchmarks.files import find_root
-from contextcir.benchmarks.published import FEATURES, publish
 from contextcir.cli.options import CommandParser
 from contextcir.cli.running import run
-from contextcir.data.hub import upload_dataset
 from contextcir.data.images import stored_image
-from contextcir.data.parquet import write_parquet
-from contextcir.data.triplets import UNPARSED_FEATURES
+from datasets_scripts.publishing import finish, write_card
 
 BENCHMARKS = {"cirr": cirr, "circo": circo, "fashioniq": fashioniq, "lasco": lasco}
 IMAGES = ("reference_image", "target_image")
@@ -36,14 +30,14 @@ IMAGES = ("reference_image", "target_image")
 
 @dataclass
 class Arguments:
-    """What to publish."""
+    """Options of the builder."""
+
+    _argument_group_name = "Data"
 
     benchmark: str = HfArg(help=f"One of {', '.join(BENCHMARKS)}.")
-    data_root: str = HfArg(help="Folder in the layout of the authors.")
+    data_root: str = HfArg(help="Folder in the authors' layout.")
     output: str = HfArg(help="Folder for the Parquet files and the card.")
-    splits: list[str] | None = HfArg(
-        default=None, help="Splits, 'train' for the triplets; by default all that there are."
-    )
+    splits: list[str] | None = HfArg(default=None, help="Splits; train are the triplets. By default all.")
     push_to_hub: str | None = HfArg(default=None, help="Hub name to publish under (private).")
 
     def __post_init__(self):
@@ -55,17 +49,22 @@ class Arguments:
             raise ValueError(f"{self.benchmark} has the splits {', '.join(known)}, got {unknown[0]!r}.")
 
 
-def splits_of(module) -> list[str]:
-    """The splits that a benchmark is measured on, and `train` where it has training data."""
+def splits_of(module: ModuleType) -> list[str]:
+    """Return the splits of a benchmark, and `train` if it has training data."""
     return [*module.SPLITS, *(["train"] if hasattr(module, "training_triplets") else [])]
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, int]:
-    """Builds, and pushes if asked to. Returns the rows of each file."""
+    """Build the dataset, and push it if asked to. Returns `<configuration> <split>` -> number of rows."""
     argv = sys.argv[1:] if argv is None else argv
     (args,) = CommandParser([Arguments], "contextcir data published", __doc__).parse(argv)
+    from contextcir.benchmarks.published import publish
+    from contextcir.data.parquet import write_parquet
+    from contextcir.data.triplets import UNPARSED_FEATURES
+
     module, output = BENCHMARKS[args.benchmark], Path(args.output)
-    root, counts = str(find_root(args.data_root, args.benchmark)), {}
+    root = str(find_root(args.data_root, args.benchmark))
+    counts: dict[str, int] = {}
     for split in args.splits:
         if split != "train":
             counts |= publish(module.load(root, split), output, split)
@@ -74,35 +73,24 @@ def main(argv: Sequence[str] | None = None) -> dict[str, int]:
         embedded = (row | {name: stored_image(row[name], f"{row['id']}, {name}") for name in IMAGES} for row in rows)
         counts["triplets train"] = write_parquet(embedded, UNPARSED_FEATURES, output / "triplets", "train").rows
 
-    names = {config: [name for name in counts if name.startswith(f"{config} ")] for config in (*FEATURES, "triplets")}
-    configs = [
-        {
-            "config_name": config,
-            "data_files": [
-                {"split": split, "path": f"{config}/{split}-*.parquet"}
-                for split in (name.partition(" ")[2] for name in found if counts[name])
-            ],
-        }
-        for config, found in names.items()
-        if found
-    ]
-    card = DatasetCard.from_template(
-        card_data=DatasetCardData(license="other", tags=["composed-image-retrieval"], configs=configs),
-        template_path=str(Path(__file__).parent / "cards" / "published.md"),
+    splits: dict[str, list[str]] = {}
+    for name in (name for name, count in counts.items() if count):  # `datasets` reads no empty splits
+        config, _, split = name.partition(" ")
+        splits.setdefault(config, []).append(split)
+    write_card(
+        output,
+        "published.md",
+        splits,
+        header={"license": "other", "tags": ["composed-image-retrieval"]},
         name=args.benchmark,
-        description=module.__doc__.strip().split("\n\n")[0],
+        description=(module.__doc__ or "").strip().split("\n\n")[0],
         counts=counts,
         source=module.SOURCE,
         licence=module.LICENCE,
         citation=module.CITATION,
         with_triplets="train" in args.splits,
     )
-    card.save(output / "README.md")
-    for name, count in counts.items():
-        print(f"{name}: {count:,}")
-    print(f"Written: {output}")
-    if args.push_to_hub:
-        upload_dataset(output, args.push_to_hub)
+    finish(output, counts, args.push_to_hub)
     return counts
 
 

@@ -1,10 +1,9 @@
-"""Build a tiny causal language model with random weights: something to try `train_reformulator.py` on, offline.
+"""Build a tiny causal language model with random weights, to try `contextcir data reformulator` offline.
 
-    python datasets_scripts/build_tiny_lm.py --output data/tiny_lm
+    contextcir data tiny-lm --output data/tiny_lm
 
-Llama's architecture with a byte-pair vocabulary that is learned from the texts of the scenes grammar, so that every
-text is some tokens and those of scenes are few. It knows nothing: whatever it writes after training, the adapter has
-taught it. Same arguments, same files.
+It has the architecture of Llama, and a byte-pair vocabulary learned from the texts of the scenes grammar. So every
+text can be tokenized, and texts of scenes take few tokens. Same arguments, same files.
 """
 
 import random
@@ -12,9 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.hf_argparser import HfArg
 
 from contextcir.cli.options import CommandParser
@@ -26,18 +23,20 @@ END = "<|end|>"
 
 @dataclass
 class Arguments:
-    """What to build."""
+    """Options of the builder."""
+
+    _argument_group_name = "Model"
 
     output: str = HfArg(help="Folder of the model and its tokenizer.")
-    hidden_size: int = HfArg(default=128, help="Width.")
-    num_layers: int = HfArg(default=2, help="Blocks.")
-    vocab_size: int = HfArg(default=1000, help="Most tokens; at least the 256 bytes and the end.")
+    hidden_size: int = HfArg(default=128, help="Width of the transformer.")
+    num_layers: int = HfArg(default=2, help="Number of layers.")
+    vocab_size: int = HfArg(default=1000, help="Most tokens; at least the 256 bytes and the end token.")
     num_texts: int = HfArg(default=2000, help="Texts that the vocabulary is learned from.")
-    seed: int = HfArg(default=0, help="Of the texts and the weights.")
+    seed: int = HfArg(default=0, help="Seed of the texts and the weights.")
 
 
-def build_tokenizer(args: Arguments) -> PreTrainedTokenizerFast:
-    """Byte-pairs of captions and modification texts."""
+def train_tokenizer(args: Arguments) -> Tokenizer:
+    """Learn byte pairs from captions and modification texts."""
     rng, texts = random.Random(f"tiny lm {args.seed}"), []
     for _ in range(args.num_texts // 2):
         query = sample_query(rng, 2)
@@ -50,14 +49,17 @@ def build_tokenizer(args: Arguments) -> PreTrainedTokenizerFast:
         vocab_size=args.vocab_size, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END)
+    return tokenizer
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Builds and saves both."""
+    """Build and save the model and its tokenizer."""
     argv = sys.argv[1:] if argv is None else argv
     (args,) = CommandParser([Arguments], "contextcir data tiny-lm", __doc__).parse(argv)
-    tokenizer = build_tokenizer(args)
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=train_tokenizer(args), eos_token=END)
     torch.manual_seed(args.seed)
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -67,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             num_hidden_layers=args.num_layers,
             num_attention_heads=4,
             max_position_embeddings=2048,
-            initializer_range=16 / args.hidden_size,  # the highest logit is about 16; of 0.02, nothing would be sure
+            # Logits up to about 16. With the default of 0.02, no token would get a high probability.
+            initializer_range=16 / args.hidden_size,
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
         )

@@ -1,10 +1,10 @@
-"""Compare the captions that `generate_captions.py` wrote of scene pairs with what differs in truth.
+"""Compare the captions that `contextcir generate` wrote for pairs of scenes with the true differences.
 
-    python datasets_scripts/score_scene_captions.py data/generated --truth data/scene_pairs
+    contextcir data scene-scores data/generated --truth data/scene_pairs
 
-Of the captions that have passed the gates. Precision: the share of them that tell a true edit, each another one.
-Recall: the share of the true edits that are told. Both by what is done, over all pairs that were captioned; pairs that
-failed are counted beside. Printed, and written to `truth_scores.json` in the folder.
+Captions that were dropped are not scored. Precision is the share of the captions that describe a true edit, each edit
+counted once. Recall is the share of the true edits that are described. Both are computed by operation over all
+captioned pairs; failed pairs are counted separately. The scores are printed and written to `truth_scores.json`.
 """
 
 import json
@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers.hf_argparser import HfArg
 
@@ -23,18 +24,24 @@ from contextcir.scenes.truth import Truth
 
 @dataclass
 class Arguments:
-    """What to compare."""
+    """Options of the command."""
 
-    output: str = HfArg(help="Folder that generate_captions.py has written.")
-    truth: str = HfArg(help="Folder of build_scene_pairs.py that its pairs came from.")
+    _argument_group_name = "Folders"
+
+    output: str = HfArg(help="Output folder of contextcir generate.")
+    truth: str = HfArg(help="Folder of the pairs, from contextcir data scene-pairs.")
 
 
-def score_folder(output: Path, truth: Path) -> dict:
+def score_folder(output: Path, truth: Path) -> dict[str, Any]:
     """
-    Scores of all captioned pairs.
+    Score all captioned pairs.
+
+    Returns:
+        `dict[str, Any]`: `pairs`, `failed_pairs`, and `scores`: operation or `all` -> counts, and precision and recall
+        in percent.
 
     Raises:
-        ValueError: There are no captioned pairs, or pictures that the truth does not know.
+        ValueError: No pair has captions, or the truth lacks a picture.
     """
     scenes = {picture.name: picture.scene for picture in Truth.from_folder(truth).pictures}
     with open(output / "pairs.jsonl", encoding="utf-8") as lines:
@@ -47,28 +54,19 @@ def score_folder(output: Path, truth: Path) -> dict:
     for pair, captions in captioned:
         ids = [pair[f"{side}_id"] for side in ("reference", "target")]
         if unknown := [name for name in ids if name not in scenes]:
-            raise ValueError(f"{truth} knows no picture {unknown[0]!r}. Give the folder that the pairs came from.")
+            raise ValueError(f"{truth} has no picture {unknown[0]!r}. Give the folder of these pairs.")
         for name, score in score_by_operation(captions, *(scenes[name] for name in ids)).items():
             totals[name] += score
     totals["all"] = sum(totals.values(), Score())
-    return {
-        "pairs": len(captioned),
-        "failed_pairs": len(pairs) - len(captioned),
-        "scores": {
-            name: {
-                "right": score.right,
-                "captions": score.given,
-                "edits": score.true,
-                "precision": 100 * score.precision,
-                "recall": 100 * score.recall,
-            }
-            for name, score in totals.items()
-        },
-    }
+    scores = {}
+    for name, score in totals.items():
+        counts = {"right": score.right, "captions": score.given, "edits": score.true}
+        scores[name] = counts | {"precision": 100 * score.precision, "recall": 100 * score.recall}
+    return {"pairs": len(captioned), "failed_pairs": len(pairs) - len(captioned), "scores": scores}
 
 
-def main(argv: Sequence[str] | None = None) -> dict:
-    """Prints the table, and writes and returns the scores."""
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Print the table of scores and write the JSON. Returns the scores."""
     argv = sys.argv[1:] if argv is None else argv
     (args,) = CommandParser([Arguments], "contextcir data scene-scores", __doc__, ("output",)).parse(argv)
     found = score_folder(Path(args.output), Path(args.truth))

@@ -1,14 +1,12 @@
-"""What configs of models around CLIP's two encoders share.
-
-The folders `modeling_*` travel alone, so that each has this file of its own, the same byte for byte (a test compares).
-"""
+"""Shared base of the configs: two CLIP encoders, and checks that refuse misspelt fields."""
 
 from difflib import get_close_matches
+from typing import Any
 
 from transformers import CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
 
-# What transformers itself writes into a `config.json` or hands to a config beside the declared fields.
-FIELDS_OF_TRANSFORMERS = {
+# Fields that transformers writes into a `config.json` or passes to a config, beside the declared ones.
+TRANSFORMERS_FIELDS = {
     "model_type", "auto_map", "torch_dtype", "name_or_path", "num_labels", "attn_implementation", "output_attentions",
     "experts_implementation", "per_layer_config", "quantization_config", "use_cache", "tie_word_embeddings",
     "tie_last_hidden_states",
@@ -16,22 +14,29 @@ FIELDS_OF_TRANSFORMERS = {
 
 
 class TwoEncoders:
-    """For a `PreTrainedConfig` that declares the fields `vision_config` and `text_config`."""
+    """
+    First base of the configs. It makes configs of the encoders from their dictionaries.
+
+    Args:
+        vision_config (`CLIPVisionConfig` or `dict`, *optional*): The image encoder.
+        text_config (`CLIPTextConfig` or `dict`, *optional*): The text encoder. Its width may differ from that of the
+            image encoder.
+        projection_dim (`int`, defaults to 512): Size of the embeddings.
+        logit_scale_init_value (`float`, defaults to 2.6592): Logarithm of the inverse temperature at the start (CLIP's
+            value).
+
+    Raises:
+        ValueError: A field does not exist. transformers would keep it silently, so that a misspelt option would train
+            the default. In the configs of the encoders, a field is almost the name of an existing one.
+    """
 
     sub_configs = {"vision_config": CLIPVisionConfig, "text_config": CLIPTextConfig}
+    text_config: Any
 
-    def _set_up_encoders(self, others: dict) -> None:
-        """
-        The first thing that `__post_init__` does: makes configs of the encoders' dictionaries.
-
-        Raises:
-            ValueError: `others`, the keyword arguments beside the declared fields, holds one that does not exist
-                (transformers keeps it silently, so that a misspelt option would train the default without a word), or
-                a dictionary one that almost is the name of an existing one.
-        """
-        unknown = sorted(name for name in set(others) - FIELDS_OF_TRANSFORMERS if not name.startswith("_"))
+    def __post_init__(self, **kwargs: Any) -> None:
+        unknown = sorted(name for name in set(kwargs) - TRANSFORMERS_FIELDS if not name.startswith("_"))
         if unknown:
-            if others.get("model_type") == "clip":
+            if kwargs.get("model_type") == "clip":
                 raise ValueError("This is the config of a CLIP model: use `from_clip_pretrained` of the model.")
             raise ValueError(
                 f"{type(self).__name__} has no field {', '.join(map(repr, unknown))}. Its fields are:"
@@ -42,11 +47,12 @@ class TwoEncoders:
             _refuse_misspelt_fields(name, sub_config, config_class)
             if not isinstance(sub_config, config_class):
                 setattr(self, name, config_class(**(sub_config or {})))
+        super().__post_init__(**kwargs)  # type: ignore[misc]  # the second base is a `PreTrainedConfig`
 
     @property
     def empty_text_ids(self) -> tuple[int, int]:
-        """Token ids of the empty text: the begin and the end token. Configs of CLIP from before transformers' pull
-        request 24773 (`eos_token_id == 2`) hold wrong ids; there, these are the last two of the vocabulary."""
+        """Token ids of the empty text: begin and end. CLIP configs from before transformers' pull request 24773
+        (`eos_token_id == 2`) hold wrong ids; there, these are the last two of the vocabulary."""
         text_config = self.text_config
         if text_config.eos_token_id == 2:
             return text_config.vocab_size - 2, text_config.vocab_size - 1
@@ -62,9 +68,10 @@ class TwoEncoders:
 
 def _refuse_misspelt_fields(name: str, sub_config: PreTrainedConfig | dict | None, config_class: type) -> None:
     """
-    CLIP's configs take any field without a word, and must: files of transformers 4 hold dozens that are gone, such as
-    `torchscript`, `top_k` or `pruned_heads`. So only what almost is the name of one of the encoder's own is refused.
-    The nearest of the old ones, `sep_token_id`, is like `pad_token_id` to 0.83.
+    Refuse a field that is almost the name of one of the encoder's own.
+
+    CLIP's configs accept any field, and must: files of transformers 4 hold dozens that no longer exist, such as
+    `torchscript`, `top_k` or `pruned_heads`. The most similar of them, `sep_token_id` to `pad_token_id`, scores 0.83.
     """
     known = config_class.__annotations__
     given = vars(sub_config) if isinstance(sub_config, PreTrainedConfig) else sub_config or {}

@@ -1,54 +1,98 @@
-"""What models around CLIP's two encoders share: loading that refuses broken weights, the temperature, texts in passes.
+"""Shared base of the models around CLIP's two encoders: public methods, initialisation, and checks of weights."""
 
-The folders `modeling_*` travel alone, so that each has this file of its own, the same byte for byte (a test compares).
-"""
-
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
-from transformers import CLIPModel
+from torch import Tensor, nn
+from transformers import CLIPModel, CLIPTextModel, CLIPVisionModel, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
 from transformers.modeling_utils import load_state_dict
+from transformers.utils import ModelOutput
 
 MAX_LOG_SCALE = 4.60517  # ln 100, rounded down: CLIP's bound
-# What one more pass of the text encoder costs, in tokens: on an accelerator, launching its kernels.
-PASS_COST = {"cpu": 64, "accelerator": 4096}
 
 
-class AroundCLIP:
-    """For a `PreTrainedModel` with encoders and projections under the names that they have in `CLIPModel`, so that any
-    CLIP checkpoint loads straight in, and with a `logit_scale`."""
+@dataclass
+class CIROutput(ModelOutput):
+    """Output of a training step. Embeddings `(batch_size, projection_dim)` are L2-normalised float32. Attentions
+    `(num_phrases, num_patches)` are distributions over image patches. A field that a model does not have is `None`."""
+
+    query_embeds: Tensor | None = None
+    target_embeds: Tensor | None = None  # target images, embedded as gallery images
+    reference_embeds: Tensor | None = None  # reference images, embedded as gallery images: the query-image negatives
+    logit_scale: Tensor | None = None  # 0-dim: inverse temperature, at most 100
+    context_attentions: Tensor | None = None  # attention of each noun phrase's tokens in the whole text
+    isolated_attentions: Tensor | None = None  # attention of each noun phrase encoded alone
+
+
+class CLIPBasedModel(PreTrainedModel):
+    """Base of a model that uses the names of `CLIPModel` for its encoders and projections, so that any CLIP checkpoint
+    loads directly. Subclasses define `_embed_queries` and `_embed_images`."""
+
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _no_split_modules = ["CLIPTextEmbeddings", "CLIPEncoderLayer", "CLIPVisionEmbeddings"]
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__(config)
+        self.text_model = CLIPTextModel._from_config(config.text_config)
+        self.vision_model = CLIPVisionModel._from_config(config.vision_config)
+        self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            # Keeps the scale of the signal at any width: these layers may be 32 or 1,024 wide.
+            init.normal_(module.weight, std=module.in_features**-0.5)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif module is self:
+            init.constant_(self.logit_scale, self.config.logit_scale_init_value)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, output_loading_info=False, **kwargs):
-        """As in transformers, but weights with missing, NaN or infinite tensors are refused with a `ValueError` that
-        names them, instead of being replaced by random numbers or loaded as they are, and so is a damaged file."""
-        with _naming_damaged_files(pretrained_model_name_or_path):
-            model, info = super().from_pretrained(
-                pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
-            )
-        _refuse_broken_weights(model, info["missing_keys"], pretrained_model_name_or_path)
-        return (model, info) if output_loading_info else model
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike, *args: Any, **kwargs: Any) -> Any:
+        """
+        Load a model as in transformers, but refuse broken weights. transformers makes missing tensors at random.
+
+        Raises:
+            ValueError: A file is damaged, or tensors are missing, NaN or infinite.
+        """
+        name, with_info = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
+        with _naming_damaged_files(name):
+            model, info = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
+        _refuse_broken_weights(model, info["missing_keys"], name)
+        return (model, info) if with_info else model
 
     @classmethod
-    def from_clip_pretrained(cls, name_or_path, **kwargs):
+    def from_clip_pretrained(cls, name_or_path: str | PathLike, **kwargs: Any) -> Any:
         r"""
-        Start from a CLIP checkpoint: all that the model has in common with it, and the temperature unless
-        `logit_scale_init_value` is given, are its own. All else is new.
+        Start from a CLIP checkpoint: copy the tensors that the model shares with it, among them the temperature unless
+        `logit_scale_init_value` is given. The other tensors are initialised.
 
         Args:
-            name_or_path (`str`): folder or Hub name of a `CLIPModel`.
-            **kwargs: fields of the model's config; all others go to `CLIPModel.from_pretrained` (`dtype`, `revision`,
-                ...).
+            name_or_path (`str`): Folder or Hub name of a `CLIPModel`.
+            **kwargs: Fields of the model's config; others go to `CLIPModel.from_pretrained` (`dtype`, ...).
 
         Returns:
             The model, in evaluation mode.
 
         Raises:
-            ValueError: where a tensor of the CLIP model is missing or holds NaN, where a file is damaged, for a
-                `projection_dim` that does not fit a projection that is taken over, and for configs of the encoders.
+            ValueError: A file of the CLIP model is damaged, one of its tensors is missing, NaN or infinite,
+                `projection_dim` does not fit a projection that is copied, or a config of an encoder is given.
         """
         fields = {key: kwargs.pop(key) for key in cls.config_class.__annotations__ if key in kwargs}
         if encoders := fields.keys() & {"vision_config", "text_config"}:
@@ -60,20 +104,58 @@ class AroundCLIP:
         config = cls.config_class(**{key: getattr(clip.config, key) for key in inherited} | fields)
         model = cls._from_config(config, dtype=clip.dtype, attn_implementation=clip.config._attn_implementation)
         own, given = model.state_dict(), {"logit_scale"} if "logit_scale_init_value" in fields else set()
-        taken = {key: tensor for key, tensor in clip.state_dict().items() if key in own.keys() - given}
-        if any(tensor.shape != own[key].shape for key, tensor in taken.items()):
+        shared = {key: tensor for key, tensor in clip.state_dict().items() if key in own.keys() - given}
+        if any(tensor.shape != own[key].shape for key, tensor in shared.items()):
             raise ValueError(
                 f"`projection_dim` is {config.projection_dim}, but the projections of {str(name_or_path)!r} have"
                 f" {clip.config.projection_dim}. Leave it out."
             )
-        model.load_state_dict(taken, strict=False)
+        model.load_state_dict(shared, strict=False)
         return model.eval()
 
     def get_input_embeddings(self) -> nn.Module:
         return self.text_model.get_input_embeddings()
 
+    def get_query_features(
+        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None
+    ) -> Tensor:
+        r"""
+        Embed queries.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, 3, height, width)`): Reference images.
+            input_ids (`torch.LongTensor` of shape `(batch_size, length)`): Modification texts, padded on the right.
+            attention_mask (`torch.LongTensor` of shape `(batch_size, length)`, *optional*):
+                1 for real tokens. By default a text ends with its first end token.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch_size, projection_dim)`, L2-normalised.
+
+        Raises:
+            ValueError: There are not as many images as texts.
+        """
+        check_rows(input_ids, pixel_values=pixel_values, attention_mask=attention_mask)
+        return self._embed_queries(pixel_values, input_ids, attention_mask)
+
+    def get_image_features(self, pixel_values: Tensor) -> Tensor:
+        r"""
+        Embed gallery images.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, 3, height, width)`): Images.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch_size, projection_dim)`, L2-normalised.
+        """
+        return self._embed_images(pixel_values)
+
+    def _encode_batch(self, pixel_values, encoded_images):
+        if (pixel_values is None) == (encoded_images is None):
+            raise ValueError("Give either `pixel_values` or `encoded_images`.")
+        return self.encode_images(pixel_values) if encoded_images is None else encoded_images
+
     def _bounded_logit_scale(self):
-        # The parameter itself is held at the bound: a clamp of its exponential alone has no gradient beyond it, and
+        # The parameter itself is held at the bound: a clamp of its exponential has no gradient beyond the bound, and
         # CLIP's checkpoints start there.
         if self.training:
             with torch.no_grad():
@@ -81,28 +163,35 @@ class AroundCLIP:
         return self.logit_scale.float().exp().clamp(max=100.0)
 
     def _text_mask(self, input_ids, attention_mask):
-        """Which tokens are real, `(batch_size, length)`: without a mask, all up to the first end token."""
+        """Return which tokens are real, `(batch_size, length)`: without a mask, all up to the first end token."""
         if attention_mask is not None:
             return attention_mask.bool()
         is_end = input_ids == self.config.empty_text_ids[1]
         return is_end.cumsum(1) - is_end.long() == 0
 
 
+def check_rows(input_ids: Tensor, **others: Tensor | None) -> None:
+    """Refuse tensors with more or fewer rows than there are texts. Those that are `None` are not checked."""
+    for name, tensor in others.items():
+        if tensor is not None and len(tensor) != len(input_ids):
+            raise ValueError(f"`{name}` has {len(tensor)} rows for {len(input_ids)} texts. Give one for each text.")
+
+
 @contextmanager
-def _naming_damaged_files(name_or_path):
-    """safetensors says what is wrong, but not with which file. Its error is known by name, since this file imports
-    torch, transformers and huggingface_hub alone."""
+def _naming_damaged_files(name_or_path: str | PathLike) -> Iterator[None]:
+    """Add the name of a damaged file to safetensors' error, which does not say it. The error is recognised by its
+    name: this file imports only torch, transformers and huggingface_hub."""
     try:
         yield
     except Exception as error:
         if type(error).__name__ != "SafetensorError":
             raise
         damaged = next(filter(_is_damaged, sorted(Path(name_or_path).glob("*.safetensors"))), None)
-        damaged = damaged or f"A file of the weights of {str(name_or_path)!r}"  # in the cache of the Hub
-        raise ValueError(f"{damaged} is incomplete or damaged ({error}). Write or download it again.") from error
+        where = damaged or f"A file of the weights of {str(name_or_path)!r}"  # in the cache of the Hub
+        raise ValueError(f"{where} is incomplete or damaged ({error}). Write or download it again.") from error
 
 
-def _is_damaged(path):
+def _is_damaged(path: Path) -> bool:
     try:
         load_state_dict(path, map_location="meta")  # headers only
     except Exception:
@@ -110,35 +199,28 @@ def _is_damaged(path):
     return False
 
 
-def _refuse_broken_weights(model, missing_keys, name_or_path):
+def _refuse_broken_weights(model: nn.Module, missing_keys: set[str], name_or_path: str | PathLike) -> None:
     infinite = [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
     for problem, keys in (("lack", sorted(missing_keys)), ("hold NaN or infinite values in", infinite)):
         if keys:
             names = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
-            raise ValueError(f"The weights in {str(name_or_path)!r} {problem} {names}: incomplete or damaged?")
+            raise ValueError(f"The weights in {str(name_or_path)!r} {problem} {names}. Write or download them again.")
 
 
-def normalize(embeds):
-    """`(..., dim)` -> the same of unit length, in float32: a sum of squares overflows in half precision."""
+def normalize(embeds: Tensor) -> Tensor:
+    """Scale vectors `(..., dim)` to unit length, in float32: a sum of squares overflows in half precision."""
     return F.normalize(embeds.float(), dim=-1)
 
 
-def split_into_passes(lengths):
-    """How to encode texts of these lengths, `(num_texts,)`, with 0 for those to leave out: pairs of an index tensor
-    and a length to cut to, in the split that costs least. Padding costs its tokens, a pass `PASS_COST`."""
-    cost = PASS_COST["cpu" if lengths.device.type == "cpu" else "accelerator"]
-    counts = lengths.bincount().tolist()
-    distinct = [length for length in range(1, len(counts)) if counts[length]]
-    least = [(0, [])]  # for the shortest texts up to each length: what they cost, and the longest of each pass
-    for end, longest in enumerate(distinct, start=1):
-        options, texts = [], 0
-        for start in range(end - 1, -1, -1):
-            texts += counts[distinct[start]]
-            before, ends = least[start]
-            options.append((before + texts * longest + cost, [*ends, longest]))
-        least.append(min(options))
-    ends = least[-1][1]
-    return [
-        (((lengths > shorter) & (lengths <= longest)).nonzero()[:, 0], longest)
-        for shorter, longest in zip([0, *ends], ends, strict=False)
-    ]
+def split_heads(states: Tensor, num_heads: int) -> Tensor:
+    """`(batch_size, length, hidden_size)` -> `(batch_size, num_heads, length, head_dim)`."""
+    return states.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Queries and keys `(batch_size, num_heads, length, head_dim)`, and a mask that is false for padding -> float32
+    weights `(batch_size, num_heads, num_queries, num_keys)`."""
+    scores = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return scores.softmax(dim=-1)

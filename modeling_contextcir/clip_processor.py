@@ -1,34 +1,40 @@
-"""What processors around CLIP's image processor and tokenizer share.
-
-The folders `modeling_*` travel alone, so that each has this file of its own, the same byte for byte (a test compares).
-"""
+"""Shared base of the processors: CLIP's image processor and tokenizer, with checks of their inputs."""
 
 import os
+from typing import Any
 
-from transformers import CLIPImageProcessorPil, ProcessorMixin
+import torch
+from transformers import BatchFeature, CLIPImageProcessorPil, ProcessorMixin
+from transformers.processing_utils import ProcessingKwargs
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 SMALLEST_VOCABULARY = 256 + 2  # byte-level BPE: all bytes, begin and end
 
 
-class AroundCLIPProcessor(ProcessorMixin):
+class CLIPBasedProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]  # a `TypedDict`
+    _defaults = {"text_kwargs": {"padding": "longest", "truncation": True}}
+
+
+class CLIPBasedProcessor(ProcessorMixin):
     r"""
-    `from_pretrained` takes a saved processor as well as the folder or Hub name of any CLIP model.
+    CLIP's image processor and tokenizer. `from_pretrained` loads a saved processor, or that of any CLIP model.
 
     Args:
-        image_processor (`CLIPImageProcessorPil`):
-            Pixels; always the PIL version, so that they are the same with and without torchvision.
-        tokenizer (`CLIPTokenizer`):
-            Token ids.
+        image_processor (`CLIPImageProcessorPil`): Image processor; always the PIL version, so that pixels are the same
+            with and without torchvision.
+        tokenizer (`CLIPTokenizer`): Tokenizer.
 
     Raises:
-        ValueError: for a tokenizer without even the bytes. Where the files of the vocabulary are missing, transformers
-            makes one of begin and end alone, which reads every text as the same unknown token.
+        ValueError: The tokenizer has fewer entries than there are bytes. Where the vocabulary files are missing,
+            transformers makes a tokenizer of begin and end only, to which every text is the same unknown token.
     """
 
-    def __init__(self, image_processor=None, tokenizer=None, **kwargs):
+    def __init__(self, image_processor: Any = None, tokenizer: Any = None, **kwargs: Any):
         if type(image_processor).__name__ == "CLIPImageProcessor":
-            # Where torchvision is installed, transformers picks this one; `from_pretrained(backend="pil")` would
-            # prevent that, but also ends up in the config of the tokenizer.
+            # With torchvision installed, transformers picks this one. `from_pretrained(backend="pil")` would prevent
+            # that, but is also written into the config of the tokenizer.
             image_processor = CLIPImageProcessorPil.from_dict(image_processor.to_dict())
         if tokenizer is not None and len(tokenizer) < SMALLEST_VOCABULARY:
             raise ValueError(
@@ -38,17 +44,73 @@ class AroundCLIPProcessor(ProcessorMixin):
         super().__init__(image_processor, tokenizer, **kwargs)
 
     @property
+    def model_input_names(self) -> list[str]:
+        return ["pixel_values", "input_ids", "attention_mask"]
+
+    @property
     def max_length(self) -> int:
-        """To how many tokens, begin and end included, a text is cut: 77, unless the tokenizer says otherwise."""
+        """`int`: Most tokens of a text, begin and end included: the tokenizer's limit, or 77 if it has none."""
         length = self.tokenizer.model_max_length
         return length if length < 1_000_000 else 77  # tokenizers without a limit report 10**30
 
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | list[str] | None = None,
+        *,
+        count_truncated: bool = False,
+        return_tensors: str = "pt",
+        **kwargs: Any,
+    ) -> BatchFeature:
+        r"""
+        Prepare images and texts for the model.
+
+        Args:
+            images (`PIL.Image.Image` or list of them, *optional*): RGB images, such as from
+                `contextcir.data.images.load_image`, which reads any file, array or image.
+            text (`str` or `list[str]`, *optional*): Modification texts, which may be empty.
+            count_truncated (`bool`): Whether to return the number of texts that were cut, instead of warning once.
+            return_tensors (`str`): As for any processor.
+            **kwargs: Options of the image processor and the tokenizer, as for any processor (`padding`, ...).
+
+        Returns:
+            `BatchFeature`:
+
+            - with images: `pixel_values` `(num_images, 3, height, width)`,
+            - with texts: `input_ids` and `attention_mask` `(batch_size, length)`, padded on the right to the longest,
+              and with `count_truncated` `num_truncated_texts`, 0-dim.
+
+        Raises:
+            ValueError: There are neither images nor texts, or images are paths or have more than 8 bits.
+        """
+        return self._encode(images, text, count_truncated, return_tensors=return_tensors, **kwargs)[0]
+
+    def _encode(self, images, text, count_truncated, **kwargs) -> tuple[BatchFeature, Any, dict[str, Any]]:
+        """Return the inputs, the tokenizer's own output, and its options."""
+        if images is None and text is None:
+            raise ValueError("Give `images`, `text` or both.")
+        # Not the tokenizer's `init_kwargs`: after a save, these hold the padding and truncation of its last call.
+        options = self._merge_kwargs(CLIPBasedProcessorKwargs, **kwargs)
+        inputs, encoding = BatchFeature(), None
+        if images is not None:
+            _refuse_unread_images(images)
+            inputs.update(self.image_processor(images, **options["images_kwargs"]))
+        if text is not None:
+            encoding = self._tokenize([text] if isinstance(text, str) else list(text), **options["text_kwargs"])
+            inputs.update(input_ids=encoding["input_ids"], attention_mask=encoding["attention_mask"])
+            num_truncated = sum(bool(row.overflowing) for row in encoding.encodings)
+            if count_truncated:
+                inputs["num_truncated_texts"] = torch.tensor(num_truncated)
+            elif num_truncated:
+                logger.warning_once(f"Texts are cut to {self.max_length} tokens.")
+        return inputs, encoding, options["text_kwargs"]
+
     def _tokenize(self, texts, **kwargs):
-        # On the right, whatever the tokenizer says: the text encoder of the model relies on it.
+        # On the right whatever the tokenizer's config says: the model's text encoder relies on it.
         return self.tokenizer(texts, **{"max_length": self.max_length, **kwargs, "padding_side": "right"})
 
 
-def refuse_unread_images(images) -> None:
+def _refuse_unread_images(images) -> None:
     """CLIP's image processor would read a path without its orientation or any limit, and cut values at 255."""
     for place, image in enumerate(images if isinstance(images, (list, tuple)) else [images]):
         mode = getattr(image, "mode", "")

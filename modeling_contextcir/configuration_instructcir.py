@@ -1,9 +1,11 @@
-"""Configuration of InstructCIR: two CLIP encoders, of which one reads the other in every block, and the predictor.
+"""Configuration of InstructCIR: two CLIP encoders, cross-attention from each image block to the text, and a predictor.
 
 Paper: Scaling Prompt Instructed Zero Shot Composed Image Retrieval with Image-Only Data (arXiv 2504.00812), section
-II-B. The cross-attention has no sizes of its own: as wide as the image encoder and with as many heads (section IV-A).
-The paper leaves the width of the predictor open; here it is that of its input.
+II-B. The cross-attention has the width and the heads of the image encoder (section IV-A), so it has no fields here.
+The paper leaves the width of the predictor open; the default is the width of its input.
 """
+
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -14,34 +16,19 @@ from .clip_config import TwoEncoders
 @strict
 class InstructCIRConfig(TwoEncoders, PreTrainedConfig):
     r"""
+    Arguments and errors as for [`TwoEncoders`], and:
+
     Args:
-        vision_config (`CLIPVisionConfig` or `dict`, *optional*):
-            The image encoder, whose every block gets a cross-attention to the text.
-        text_config (`CLIPTextConfig` or `dict`, *optional*):
-            The text encoder. Its width and that of the image encoder may differ.
-        projection_dim (`int`, defaults to 512):
-            Size of CLIP's common space, which is that of the embedding that is searched.
         cross_attention (`bool`, defaults to `True`):
-            Whether the image encoder reads the text. Without, it is CLIP's, and image and text meet in the predictor
-            alone (table V of the paper, "w/o CrossAtt.").
+            Whether the image encoder reads the text. If not, it is that of CLIP, and image and text meet in the
+            predictor only (table V of the paper, "w/o CrossAtt.").
         predictor_text (`bool`, defaults to `True`):
             Whether the predictor reads the embedding of the text beside that of the image.
-        predictor_hidden_size (`int`, *optional*):
-            Width of the predictor; that of its input when left out.
-        logit_scale_init_value (`float`, defaults to 2.6592):
-            Logarithm of the inverse temperature at the start (CLIP's value).
+        predictor_hidden_size (`int`, *optional*): Width of the predictor; by default that of its input.
 
     Raises:
-        ValueError: for a field that does not exist (in the configs of the encoders: one that is almost the name of an
-            existing one), and for values that do not fit together.
-
-    Example:
-
-    ```python
-    >>> from modeling_contextcir import InstructCIRConfig, InstructCIRModel
-
-    >>> model = InstructCIRModel(InstructCIRConfig(predictor_hidden_size=256))
-    ```"""
+        ValueError: `predictor_hidden_size` is below 1, or nothing reads the text.
+    """
 
     model_type = "instructcir"
 
@@ -53,24 +40,21 @@ class InstructCIRConfig(TwoEncoders, PreTrainedConfig):
     predictor_hidden_size: int | None = None
     logit_scale_init_value: float | int = 2.6592
 
-    def __post_init__(self, **kwargs):
-        self._set_up_encoders(kwargs)
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
         if self.predictor_hidden_size is None:
             self.predictor_hidden_size = self.predictor_input_size
-        super().__post_init__(**kwargs)
 
-    def validate_architecture(self):
-        """Part of the `@strict` validation: the values have to fit together."""
-        if self.predictor_hidden_size < 1:
-            raise ValueError(f"`predictor_hidden_size` must be at least 1, got {self.predictor_hidden_size}.")
+    def validate_architecture(self) -> None:
+        """Check that the values fit together, as part of the `@strict` validation."""
+        size: Any = self.predictor_hidden_size  # no longer `None`
+        if size < 1:
+            raise ValueError(f"`predictor_hidden_size` must be at least 1, got {size}.")
         if not (self.cross_attention or self.predictor_text):
-            raise ValueError("Nothing reads the text: leave `cross_attention`, `predictor_text` or both at `True`.")
+            raise ValueError("Nothing reads the text: set `cross_attention`, `predictor_text` or both to `True`.")
         self._check_empty_text()
 
     @property
     def predictor_input_size(self) -> int:
-        """What the predictor reads: the embedding of the image and, beside it, that of the text."""
+        """Width of the predictor's input: an image embedding and, if it reads the text, a text embedding."""
         return self.projection_dim * (2 if self.predictor_text else 1)
-
-
-__all__ = ["InstructCIRConfig"]

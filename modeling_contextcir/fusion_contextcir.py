@@ -1,50 +1,47 @@
-"""Where text meets image in ConText-CIR: cross-attention `phi_A` and attention pooling `phi_P`.
+"""Fusion of text and image in ConText-CIR: cross-attention `phi_A` and attention pooling `phi_P`.
 
 Paper: ConText-CIR (CVPR 2025), section 3.2. Left out: self-attention (the text encoder has done it) and dropout (the
-paper mentions none). Without self-attention the rows do not see each other, and in the default direction image tokens
-are never updated: the keys and values of an image are computed once and serve the whole text, the isolated noun
-phrases and the empty text alike.
+paper mentions none). Without self-attention the rows do not interact, and in the default direction image tokens are
+never updated. So the keys and values of an image are computed once, for the whole text, the isolated noun phrases and
+the empty text.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .configuration_contextcir import ContextCIRConfig
+from .clip_model import attention_weights, split_heads
 
 
 class ContextCIRAttention(nn.Module):
-    """Multi-head attention of rows (queries) on a memory (keys and values) projected apart, for repeated use."""
+    """Multi-head attention of rows (queries) on a memory (keys and values), which is projected apart for reuse."""
 
-    def __init__(self, config: ContextCIRConfig, memory_size: int):
+    def __init__(self, config: PreTrainedConfig, memory_size: int):
         super().__init__()
         hidden_size = config.fusion_hidden_size
         self.config = config
         self.num_heads = config.fusion_num_heads
         self.q_proj = nn.Linear(hidden_size, hidden_size)
-        self.k_proj = nn.Linear(memory_size, hidden_size, bias=False)  # softmax does not see a constant
+        self.k_proj = nn.Linear(memory_size, hidden_size, bias=False)  # a constant would not change the softmax
         self.v_proj = nn.Linear(memory_size, hidden_size)
         self.out_proj = nn.Linear(hidden_size, hidden_size)
 
-    def _split_heads(self, states):
-        return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (batch_size, num_heads, length, head_dim)
-
-    def project_memory(self, memory):
+    def project_memory(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """`(batch_size, length, memory_size)` -> keys and values, `(batch_size, num_heads, length, head_dim)` each."""
-        return self._split_heads(self.k_proj(memory)), self._split_heads(self.v_proj(memory))
+        return split_heads(self.k_proj(memory), self.num_heads), split_heads(self.v_proj(memory), self.num_heads)
 
-    def weights(self, rows, key, mask=None):
-        """How much each row looks at each place of the memory, float32, `(batch_size, num_heads, num_rows,
-        memory_length)`."""
-        query = self._split_heads(self.q_proj(rows))
-        scores = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
-        if mask is not None:
-            scores = scores.masked_fill(~mask, float("-inf"))
-        return scores.softmax(dim=-1)
+    def weights(self, rows: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return float32 attention weights, `(batch_size, num_heads, num_rows, memory_length)`."""
+        return attention_weights(split_heads(self.q_proj(rows), self.num_heads), key, mask)
 
-    def forward(self, rows, key, value, mask=None, output_attentions=False):
+    def forward(
+        self, rows: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, output_attentions: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
         attentions = None
         if output_attentions or self.config._attn_implementation == "eager":
             weights = self.weights(rows, key, mask)
@@ -52,7 +49,7 @@ class ContextCIRAttention(nn.Module):
             if output_attentions:
                 attentions = weights.mean(dim=1)
         else:
-            query = self._split_heads(self.q_proj(rows))
+            query = split_heads(self.q_proj(rows), self.num_heads)
             attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.out_proj(attended.transpose(1, 2).flatten(2)), attentions
 
@@ -60,7 +57,7 @@ class ContextCIRAttention(nn.Module):
 class ContextCIRLayer(GradientCheckpointingLayer):
     """Pre-norm decoder block without self-attention: cross-attention and feed-forward, each with a residual."""
 
-    def __init__(self, config: ContextCIRConfig, memory_size: int):
+    def __init__(self, config: PreTrainedConfig, memory_size: int):
         super().__init__()
         hidden_size, eps = config.fusion_hidden_size, config.text_config.layer_norm_eps
         self.norm1 = nn.LayerNorm(hidden_size, eps=eps)
@@ -70,7 +67,9 @@ class ContextCIRLayer(GradientCheckpointingLayer):
         self.activation = ACT2FN[config.text_config.hidden_act]
         self.fc2 = nn.Linear(config.fusion_intermediate_size, hidden_size)
 
-    def forward(self, rows, key, value, mask=None, output_attentions=False):
+    def forward(
+        self, rows: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, output_attentions: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
         attended, attentions = self.attention(self.norm1(rows), key, value, mask, output_attentions)
         rows = rows + attended
         rows = rows + self.fc2(self.activation(self.fc1(self.norm2(rows))))
@@ -78,10 +77,12 @@ class ContextCIRLayer(GradientCheckpointingLayer):
 
 
 class ContextCIRFusion(nn.Module):
-    """`phi_A`: cross-attention between the tokens of an image and of a text, in either direction. Both kinds of tokens
-    arrive layer-normed by their encoders, hence no norm on the memory."""
+    """`phi_A`: cross-attention between the tokens of an image and of a text, in either direction. The encoders
+    layer-norm both kinds of tokens, so the memory gets no norm here."""
 
-    def __init__(self, config: ContextCIRConfig):
+    layers: Any  # `nn.ModuleList` of `ContextCIRLayer`
+
+    def __init__(self, config: PreTrainedConfig):
         super().__init__()
         self.text_queries = config.fusion_direction == "text_to_image"
         self.class_token = config.fusion_class_token
@@ -92,44 +93,46 @@ class ContextCIRFusion(nn.Module):
         self.input_projection = nn.Identity() if same_size else nn.Linear(row_size, config.fusion_hidden_size)
         self.layers = nn.ModuleList([ContextCIRLayer(config, memory_size) for _ in range(config.fusion_num_layers)])
 
-    def _project_memory(self, tokens):
+    def _project_memory(self, tokens: Tensor) -> list[tuple[Tensor, Tensor]]:
         return [layer.attention.project_memory(tokens) for layer in self.layers]
 
-    def prepare_images(self, image_tokens):
-        """What depends on the image alone, in tensors whose first dimension is the image: keys and values of each
-        layer, or rows."""
+    def prepare_images(self, image_tokens: Tensor) -> Any:
+        """Compute what depends on the image only: keys and values of each layer, or rows. The first dimension of these
+        tensors is the image."""
         image_tokens = image_tokens if self.class_token else image_tokens[:, 1:]
         return self._project_memory(image_tokens) if self.text_queries else self.input_projection(image_tokens)
 
-    def select_images(self, prepared, index):
-        """The prepared images at `index`, a tensor."""
+    def select_images(self, prepared: Any, index: Tensor) -> Any:
+        """Return the prepared images at the places `index`."""
         if self.text_queries:
             return [(key.index_select(0, index), value.index_select(0, index)) for key, value in prepared]
         return prepared.index_select(0, index)
 
-    def forward(self, prepared, text_tokens, text_mask=None, output_attentions=False, output_rows=True):
-        r"""
-        Args:
-            prepared: the images, from `prepare_images`.
-            text_tokens (`torch.FloatTensor` of shape `(batch_size, text_length, text_hidden_size)`): one text for each
-                image.
-            text_mask (`torch.BoolTensor` of shape `(batch_size, text_length)`): false for padding.
-            output_attentions (`bool`): whether attention weights are wanted.
-            output_rows (`bool`): whether anything else is wanted.
+    def forward(
+        self,
+        prepared: Any,
+        text_tokens: Tensor,
+        text_mask: Tensor | None = None,
+        output_attentions: bool = False,
+        output_rows: bool = True,
+    ) -> tuple[Any, Any]:
+        """
+        Fuse images, from `prepare_images`, with one text each: `text_tokens` `(batch_size, text_length,
+        text_hidden_size)` and `text_mask` `(batch_size, text_length)`, false for padding.
 
         Returns:
-            rows `(batch_size, num_rows, fusion_hidden_size)` and float32 attention weights
-            `(batch_size, text_length, num_image_tokens)`, mean of layers and heads: a distribution over image tokens
-            for each text token, or, where image tokens are the queries, over text tokens for each image token. What is
-            not wanted is `None`.
+            Rows `(batch_size, num_rows, fusion_hidden_size)` and float32 attention weights
+            `(batch_size, text_length, num_image_tokens)`, the mean of layers and heads: for each text token a
+            distribution over image tokens or, with image tokens as queries, for each image token a distribution over
+            text tokens. `None` for what is not requested.
         """
         if self.text_queries:
-            # A padded text token makes a row that nobody reads, so that image tokens need no mask.
+            # The row of a padded text token is never read, and image tokens have no padding: no mask is needed.
             rows, memories, mask = self.input_projection(text_tokens), prepared, None
         else:
             rows, memories = prepared, self._project_memory(text_tokens)
             mask = None if text_mask is None else text_mask[:, None, None, :]
-        total = 0.0
+        total: Any = 0.0
         for layer, (key, value) in zip(self.layers, memories, strict=True):
             if layer is self.layers[-1] and not output_rows:
                 rows, attentions = None, layer.attention.weights(layer.norm1(rows), key, mask).mean(dim=1)
@@ -146,13 +149,13 @@ class ContextCIRPooler(nn.Module):
     """`phi_P`: pooling by multi-head attention (Set Transformer, section 3.2) with one learned seed, as a pre-norm
     block."""
 
-    def __init__(self, config: ContextCIRConfig):
+    def __init__(self, config: PreTrainedConfig):
         super().__init__()
         self.seed = nn.Parameter(torch.zeros(1, 1, config.fusion_hidden_size))
         self.norm = nn.LayerNorm(config.fusion_hidden_size, eps=config.text_config.layer_norm_eps)
         self.layer = ContextCIRLayer(config, config.fusion_hidden_size)
 
-    def forward(self, rows, mask=None):
+    def forward(self, rows: Tensor, mask: Tensor | None = None) -> Tensor:
         """`(batch_size, num_rows, hidden_size)` and a mask `(batch_size, num_rows)` -> `(batch_size, hidden_size)`."""
         key, value = self.layer.attention.project_memory(self.norm(rows))
         mask = None if mask is None else mask[:, None, None, :]

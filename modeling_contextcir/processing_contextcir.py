@@ -1,99 +1,65 @@
-"""Images, modification texts and the character spans of their noun phrases -> tensors for ConText-CIR.
+"""Processor of ConText-CIR: images, modification texts and the character spans of their noun phrases -> tensors.
 
-Paper: ConText-CIR (CVPR 2025), section 3.3: a noun phrase is needed twice, by itself (its own token ids) and in
-context (which tokens of the whole text are its own). Spans are found by the offsets of the tokenizer, exactly or not
-at all.
+Paper: ConText-CIR (CVPR 2025), section 3.3. A noun phrase is needed twice: isolated (its own token ids) and in context
+(its tokens in the whole text). Spans are matched to tokens by the tokenizer's offsets, exactly or not at all.
 """
 
 import operator
+from typing import Any
 
 import torch
 from transformers import BatchFeature
-from transformers.processing_utils import ProcessingKwargs
-from transformers.utils import logging
 
-from .clip_processor import AroundCLIPProcessor, refuse_unread_images
-
-logger = logging.get_logger(__name__)
+from .clip_processor import CLIPBasedProcessor
 
 
-class ContextCIRProcessorKwargs(ProcessingKwargs, total=False):
-    _defaults = {"text_kwargs": {"padding": "longest", "truncation": True}}
-
-
-class ContextCIRProcessor(AroundCLIPProcessor):
-    r"""
-    CLIP's image processor and tokenizer, and the noun-phrase tensors of the concept-consistency loss.
-
-    `ContextCIRProcessor.from_pretrained` takes a saved processor as well as the folder or Hub name of any CLIP model.
-
-    Args:
-        image_processor (`CLIPImageProcessorPil`):
-            Pixels; always the PIL version, so that they are the same with and without torchvision.
-        tokenizer (`CLIPTokenizer`):
-            Token ids; must be able to return character offsets.
-
-    Raises:
-        ValueError: for a tokenizer without even the bytes. Where the files of the vocabulary are missing, transformers
-            makes one of begin and end alone, which reads every text as the same unknown token.
-    """
+class ContextCIRProcessor(CLIPBasedProcessor):
+    """[`CLIPBasedProcessor`] that also makes the noun-phrase tensors of the concept-consistency loss. Its tokenizer
+    must return character offsets."""
 
     @property
     def model_input_names(self) -> list[str]:
         phrases = ["phrase_input_ids", "phrase_attention_mask", "phrase_sample", "phrase_token_mask"]
-        return ["pixel_values", "input_ids", "attention_mask", *phrases]
+        return [*super().model_input_names, *phrases]
 
-    def __call__(self, images=None, text=None, noun_phrases=None, return_tensors="pt", **kwargs) -> BatchFeature:
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | list[str] | None = None,
+        noun_phrases: list[list[dict[str, Any] | tuple[int, int]]] | None = None,
+        *,
+        return_tensors: str = "pt",
+        **kwargs: Any,
+    ) -> BatchFeature:
         r"""
-        Args:
-            images (`PIL.Image.Image` or list of them, *optional*):
-                RGB images. `contextcir.data.images.load_image` makes one of any file, array or Pillow image.
-            text (`str` or `list[str]`, *optional*):
-                Modification texts. The empty text is allowed.
-            noun_phrases (`list[list[dict]]`, *optional*):
-                For each text its noun phrases: `{"text", "start", "end"}` or `(start, end)`, characters of the text.
-            return_tensors (`str`, defaults to `"pt"`):
-                Only `"pt"` with noun phrases.
-            **kwargs: options of the image processor and the tokenizer, as for any processor (`padding`, ...).
+        Prepare images, texts and noun phrases for the model. Arguments, results and errors as for
+        [`CLIPBasedProcessor.__call__`], and for each text its `noun_phrases`: `{"text", "start", "end"}` or
+        `(start, end)`, characters of the text. `return_tensors` must then be `"pt"`.
 
         Returns:
-            `BatchFeature`:
+            `BatchFeature`, with noun phrases (there may be none) also:
 
-            - with images: `pixel_values` `(num_images, 3, height, width)`,
-            - with texts: `input_ids`, `attention_mask` `(batch_size, length)`, padded on the right to the longest,
-            - with noun phrases (there may be none): `phrase_input_ids`, `phrase_attention_mask`
-              `(num_phrases, phrase_length)`, each by itself with begin and end token; `phrase_sample`
-              `(num_phrases,)`, the row of its text; `phrase_token_mask` `(num_phrases, length)`, bool, its tokens in
-              that row; and two counts, 0-dim: `num_truncated_texts`, and `num_dropped_phrases`, which begin or end
-              inside a token or were cut off with their text.
+            - `phrase_input_ids`, `phrase_attention_mask` `(num_phrases, phrase_length)`: each phrase alone, with begin
+              and end token,
+            - `phrase_sample` `(num_phrases,)`: the row of its text,
+            - `phrase_token_mask` `(num_phrases, length)`, bool: its tokens in that row,
+            - two counts, 0-dim: `num_truncated_texts`, and `num_dropped_phrases`, which begin or end inside a token or
+              were cut off with their text.
 
         Raises:
-            ValueError: for noun phrases in another form, outside their text or with another text than their own, and
-                lists of different lengths, naming the row; and for paths and Pillow images of more than 8 bits.
+            ValueError: Noun phrases of a row, which is named, have another form, another text than their own or are
+                outside their text, or the lists differ in length.
         """
-        if noun_phrases is not None and text is None:
+        if noun_phrases is None:
+            return super().__call__(images, text, return_tensors=return_tensors, **kwargs)
+        if text is None:
             raise ValueError("`noun_phrases` are spans of `text`, which is missing.")
-        if images is None and text is None:
-            raise ValueError("Give `images`, `text` or both.")
-        # Not the tokenizer's `init_kwargs`: after a save, these hold the padding and truncation of its last call.
-        merged = self._merge_kwargs(ContextCIRProcessorKwargs, return_tensors=return_tensors, **kwargs)
-        data = {}
-        if images is not None:
-            refuse_unread_images(images)
-            data.update(self.image_processor(images, **merged["images_kwargs"]))
-        if text is not None:
-            texts = [text] if isinstance(text, str) else list(text)
-            encoding = self._tokenize(texts, **merged["text_kwargs"])
-            data.update(input_ids=encoding["input_ids"], attention_mask=encoding["attention_mask"])
-            num_truncated = sum(bool(row.overflowing) for row in encoding.encodings)
-            if noun_phrases is not None:
-                data.update(self._encode_noun_phrases(texts, noun_phrases, encoding, **merged["text_kwargs"]))
-                data["num_truncated_texts"] = torch.tensor(num_truncated)
-            elif num_truncated:
-                logger.warning_once(f"Texts are cut to {self.max_length} tokens.")
-        return BatchFeature(data)
+        texts = [text] if isinstance(text, str) else list(text)
+        inputs, encoding, options = self._encode(images, texts, True, return_tensors=return_tensors, **kwargs)
+        inputs.update(self._encode_noun_phrases(texts, noun_phrases, encoding, options))
+        return inputs
 
-    def _encode_noun_phrases(self, texts, noun_phrases, encoding, **kwargs) -> dict[str, torch.Tensor]:
+    def _encode_noun_phrases(self, texts, noun_phrases, encoding, options) -> dict[str, torch.Tensor]:
         if len(noun_phrases) != len(texts):
             raise ValueError(f"`noun_phrases` has {len(noun_phrases)} entries for {len(texts)} texts.")
         length = encoding["input_ids"].shape[1]
@@ -106,14 +72,10 @@ class ContextCIRProcessor(AroundCLIPProcessor):
             for span in spans:
                 start, end = _start_and_end(span, row)
                 if not 0 <= start < end <= len(text):
-                    raise ValueError(
-                        f"Row {row}: noun phrase {span!r} lies outside its text of {len(text)} characters: {text!r}."
-                    )
+                    raise ValueError(f"Row {row}: {span!r} is outside its text of {len(text)} characters: {text!r}.")
                 if isinstance(span, dict) and span.get("text", text[start:end]) != text[start:end]:
-                    raise ValueError(
-                        f"Row {row}: at the span of {span!r}, the text reads {text[start:end]!r}: {text!r}."
-                    )
-                tokens = find_span(offsets, special, start, end)
+                    raise ValueError(f"Row {row}: {span!r} is {text[start:end]!r} in its text: {text!r}.")
+                tokens = _find_span(offsets, special, start, end)
                 if tokens is None:
                     num_dropped += 1
                     continue
@@ -121,9 +83,9 @@ class ContextCIRProcessor(AroundCLIPProcessor):
                 samples.append(row)
                 masks.append([position in tokens for position in range(length)])
         if phrases:
-            isolated = self._tokenize(phrases, **kwargs)
+            isolated = self._tokenize(phrases, **options)
             input_ids, attention_mask = isolated["input_ids"], isolated["attention_mask"]
-        else:  # a batch of captions without noun phrases is normal
+        else:  # a batch of texts without noun phrases is normal
             input_ids = attention_mask = torch.zeros(0, 2, dtype=torch.long)
         return {
             "phrase_input_ids": input_ids,  # (num_phrases, phrase_length)
@@ -134,7 +96,7 @@ class ContextCIRProcessor(AroundCLIPProcessor):
         }
 
 
-def _start_and_end(span, row: int) -> tuple[int, int]:
+def _start_and_end(span: Any, row: int) -> tuple[int, int]:
     try:
         start, end = (span["start"], span["end"]) if isinstance(span, dict) else span
         return operator.index(start), operator.index(end)
@@ -145,20 +107,9 @@ def _start_and_end(span, row: int) -> tuple[int, int]:
         ) from None
 
 
-def find_span(offsets, special_tokens_mask, start: int, end: int) -> range | None:
-    """
-    The tokens that cover exactly the characters `start` to `end` of a text.
-
-    Args:
-        offsets (`list[tuple[int, int]]`): characters of each token. Several byte-level tokens of one character share
-            its offsets.
-        special_tokens_mask (`list[int]`): 1 for begin, end and padding.
-        start (`int`): first character.
-        end (`int`): one past the last character.
-
-    Returns:
-        `range` of positions, or `None` where the span begins or ends inside a token, or its text was cut off.
-    """
+def _find_span(offsets, special_tokens_mask, start: int, end: int) -> range | None:
+    """Find the positions of the tokens that cover exactly the characters `start` to `end` of a text, or `None` if the
+    span begins or ends inside a token or was cut off. Byte-level tokens of one character share its offsets."""
     inside = [
         position
         for position, ((first, last), special) in enumerate(zip(offsets, special_tokens_mask, strict=True))
@@ -167,6 +118,3 @@ def find_span(offsets, special_tokens_mask, start: int, end: int) -> range | Non
     if not inside or offsets[inside[0]][0] != start or offsets[inside[-1]][1] != end:
         return None
     return range(inside[0], inside[-1] + 1)
-
-
-__all__ = ["ContextCIRProcessor"]

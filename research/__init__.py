@@ -1,1 +1,1 @@
-"""How this project measures itself: speed, ablations, and the pages rendered from their results."""
+"""Measurements of this project: speed, ablations, its own small models, and the pages rendered from the results."""

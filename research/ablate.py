@@ -1,16 +1,18 @@
-"""Run a grid of trainings on scenes and render what comes out, to put the claims of a paper to the test.
+"""Run a grid of trainings on scenes and render the results, to test the claims of a paper.
 
-    python -m research.ablate                                  # every run that has no result yet, then the page
+    python -m research.ablate                                  # every run without a result, then the page
     python -m research.ablate --parts consistency direction --seeds 0 1 2 --jobs 2
     python -m research.ablate --variants default cc_0 --seeds 3 4
-    python -m research.ablate --render                         # the page alone, from the results that there are
+    python -m research.ablate --render                         # only the page, from existing results
 
-A grid is a folder: `base.yaml` holds the options of `train.py` that all runs share, every other file a part, that is a
-claim and variants (a name and the options in which it differs from the base; under `then` those in which a second
-stage, which goes on from its model, differs from the first). A name means one thing in all parts, and is run once.
-Each run is trained, measured by `benchmark.py` on the split of the grid's base and kept as one JSON file; a run that
-was interrupted starts anew, one whose options have changed since is run again, and nothing is tuned on the test split,
-since the grid looks at the other one.
+A grid is a folder. `base.yaml` holds the options of `contextcir train` that all runs share. Every other file is a
+part: a claim and its variants. A variant has a name and the options in which it differs from the base; options under
+`then` are the differences of a second stage, which continues from the model of the first. A name has one meaning in
+all parts, and is run once.
+
+Each run is trained, measured by `contextcir benchmark` on the split of the base, and kept as one JSON file.
+Interrupted runs start again, and so do runs whose options have changed. Grids use the validation split, so nothing is
+tuned on the test split.
 """
 
 import json
@@ -19,6 +21,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,42 +35,59 @@ from transformers.hf_argparser import HfArg
 from contextcir.cli.options import CommandParser, as_flags
 from contextcir.cli.running import run as run_command
 from contextcir.visualization import save_png, seed_dots
-from research.ablation import Grid, Run, columns_of, page_lines, planned, read_grid, result_of
-from research.ablation.page import COLUMNS, LOGGED
+from research.ablation.grid import Grid, Run, planned, read_grid, result_of
+from research.ablation.page import COLUMNS, LOGGED, columns_of, page_lines
 
 ROOT = Path(__file__).parents[1]
 
 
 @dataclass
 class Arguments:
-    """What to run, and where it is kept."""
+    """Options of the grid."""
+
+    _argument_group_name = "Grid"
 
     grid: str = HfArg(default="configs/scenes_ablation", help="Folder of base.yaml and the parts.")
     parts: list[str] | None = HfArg(default=None, help="Parts, by file name; by default all.")
     variants: list[str] | None = HfArg(default=None, help="Variants to run; by default all of the parts.")
     seeds: list[int] = HfArg(default_factory=lambda: [0, 1, 2], help="Seeds of each variant.")
-    jobs: int = HfArg(default=1, help="Runs side by side: one a core, or one a GPU.")
-    runs: str = HfArg(default="runs/scenes_ablation", help="Folder of the models, removed at the end.")
+    jobs: int = HfArg(default=1, help="Parallel runs: one for each core, or for each GPU.")
+    runs: str = HfArg(
+        default="runs/scenes_ablation", help="Folder of the models, which are removed once they are measured."
+    )
     results: str = HfArg(default="docs/results/scenes_ablation", help="Folder of the JSON files.")
     page: str = HfArg(default="docs/scenes_results.md", help="Page to render.")
-    render: bool = HfArg(default=False, help="Whether only to render the page.")
+    render: bool = HfArg(default=False, help="Only render the page.")
 
     def __post_init__(self):
         if self.jobs < 1:
             raise ValueError(f"jobs must be at least 1, got {self.jobs}.")
         if torch.cuda.is_available() and self.jobs > torch.cuda.device_count():
-            raise ValueError(f"There are {torch.cuda.device_count()} GPUs for {self.jobs} jobs; give one to each.")
+            raise ValueError(f"There are {torch.cuda.device_count()} GPUs for {self.jobs} jobs. Each job needs one.")
 
     @property
-    def of_the_grid(self) -> list[str]:
-        """Those arguments, of a grid other than the default one, that say where all is."""
+    def render_command(self) -> str:
+        """`str`: The command that renders the page, with the paths that differ from the defaults."""
         names = ("grid", "results", "page")
-        given = {name: getattr(self, name) for name in names if getattr(self, name) != getattr(Arguments, name)}
-        return [word for name, value in given.items() for word in (f"--{name}", value)]
+        paths = {name: getattr(self, name) for name in names if getattr(self, name) != getattr(Arguments, name)}
+        return shlex.join(["python", "-m", "research.ablate", *as_flags(paths), "--render"])
 
 
 def execute(command: list[str], log: Path, gpu: int) -> None:
-    """Runs a command of this project with its output in a file; an error shows the end of it."""
+    """
+    Run a command of `contextcir` and append its output to a file.
+
+    Args:
+        command (`list[str]`): The command and its options, beginning with `contextcir`.
+        log (`Path`): The file.
+        gpu (`int`): Number of the GPU to use, if there are any.
+
+    Raises:
+        ValueError: It is another command.
+        RuntimeError: The command fails; the message has the end of its output.
+    """
+    if command[0] != "contextcir":
+        raise ValueError(f"Expected a command of contextcir, got {shlex.join(command)!r}.")
     own = {"OMP_NUM_THREADS": "1"}
     if torch.cuda.is_available():
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -76,28 +96,32 @@ def execute(command: list[str], log: Path, gpu: int) -> None:
         file.write(f"$ {shlex.join(command)}\n")
         file.flush()
         done = subprocess.run(
-            [sys.executable, *command], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env=os.environ | own
+            [sys.executable, "-m", "contextcir.cli.main", *command[1:]],
+            cwd=ROOT,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=os.environ | own,
         )
     if done.returncode:
         end = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
-        raise RuntimeError(f"python {shlex.join(command)} ended with {done.returncode}; {log} ends:\n{end}")
+        raise RuntimeError(f"{shlex.join(command)} ended with {done.returncode}; the end of {log}:\n{end}")
 
 
 def train_commands(run: Run, folder: Path) -> list[list[str]]:
-    """The training, and a second stage that goes on from its model with the same data, if there is one."""
+    """Return the command of the training and, if there is one, of a second stage that continues from its model."""
     options = {name: value for name, value in run.options.items() if name != "then"}
     seed, then = ["--seed", str(run.seed)], run.options.get("then")
-    stages = [["train.py", *as_flags(options), *seed, "--output_dir", str(folder)]]
+    stages = [["contextcir", "train", *as_flags(options), *seed, "--output_dir", str(folder)]]
     if then:
         second = options | {"clip_name_or_path": None, "model_name_or_path": folder} | then
-        stages.append(["train.py", *as_flags(second), *seed, "--output_dir", str(folder / "then")])
+        stages.append(["contextcir", "train", *as_flags(second), *seed, "--output_dir", str(folder / "then")])
     return stages
 
 
-def measure(run: Run, args: Arguments, gpu: int) -> None:
-    """Trains and measures one run, and keeps its result in one step."""
+def train_and_measure(run: Run, args: Arguments, gpu: int) -> None:
+    """Train and measure one run. Its result appears when it is complete."""
     folder = Path(args.runs, run.name)
-    shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run has left
+    shutil.rmtree(folder, ignore_errors=True)  # of an interrupted run
     folder.parent.mkdir(parents=True, exist_ok=True)
     log, options = folder.with_name(f"{folder.name}.log"), run.options
     log.unlink(missing_ok=True)
@@ -106,11 +130,11 @@ def measure(run: Run, args: Arguments, gpu: int) -> None:
         execute(command, log, gpu)
     model = folder / "then" if len(stages) > 1 else folder
     metrics = folder / "metrics.json"
-    what = ["--benchmark", "scenes", "--data-root", options["benchmark"], "--split", options["benchmark_split"]]
-    execute(["benchmark.py", "--retriever", str(model), *what, "--output", str(metrics)], log, gpu)
+    data = ["--benchmark", "scenes", "--data_root", options["benchmark"], "--split", options["benchmark_split"]]
+    execute(["contextcir", "benchmark", "--retriever", str(model), *data, "--output", str(metrics)], log, gpu)
     record = json.loads(metrics.read_text(encoding="utf-8"))
     training = json.loads((model / "training.json").read_text(encoding="utf-8"))
-    last = next((entry for entry in reversed(training["history"]) if "loss_contrastive" in entry), {})
+    last: dict[str, Any] = next((entry for entry in reversed(training["history"]) if "loss_contrastive" in entry), {})
     record |= {
         "digest": run.digest,
         "variant": run.variant,
@@ -127,7 +151,7 @@ def measure(run: Run, args: Arguments, gpu: int) -> None:
 
 
 def run_grid(args: Arguments, grid: Grid) -> None:
-    """Runs what has no result, `jobs` at a time. One that fails is named at the end, when all others are through."""
+    """Run everything without a result, `jobs` runs at a time. Failed runs are reported when all others are done."""
     for part in grid.parts:
         for path, command in part.prepare.items():
             if not Path(path).exists():
@@ -141,12 +165,12 @@ def run_grid(args: Arguments, grid: Grid) -> None:
     gpus: Queue[int] = Queue()
     for gpu in range(args.jobs):
         gpus.put(gpu)
-    failed = []
+    failed: list[str] = []
 
     def work(run: Run) -> None:
         gpu = gpus.get()
         try:
-            measure(run, args, gpu)
+            train_and_measure(run, args, gpu)
         except RuntimeError as error:
             failed.append(str(error))
         finally:
@@ -160,25 +184,23 @@ def run_grid(args: Arguments, grid: Grid) -> None:
 
 
 def render(args: Arguments, grid: Grid) -> None:
-    """Writes the page and its figures from the results that there are."""
+    """Write the page and its figures from the existing results."""
     results: dict[str, list[dict[str, Any]]] = {}
     for run in planned(grid, args.seeds):
         if record := result_of(run, Path(args.results)):
             results.setdefault(run.variant, []).append(record)
     page = Path(args.page)
-    come_out = [part for part in grid.parts if len(results.keys() & part.variants) > 1]  # something to compare
-    figures = {part.name: f"figures/{page.stem}_{part.name}.png" for part in come_out}
-    lines = page_lines(
-        grid, results, shlex.join(["python", "-m", "research.ablate", *args.of_the_grid, "--render"]), figures
-    )
-    for part in come_out:
+    parts = [part for part in grid.parts if len(results.keys() & part.variants) > 1]  # with something to compare
+    figures = {part.name: f"figures/{page.stem}_{part.name}.png" for part in parts}
+    lines = page_lines(grid, results, args.render_command, figures)
+    for part in parts:
         shown = {name: list(map(columns_of, results[name])) for name in part.variants if name in results}
         save_png(seed_dots(shown, COLUMNS), page.parent / figures[part.name])
     page.write_text("\n".join(lines), encoding="utf-8")
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Runs what is missing and renders the page."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run what is missing and render the page."""
     argv = sys.argv[1:] if argv is None else argv
     (args,) = CommandParser([Arguments], "python -m research.ablate", __doc__).parse(argv)
     grid = read_grid(Path(args.grid), args.parts)

@@ -1,57 +1,67 @@
-"""Render the numbers of the README and of docs/speed.md from the JSON of runs that happened; none of them is typed.
+"""Render the numbers of the pages from the JSON files in `docs/results`.
 
-    python research/render.py            # rewrites the marked parts of these pages
-    python research/render.py --check    # fails when one says anything else than the JSON files
+    python research/render.py            # rewrite the marked parts of the pages
+    python research/render.py --check    # exit with 1 if a page differs from the JSON files
 
-A part of a page between `<!-- NAME -->` and `<!-- /NAME -->` belongs to the function of that name in `PARTS`.
-The files under `docs/results` are what `benchmark.py` and `bench/` wrote; `demo.json` holds what `time` said
-of `make demo`.
+A part of a page between `<!-- NAME -->` and `<!-- /NAME -->` is written by the function of that name in `PARTS`. The
+JSON files are written by `contextcir benchmark` and `research/bench`; `demo.json` holds the duration of `make demo`.
 """
 
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/speed.md")
+PAGES = [  # pages with marked parts, relative to the root
+    "README.md",
+    "docs/imagescope.md",
+    "docs/results.md",
+    "docs/speed.md",
+]
 RESULTS = ROOT / "docs" / "results"
 STAGES = ("retrieved", "verified", "evaluated")  # of ImageScope
 METRICS = ("recall@1", "recall@5", "recall@10", "recall_subset@1")
 
 
-def read(name: str) -> dict:
-    """One result file."""
+def read(name: str) -> dict[str, Any]:
+    """Read a file of `docs/results`."""
     return json.loads((RESULTS / name).read_text(encoding="utf-8"))
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table, first column left, others right."""
+    """Return a Markdown table with the first column aligned left and the others right."""
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def goals(rows: list[dict], measured: str = "value") -> str:
-    """The table of a bench: what was measured beside its goal."""
+def goals(rows: list[dict[str, Any]], column: str = "value") -> str:
+    """Return the table of a bench: measured values and their goals."""
     cells = [
-        [row["name"], f"{row[measured]:.2f}" if row[measured] >= 0.1 else f"{row[measured]:.2g}", row["goal"]]
+        [row["name"], f"{row[column]:.2f}" if row[column] >= 0.1 else f"{row[column]:.2g}", row["goal"]]
         + ["yes" if row["met"] else "**no**"]
         for row in rows
     ]
     return table(["", "measured", "goal", "met"], cells)
 
 
-def provenance(record: dict) -> str:
-    """Where a table comes from, in one line."""
-    command = f"python {record['command'].removeprefix('python ')}"
-    return (
-        f"{record['num_queries']:,} queries, gallery of {record['gallery_size']:,}, protocol "
-        f"`{record['protocol_id']}`; `{command}` at commit `{record['commit'][:7]}`."
-    )
+def source(record: dict[str, Any]) -> str:
+    """Return the command and the commit of a record. Records of scripts begin with their name, without `python`."""
+    command = record["command"]
+    python = "python " if command.split()[0].endswith(".py") else ""
+    return f"`{python}{command}` at commit `{record['commit'][:7]}`"
+
+
+def provenance(record: dict[str, Any]) -> str:
+    """Describe in one sentence how a benchmark was measured."""
+    sizes = f"{record['num_queries']:,} queries, gallery of {record['gallery_size']:,}"
+    return f"{sizes}, protocol `{record['protocol_id']}`; {source(record)}."
 
 
 def measured(name: str) -> str:
-    """The table of one `benchmark.py` run."""
+    """Return the table of one run of `contextcir benchmark`."""
     record = read(name)
     rows = [
         [result["retriever"], *(f"{result['metrics'][metric]:.1f}" for metric in METRICS)]
@@ -61,9 +71,12 @@ def measured(name: str) -> str:
 
 
 def claims(page: str) -> str:
-    """What `ablate.py` has found of a paper's claims, from its page."""
-    page = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    return re.search(r"<!-- claims -->\n(.*?)\n<!-- /claims -->", page, flags=re.DOTALL).group(1)
+    """Copy the table of a paper's claims from a page of `research.ablate`."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    found = re.search(r"<!-- claims -->\n(.*?)\n<!-- /claims -->", text, flags=re.DOTALL)
+    if found is None:
+        raise ValueError(f"docs/{page} has no part `claims`. Render it with `python -m research.ablate --render`.")
+    return found.group(1)
 
 
 def instructcir() -> str:
@@ -72,13 +85,13 @@ def instructcir() -> str:
     metrics = reworded["results"][0]["metrics"]
     found = ", ".join(f"{name} {metrics[name]:.1f}" for name in METRICS)
     return measured("scenes_instructcir.json") + (
-        f"\n\nAsked in generated words (`datasets_scripts/reword_scenes.py`), the same model finds: {found}."
+        f"\n\nWith queries in generated words (`research/reword_scenes.py`), the same model reaches {found}."
         f" {provenance(reworded)}"
     )
 
 
 def data_rate() -> str:
-    """The table of `research/bench/data.py`."""
+    """Return the table of `research/bench/data.py`."""
     record = read("bench_data.json")
     rows = [
         [
@@ -98,13 +111,18 @@ def data_rate() -> str:
     )
 
 
+def recall_after_stages(row: dict[str, Any]) -> list[str]:
+    """Return recall@1 after each stage of ImageScope, as cells of a table."""
+    return [f"{row['stages'][stage]['metrics']['recall@1']:.1f}" for stage in STAGES]
+
+
 def scope_rerank() -> str:
-    """What re-ranking adds to the demo model, by `research/bench/imagescope.py`."""
+    """What re-ranking adds to the demo model, from `research/bench/imagescope.py`."""
     record = read("imagescope_rerank.json")
     rows = [
         [
-            f"all roles err in {row['rate']:.0%}" if row["rate"] else "nobody errs",
-            *(f"{row['stages'][stage]['metrics']['recall@1']:.1f}" for stage in STAGES),
+            f"all roles wrong in {row['rate']:.0%}" if row["rate"] else "no role wrong",
+            *recall_after_stages(row),
             f"{row['stages']['evaluated']['metrics']['recall_subset@1']:.1f}",
             f"{row['per_query']['all']['calls']:.1f}",
             f"{row['per_query']['all']['usd']:.4f}",
@@ -113,42 +131,39 @@ def scope_rerank() -> str:
     ]
     header = ["", "recall@1 of the model", "verified", "evaluated", "recall_subset@1", "calls a query", "USD a query"]
     return table(header, rows) + (
-        f"\n\n{provenance(record)} USD as if each of the oracle's tokens cost what {record['price']['model']}'s do."
+        f"\n\n{provenance(record)} USD at the prices of {record['price']['model']} for the oracle's tokens."
     )
 
 
 def scope_errors() -> str:
-    """What ImageScope finds when its roles err, by `research/bench/imagescope.py`."""
+    """Recall of ImageScope when its roles are wrong, from `research/bench/imagescope.py`."""
     record = read("imagescope_oracle.json")
     rows = [
         [
-            row["errs"] if row["rate"] == 0 else f"{row['errs']}, {row['rate']:.0%}",
-            *(f"{row['stages'][stage]['metrics']['recall@1']:.1f}" for stage in STAGES),
+            f"{row['errs']}, {row['rate']:.0%}" if row["rate"] else "no role",
+            *recall_after_stages(row),
             f"{row['per_query']['all']['calls']:.1f}",
         ]
         for row in record["errors"]["rows"]
         if row["rate"] in (0, 0.2)
     ]
-    most = record["injection"]["rows"][-1]
-    return table(["errs", "retrieved", "verified", "evaluated", "calls a query"], rows) + (
-        f"\n\nRecall@1 after each stage, {record['num_queries']} queries, gallery of {record['gallery_size']:,},"
-        f" protocol `{record['protocol_id']}`; `{record['command']}` at commit `{record['commit'][:7]}`. With"
-        f' "{record["injection"]["order"]}" drawn across every picture that no query is about, and a verifier and an'
-        f" evaluator that always obey, {most['stages']['evaluated']['metrics']['recall@1']:.1f} are left; it flips"
-        f" {most['verdicts']['open_flipped']:.0f} % of the verdicts that it can."
+    obeyed = record["injection"]["rows"][-1]
+    return table(["wrong", *STAGES, "calls a query"], rows) + (
+        f"\n\nRecall@1 after each stage. {provenance(record)} With"
+        f' "{record["injection"]["order"]}" drawn across every image that is neither a target nor a reference, and a'
+        f" verifier and an evaluator that always obey, recall@1 falls to {recall_after_stages(obeyed)[-1]};"
+        f" {obeyed['verdicts']['open_flipped']:.0f} % of the rejections are flipped."
     )
 
 
 def scope_speed() -> str:
-    """The table of `research/bench/imagescope_speed.py`."""
+    """Return the table of `research/bench/imagescope_speed.py`."""
     record = read("imagescope_speed.json")
-    return goals(record["rows"]) + (
-        f"\n\n`{record['command']}`, killed once, on {record['cores']} cores, at commit `{record['commit'][:7]}`."
-    )
+    return f"{goals(record['rows'])}\n\n{source(record)}, killed once, on {record['cores']} cores."
 
 
 def captions_bench() -> str:
-    """The table of `research/bench/captions.py`."""
+    """Return the table of `research/bench/captions.py`."""
     record = read("bench_captions.json")
     rows = [row | {"name": f"{row['mode']}: {row['name']}"} for row in record["rows"]]
     counts = "; ".join(
@@ -156,21 +171,19 @@ def captions_bench() -> str:
         f" {record[mode]['pairs']['refused']:,} refused, {record[mode]['pairs']['failed']:,} failed"
         for mode in record["settings"]["faults"]
     )
-    return goals(rows) + (
-        f"\n\n{counts}. `{record['command']}`, {record['settings']['concurrency']} requests at a time, killed three"
-        f" times in each mode, at commit `{record['commit'][:7]}`."
-    )
+    concurrent = f"{record['settings']['concurrency']} concurrent requests"
+    return f"{goals(rows)}\n\n{counts}. {source(record)}, {concurrent}, killed three times in each mode."
 
 
 def bench(name: str) -> str:
-    """A table of `research/bench/models.py`."""
+    """Return a table of `research/bench/models.py`."""
     record = read(name)
     how = f"{record['device']}, {record['threads']} thread, medians of {record['repeats']}, torch {record['torch']}"
     return f"{goals(record['rows'], 'ratio')}\n\n`make bench`, {how}, at commit `{record['commit'][:7]}`."
 
 
 def demo() -> str:
-    """How long `make demo` took."""
+    """Say how long `make demo` took."""
     record = read("demo.json")
     where = f"on {record['cores']} CPU cores, commit `{record['commit'][:7]}`"
     return f"`{record['command']}` took {record['seconds'] / 60:.1f} minutes after the install ({where})."
@@ -194,28 +207,35 @@ PARTS = {
 }
 
 
-def rendered(text: str) -> str:
-    """A page with every marked part made anew; a mark without a function is an error."""
+def rendered(page: str) -> str:
+    """
+    Return the text of a page with its marked parts rendered again.
 
-    def part(match: re.Match) -> str:
+    Raises:
+        ValueError: A mark has no function.
+    """
+
+    def part(match: re.Match[str]) -> str:
         name = match.group(1)
+        if name not in PARTS:
+            raise ValueError(f"{page} marks the part {name!r}, and PARTS has {', '.join(PARTS)}.")
         return f"<!-- {name} -->\n{PARTS[name]()}\n<!-- /{name} -->"
 
+    text = (ROOT / page).read_text(encoding="utf-8")
     return re.sub(r"<!-- (\w+) -->.*?<!-- /\1 -->", part, text, flags=re.DOTALL)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Rewrite or check; the exit status is 1 where a check fails."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Rewrite the pages, or check them. Returns the exit code: 1 if a page is stale."""
     argv = sys.argv[1:] if argv is None else argv
-    before = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
-    after = {page: rendered(text) for page, text in before.items()}
+    pages = {page: rendered(page) for page in PAGES}
+    stale = [page for page, text in pages.items() if text != (ROOT / page).read_text(encoding="utf-8")]
     if "--check" in argv:
-        stale = [page for page in PAGES if before[page] != after[page]]
         for page in stale:
-            print(f"{page} says something else than the files in docs/results. Run `python research/render.py`.")
+            print(f"{page} differs from the files in docs/results. Run `python research/render.py`.")
         return int(bool(stale))
-    for page, text in after.items():
-        (ROOT / page).write_text(text, encoding="utf-8")
+    for page in stale:
+        (ROOT / page).write_text(pages[page], encoding="utf-8")
     return 0
 
 

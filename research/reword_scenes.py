@@ -1,17 +1,16 @@
-"""Build the scenes benchmark again with queries in generated words, as InstructCIR's triplets have them.
+"""Build the scenes benchmark with generated texts of queries, in the style of InstructCIR's triplets.
 
-    python datasets_scripts/reword_scenes.py --output data/scenes_reworded
-    python benchmark.py --retriever runs/scenes_instructcir --benchmark custom --data-root data/scenes_reworded
+    python -m research.reword_scenes --output data/scenes_reworded
+    contextcir benchmark --retriever runs/scenes_instructcir --benchmark custom --data_root data/scenes_reworded
 
-Gallery and relevance are those of the benchmark. The text of a query is made as that of a triplet of InstructCIR: the
-oracle captions the reference image and a target, and says the change from one caption to the other in at most twelve
-words (table VI of arXiv 2504.00812 does so to see how far generated words are from those of people). Nobody who
-searches has a target to caption: this measures words, not retrieval.
+Gallery and relevance are those of the benchmark. The oracle captions the reference image and a target, and writes the
+change between the captions in at most twelve words. Table VI of arXiv 2504.00812 measures in this way how generated
+texts differ from human ones. Users who search have no target to caption: this measures texts, not retrieval.
 """
 
 import asyncio
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from contextcir.benchmarks.published import FEATURES, load_config
 from contextcir.captions.inspection import Inspector
 from contextcir.captions.pipeline import Captioner
 from contextcir.captions.recipes import load_prompts
+from contextcir.chat.exchange import ChatRequest, Outcome
 from contextcir.chat.prices import FREE
 from contextcir.chat.server import ChatServer
 from contextcir.cli.options import CommandParser
@@ -37,39 +37,51 @@ from contextcir.scenes.truth import Truth
 
 @dataclass
 class Arguments:
-    """What to build."""
+    """Options of the builder."""
+
+    _argument_group_name = "Benchmark"
 
     output: str = HfArg(help="Folder for the configurations gallery, queries and relevance.")
-    scenes: str = HfArg(default="data/scenes", help="The benchmark, folder or Hub name.")
-    seed: int = HfArg(default=0, help="Seed of the oracle's words.")
+    scenes: str = HfArg(default="data/scenes", help="The benchmark: folder or Hub name.")
+    seed: int = HfArg(default=0, help="Seed of the oracle's wording.")
 
 
-def asking(oracle: Oracle) -> Callable:
-    """Asks an oracle in this process, by the same checks as over a line."""
+def ask_function(oracle: Oracle) -> Callable[[ChatRequest], Awaitable[Outcome]]:
+    """Return a function that sends a request to an oracle in this process, with the checks of a server."""
     server = ChatServer("oracle", "http://127.0.0.1/v1", price=FREE)
 
-    async def ask(request):
+    async def ask(request: ChatRequest) -> Outcome:
         return server.read_response(oracle.respond(server.body(request)).body, request)
 
     return ask
 
 
-async def reworded(benchmark: Benchmark, shown: Mapping[str, Scene], seed: int) -> dict[str, str]:
+async def write_texts(benchmark: Benchmark, shown: Mapping[str, Scene], seed: int) -> dict[str, str]:
     """
-    The new text of each query.
+    Write a new text for each query.
+
+    Args:
+        benchmark (`Benchmark`): The scenes benchmark.
+        shown (`Mapping[str, Scene]`): Id of a picture -> its scene.
+        seed (`int`): Seed of the wording.
+
+    Returns:
+        `dict[str, str]`: Id of a query -> its text.
 
     Raises:
-        ValueError: There is none of some query.
+        ValueError: A query gets no text.
     """
     truth, gallery, texts = Truth(), benchmark.gallery, {}
     for id_ in gallery.ids:
         truth.add(gallery.image(id_), shown[id_], name=id_)
-    inspector = Inspector()
-    captioner = Captioner("instructcir", asking(Oracle(truth, seed=seed)), load_prompts("instructcir"), inspector)
+    inspector, ask = Inspector(), ask_function(Oracle(truth, seed=seed))
+    captioner = Captioner("instructcir", ask, load_prompts("instructcir"), inspector)
     for query in tqdm(benchmark.queries, desc="queries", unit="query"):
-        target = min(benchmark.relevance[query.id])  # all targets of a query show the same
-        images = (gallery.images[gallery.positions[id_]] for id_ in (query.reference_id, target))
-        result = await captioner.caption(Pair(*images, query.reference_id, target))
+        target = min(benchmark.relevance[query.id])  # all targets of a query show the same scene
+        reference_image, target_image = (
+            gallery.images[gallery.positions[id_]] for id_ in (query.reference_id, target)
+        )
+        result = await captioner.caption(Pair(reference_image, target_image, query.reference_id, target))
         if result.reason:
             raise ValueError(f"Query {query.id!r} got no text: {result.reason}. {result.detail}")
         texts[query.id] = result.captions[0]["text"]
@@ -78,20 +90,20 @@ async def reworded(benchmark: Benchmark, shown: Mapping[str, Scene], seed: int) 
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Builds both splits."""
+    """Build both splits."""
     argv = sys.argv[1:] if argv is None else argv
-    (args,) = CommandParser([Arguments], "contextcir data reworded-scenes", __doc__).parse(argv)
+    (args,) = CommandParser([Arguments], "python -m research.reword_scenes", __doc__).parse(argv)
     output = Path(args.output)
     for split in scenes.SPLITS:
         (benchmark,) = scenes.load(args.scenes, split)
-        texts = asyncio.run(reworded(benchmark, scenes.load_scenes(args.scenes, split), args.seed))
+        texts = asyncio.run(write_texts(benchmark, scenes.load_scenes(args.scenes, split), args.seed))
         for config, features in FEATURES.items():
             rows = load_config(args.scenes, config, split, features)
             if config == "queries":
                 rows = (row | {"modification_text": texts[row["id"]]} for row in rows)
             write_parquet(rows, features, output / config, split)
-        print(f"{split}: {len(texts):,} queries in other words")
+        print(f"{split}: {len(texts):,} queries with new texts")
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, "contextcir data reworded-scenes"))
+    sys.exit(run(main, "reword_scenes"))

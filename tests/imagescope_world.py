@@ -1,29 +1,58 @@
-"""Numbered pictures, a CLIP that sees how near their numbers are, and four roles that answer by what they are shown.
+"""A test world for ImageScope: numbered images, a CLIP that compares their numbers, and four roles that know them.
 
-A picture's number is its truth. The captioner says it; the reasoner says which number is asked for, `off` by some; the
-verifier and the evaluator look at the picture. Any role can be broken for some of its questions.
+The captioner writes the number of an image, and the reasoner computes the number of the target (wrong by `off`). The
+verifier and the evaluator read the number of an image. Each role can be made to fail on some of its requests.
 """
 
 import json
 import math
 import re
 from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
 from contextcir.chat.answers import parse_answer
-from contextcir.chat.server import ChatRequest, Outcome
+from contextcir.chat.exchange import ChatRequest, Outcome
+from contextcir.chat.prices import FREE
+from contextcir.chat.server import ChatServer
+from contextcir.cli.imagescope import panel_of
+from contextcir.cli.imagescope_arguments import ImageScopeArguments
+from contextcir.cli.servers import ServerArguments
 from contextcir.data.images import load_image
-from contextcir.retrieval.base import Gallery
+from contextcir.retrieval.base import Gallery, Query
 from contextcir.retrieval.dense import DenseRetriever
-from contextcir.retrieval.imagescope import ImageScope
-from contextcir.retrieval.imagescope.panel import Panel
-from contextcir.retrieval.imagescope.reason import ReasonedRetriever
-from contextcir.retrieval.imagescope.roles import Role, Roles
+from contextcir.retrieval.imagescope import ImageScope, Panel, ReasonedRetriever, Role, Roles
+from contextcir.retrieval.imagescope.trace import read_trace
+from tests.tiny_triplets import png
+
+ROLES = ("captioner", "reasoner", "verifier", "evaluator")
+
+
+def plus(text: str, reference: int | None) -> int:
+    """The target of "plus 5" and image 10 is image 15; that of "picture 7" without a reference is image 7."""
+    return (reference or 0) + int(text.split()[-1])
+
+
+def world(numbers=range(40), target=plus, **options) -> "World":
+    """A world of random images."""
+    return World({number: png(number) for number in numbers}, target, **options)
+
+
+def composed(reference: int, number: int, id_: str = "q", **options) -> Query:
+    """A query for the image `reference + number`."""
+    return Query(id=id_, modification_text=f"plus {number}", reference_id=f"p{reference}", **options)
+
+
+def trace_of(folder: Path) -> dict[str, dict]:
+    """The lines of a trace by query id."""
+    return {record["query"]: record for record in read_trace(folder / "trace.jsonl")}
 
 
 def block(tag: str, prompt: str):
-    """What stands in a tag of a prompt, `None` where there is none."""
+    """The content of a tag of a prompt; `None` if there is no such tag."""
     found = re.search(f"<{tag}>(.*)</{tag}>", prompt, re.DOTALL)
     return found and found[1]
 
@@ -32,18 +61,17 @@ class World:
     """
     Args:
         pictures: Number -> image.
-        target: Instruction and number of the reference (None: there is none) -> number of what is asked for.
-        off: By how much the reasoner's descriptions miss it.
+        target: Instruction and number of the reference (or `None`) -> number of the target.
+        off: Error of the numbers in the reasoner's descriptions.
     """
 
-    def __init__(self, pictures: dict, target, off: int = 0):
+    def __init__(self, pictures: dict, target: Callable[[str, int | None], int], off: int = 0):
         self.numbers = {load_image(image).tobytes(): number for number, image in pictures.items()}
         self.pictures, self.target, self.off = pictures, target, off
         self.asked: dict[str, list[ChatRequest]] = defaultdict(list)
         self.answered = 0
-        self.faults = {}  # role -> a function of the request that gives an Outcome, raises, or gives None
-        self.texts = {}  # role -> a function of the request that gives the raw text of the answer, or None
-        self.usd = 0.5
+        self.faults = {}  # role -> a function of the request that returns an Outcome, or raises, or returns None
+        self.texts = {}  # role -> a function of the request that returns the raw text of the answer, or None
 
     # --- the parts of a retriever ---
 
@@ -59,25 +87,40 @@ class World:
 
         def number_in(text):
             found = re.search(r"\d+", text)
-            return int(found[0]) - 0.2 if found else None  # of two that are as near, the lower number is nearer
+            return int(found[0]) - 0.2 if found else None  # so that two numbers are never equally near
 
         return DenseRetriever(
             lambda images: torch.tensor([embed(self.number(image)) for image in images]),
             lambda images, texts: torch.tensor([embed(number_in(text)) for text in texts]),
         )
 
-    def roles(self, **models: str) -> Roles:
-        names = ("captioner", "reasoner", "verifier", "evaluator")
-        return Roles(**{name: Role(models.get(name, f"model-{name}"), self.ask) for name in names})
+    def panel(self, folder: Path, *, models: dict[str, str] | None = None, **options) -> Panel:
+        """A panel without a ledger; `models` renames models."""
+        names = {role: f"model-{role}" for role in ROLES} | (models or {})
+        roles = Roles(**{role: Role(name, self.ask) for role, name in names.items()})
+        return Panel(roles, folder, cache=folder / "cache", **options)
 
-    def panel(self, folder, **options) -> Panel:
-        models = options.pop("models", {})
-        return Panel(self.roles(**models), folder, cache=folder / "cache", **options)
+    def reasoned(self, panel: Panel, tau: float = 0.15) -> ReasonedRetriever:
+        return ReasonedRetriever(panel, self.clip(), lambda: "clip", tau=tau)
 
-    def scope(self, folder, *, tau=0.15, verified=20, evaluated=3, **options) -> ImageScope:
+    def scope(self, folder: Path, *, tau=0.15, verified=20, evaluated=3, **options) -> ImageScope:
         panel = self.panel(folder, **options)
-        first = ReasonedRetriever(panel, self.clip(), "clip", tau=tau)
-        return ImageScope(panel, first, verified=verified, evaluated=evaluated)
+        return ImageScope(panel, self.reasoned(panel, tau), verified=verified, evaluated=evaluated)
+
+    def server(self, model: str, url: str | None = None) -> "WorldServer":
+        return WorldServer(self, model)
+
+    @contextmanager
+    def panel_with_ledger(
+        self, folder: Path, *, models: dict[str, str] | None = None, benchmark: str = "", concurrency: int = 32
+    ) -> Iterator[Panel]:
+        """The panel that the command line builds, with a ledger, and this world in place of its servers."""
+        names = {role: f"model-{role}" for role in ROLES} | (models or {})
+        servers = ServerArguments(concurrency=concurrency)
+        servers.build = self.server
+        args = ImageScopeArguments(trace=str(folder), cache=str(folder / "cache"), **names)
+        with panel_of(args, servers, benchmark) as panel:
+            yield panel
 
     # --- the roles ---
 
@@ -94,7 +137,7 @@ class World:
         self.answered += 1
         text = self.texts.get(request.role, lambda _: None)(request)
         text = json.dumps(getattr(self, request.role)(request)) if text is None else text
-        usage = {"model": "m", "prompt_tokens": 10, "completion_tokens": 5, "usd": self.usd}
+        usage = {"model": "m", "prompt_tokens": 10, "completion_tokens": 5, "usd": 0.5}
         try:
             return Outcome("answered", parse_answer(text, request.schema), text, **usage)
         except ValueError as error:
@@ -129,3 +172,14 @@ class World:
         *reference, candidate = map(self.number, request.images)
         wanted = self.target(block("instruction", request.prompt), reference[0] if reference else None)
         return {"reason": f"It is {candidate}.", "verdict": "accept" if candidate == wanted else "reject"}
+
+
+class WorldServer(ChatServer):
+    """A chat server that asks a world instead of sending requests."""
+
+    def __init__(self, world: World, model: str):
+        super().__init__(model, "http://127.0.0.1:9/v1", price=FREE)
+        self.world = world
+
+    async def complete(self, request: ChatRequest, on_response=None) -> Outcome:
+        return await self.world.ask(request)

@@ -99,3 +99,15 @@ def write_image_folder(folder, **metadata):
     ]
     (folder / "metadata.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     return str(folder)
+
+
+class FirstWordExtractor:
+    """Finds the first word of each text of more than two words, and records the texts."""
+
+    def __init__(self, fingerprint: str = "first word"):
+        self.fingerprint, self.texts = fingerprint, []
+
+    def extract(self, texts):
+        self.texts += texts
+        words = [text.split() for text in texts]
+        return [[{"text": some[0], "start": 0, "end": len(some[0])}] if len(some) > 2 else [] for some in words]

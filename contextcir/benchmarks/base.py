@@ -1,12 +1,11 @@
-"""A benchmark: a gallery, queries, what is relevant to each, and the protocol by which a ranking is scored.
+"""A benchmark: its gallery, queries and relevance, and the protocol that scores a ranking.
 
-Data never imports models: a benchmark sees ranked ids only. A ranking that is incomplete, repeats an id or returns the
-reference where the protocol leaves it out gives plausible numbers that are wrong, so each is an error that names the
-query.
+A benchmark sees ranked ids only, never a model. Some faulty rankings would give plausible but wrong numbers: they are
+incomplete, repeat an id, or hold an excluded reference. Each of these is an error that names the query.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -18,7 +17,7 @@ from contextcir.retrieval.base import Gallery, Query, Ranking, Retriever, refuse
 
 Item = TypeVar("Item")
 
-# Metric of one query: (ranked ids, targets, k) -> percent. What ends in _subset ranks the query's candidates.
+# Metric of one query: (ranked ids, targets, k) -> percent. Metrics that end in _subset rank the query's candidates.
 METRICS = {
     "recall": hit_at_k,
     "recall_share": share_at_k,
@@ -33,28 +32,30 @@ class Benchmark:
     Data and protocol of one benchmark split.
 
     Args:
-        name (`str`): What tables call it.
-        protocol_id (`str`): Data version, split and rules in one word. Numbers compare only under the same id.
+        name (`str`): The name in tables.
+        protocol_id (`str`): Data version, split and rules. Only numbers with the same id can be compared.
         gallery (`Gallery`): All images to search.
         queries (`list[Query]`): The queries.
-        relevance (`dict[str, set[str]]`): The ids of each query's targets, by query id. Empty where targets are not
-            public: such a benchmark checks rankings and cannot score them.
-        exclude_reference (`bool`): Whether the reference image leaves the ranking.
-        metrics (`dict[str, tuple[int, ...]]`): What is reported at which k. `recall` (found, if any target is),
-            `recall_share` (the share of the targets that is found), `map`; and `recall_subset`, over each query's
-            candidates without the reference, for those queries that have some.
-        part (`str`): Where a benchmark has several galleries or tasks, which one this is.
-        main_targets (`dict[str, str]`, *optional*): The one target that recall counts, where mAP counts all.
-        candidates_only (`bool`): Whether each query's candidates are all its gallery, for every metric.
-        unanswerable (`bool`): Whether a query may have no target, and then scores 0.
-        empty_texts (`bool`): Whether a text may be empty, as one of CIRR's is, and is to be answered nevertheless.
-        distractors (`dict[str, dict[str, str]]`, *optional*): In a word, the mistake that a wrong image is for a
-            query, by query id and gallery id; where that is known of some.
-        ground_truth (`Callable[[], Mapping]`, *optional*): Loads what noun phrases denote, by query id; where that is
+        relevance (`dict[str, set[str]]`): Query id -> ids of its targets. Empty if the targets are not public: then
+            rankings can be checked but not scored.
+        exclude_reference (`bool`): Whether to leave the reference image out of the ranking.
+        metrics (`dict[str, tuple[int, ...]]`): Metric -> values of k. `recall`: whether any target is found.
+            `recall_share`: the share of the targets that is found. `map`: mean average precision. `recall_subset`:
+            recall among each query's candidates without the reference, for queries that have candidates. By default
+            `recall`; also `recall_subset` if there are candidates, and `map` if a query has several targets.
+        part (`str`): Name of this part, if the benchmark has several galleries or tasks.
+        main_targets (`dict[str, str]`, *optional*): Query id -> the only target that `recall` counts. `map` counts
+            all targets.
+        candidates_only (`bool`): Whether every metric ranks the query's candidates instead of the gallery.
+        unanswerable (`bool`): Whether a query may have no target. Such a query scores 0.
+        empty_texts (`bool`): Whether a modification text may be empty, as one of CIRR is.
+        distractors (`dict[str, dict[str, str]]`, *optional*): Query id -> gallery id -> the kind of mistake that
+            this wrong image is, if it is known.
+        ground_truth (`Callable[[], Mapping]`, *optional*): Loads what the noun phrases denote, by query id, if it is
             known (scenes).
 
     Raises:
-        `ValueError`: Ids are unknown or repeated, a text is empty, or a query has no target that could be found.
+        `ValueError`: An id is unknown or repeated, a text is empty, or a query has no target that can be found.
     """
 
     name: str
@@ -63,7 +64,7 @@ class Benchmark:
     queries: list[Query]
     relevance: Mapping[str, set[str] | frozenset[str]]
     exclude_reference: bool
-    metrics: dict[str, tuple[int, ...]] = field(default_factory=lambda: {"recall": (1, 5, 10, 50)})
+    metrics: dict[str, tuple[int, ...]] = field(default_factory=dict)
     part: str = ""
     main_targets: Mapping[str, str] | None = None
     candidates_only: bool = False
@@ -78,13 +79,19 @@ class Benchmark:
         refuse_repeated([query.id for query in self.queries], f"{self.name}: the queries")
         for query in self.queries:
             self._check_query(query)
-        ranks_candidates = self.candidates_only or any(name.endswith("_subset") for name in self.metrics)
-        if ranks_candidates and not any(query.candidate_ids for query in self.queries):
+        has_candidates = any(query.candidate_ids for query in self.queries)
+        if not self.metrics:
+            self.metrics = {"recall": (1, 5, 10, 50)}
+            if has_candidates:
+                self.metrics["recall_subset"] = (1, 2, 3)
+            if any(len(targets) > 1 for targets in self.relevance.values()):
+                self.metrics["map"] = (5, 10, 25, 50)
+        if other := self.metrics.keys() - METRICS.keys():
+            raise ValueError(f"{self.name}: there is no metric {min(other)!r}. Choose from {', '.join(METRICS)}.")
+        if not has_candidates and any(self._ranks_candidates(name) for name in self.metrics):
             raise ValueError(f"{self.name}: no query has candidate_ids to rank, which {', '.join(self.metrics)} need.")
         if unknown := self.relevance.keys() - {query.id for query in self.queries}:
-            raise ValueError(
-                f"{self.name}: relevance names the query {min(unknown)!r}, which is not among the queries."
-            )
+            raise ValueError(f"{self.name}: relevance has the query {min(unknown)!r}, which is not among the queries.")
 
     @property
     def is_scored(self) -> bool:
@@ -93,22 +100,21 @@ class Benchmark:
 
     @property
     def k(self) -> int:
-        """`int`: How many ids of the gallery a ranking needs to hold for each query."""
-        of_gallery = {} if self.candidates_only else self.metrics
-        return max([1, *(k for name, ks in of_gallery.items() if not name.endswith("_subset") for k in ks)])
+        """`int`: How many ids of the gallery a ranking needs for each query."""
+        return max([1, *(k for name, ks in self.metrics.items() if not self._ranks_candidates(name) for k in ks)])
 
     @property
     def unit_ids(self) -> list[str]:
-        """`list[str]`: What each number of [`Benchmark.scores`] belongs to: a query."""
+        """`list[str]`: The ids that the numbers of [`Benchmark.scores`] belong to: those of the queries."""
         return [query.id for query in self.queries]
 
     @property
     def wanted(self) -> Mapping[str, str] | None:
-        """`Mapping[str, str]`, *optional*: The images whose rank a metric needs, however low, by query id."""
+        """`Mapping[str, str]`, *optional*: Query id -> gallery id whose rank a metric needs, however low it is."""
         return None
 
     def restricted_to(self, queries: Sequence[Query]) -> "Benchmark":
-        """The same benchmark with some of its queries only, against the whole gallery."""
+        """Return the same benchmark with only these of its queries, and the whole gallery."""
         ids = {query.id for query in queries}
 
         def of_these(mapping):
@@ -124,13 +130,13 @@ class Benchmark:
 
     def rank(self, retriever: Retriever) -> Ranking:
         """
-        Let a retriever rank the gallery as the protocol demands it: how many ids, with or without the reference.
+        Search the gallery with a retriever as the protocol requires: number of ids, reference excluded or not.
 
         Args:
-            retriever (`Retriever`): Such as a [`~contextcir.retrieval.dense.DenseRetriever`].
+            retriever (`Retriever`): For example a [`~contextcir.retrieval.dense.DenseRetriever`].
 
         Returns:
-            `Ranking`: What [`Benchmark.scores`] takes.
+            `Ranking`: The argument of [`Benchmark.scores`].
         """
         return retriever.search(
             self.queries, self.gallery, self.k, exclude_reference=self.exclude_reference, wanted=self.wanted
@@ -144,15 +150,14 @@ class Benchmark:
             ranking (`Ranking`): One entry for each query, in any order.
 
         Returns:
-            `dict[str, np.ndarray]`: Under `metric@k`, one number in [0, 100] for each query in the order of
-            `queries`; NaN where a query has no candidates and the metric ranks them.
+            `dict[str, np.ndarray]`: `metric@k` -> scores of shape `(num_queries,)` in [0, 100], in the order of
+            `queries`. NaN if a metric ranks candidates and the query has none.
 
         Raises:
-            `ValueError`: The targets are not public. Or the ranking misses a query, repeats or invents an id, is too
-                short, holds the reference although it is excluded, or holds a score that is not a number.
+            `ValueError`: The targets are not public. Or the ranking misses a query, has a repeated or unknown id, is
+                too short, holds an excluded reference, or has a score that is NaN.
         """
-        if not self.is_scored:
-            raise ValueError(f"{self.protocol_id}: the targets are not public. Write a submission for its server.")
+        self._check_scored()
         places = self.check(ranking)
         return {
             f"{name}@{k}": np.array([self._score(name, k, query, ranking, places[query.id]) for query in self.queries])
@@ -160,63 +165,68 @@ class Benchmark:
             for k in ks
         }
 
+    def _check_scored(self) -> None:
+        if not self.is_scored:
+            raise ValueError(f"{self.protocol_id}: the targets are not public. Write a submission for its server.")
+
     def _score(self, name: str, k: int, query: Query, ranking: Ranking, place: int) -> float:
-        ranked = ranking.gallery_ids[place]
-        if self.candidates_only or name.endswith("_subset"):
+        ranked = ranking.gallery_ids
+        if self._ranks_candidates(name):
             if not query.candidate_ids:
                 return float("nan")
-            ranked = ranking.candidate_ids[place]
+            ranked = ranking.candidate_ids or []
         targets = self.targets(name, query)
-        return METRICS[name](ranked, targets, k) if targets else 0.0
+        return METRICS[name](ranked[place], targets, k) if targets else 0.0
 
     def evaluate(self, ranking: Ranking) -> dict[str, float]:
-        """The mean over queries of [`Benchmark.scores`]: `metric@k` -> percent."""
+        """Return the means of [`Benchmark.scores`] over the queries: `metric@k` -> percent."""
         return means(self.scores(ranking))
 
     def chance(self) -> dict[str, float]:
-        """What a random ranking scores: `metric@k` -> percent, in closed form."""
+        """Return the expected scores of a random ranking, in closed form: `metric@k` -> percent."""
+        self._check_scored()
         found = {}
         for name, ks in self.metrics.items():
-            subset = self.candidates_only or name.endswith("_subset")
-            asked = [query for query in self.queries if query.candidate_ids or not subset]
-            sizes = Counter(self._size(name, query, subset) for query in asked)  # of the few that there are
+            counts = Counter(self._sizes(name))  # few different ones
             for k in ks:
-                expected = {
-                    (size, targets): chance(name.removesuffix("_subset"), k, size, targets) if targets else 0.0
-                    for size, targets in sizes
-                }
-                found[f"{name}@{k}"] = sum(expected[size] * count for size, count in sizes.items()) / len(asked)
+                expected = {size: chance(name.removesuffix("_subset"), k, *size) for size in counts if size[1]}
+                found[f"{name}@{k}"] = sum(value * counts[size] for size, value in expected.items()) / counts.total()
         return found
 
-    def _size(self, name: str, query: Query, subset: bool) -> tuple[int, int]:
-        """How many images a metric ranks for a query, and how many of them are its targets."""
-        targets = self.targets(name, query)
-        if subset:
-            return len(query.ranked_candidate_ids), len(targets & set(query.candidate_ids))
-        return len(self.gallery) - self._excludes(query), len(targets)
+    def _sizes(self, metric: str) -> Iterator[tuple[int, int]]:
+        """Yield the number of ranked images and of targets among them, for each query that has the metric."""
+        for query in self.queries:
+            targets = self.targets(metric, query)
+            if not self._ranks_candidates(metric):
+                yield len(self.gallery) - self._excludes(query), len(targets)
+            elif query.candidate_ids:
+                yield len(query.ranked_candidate_ids), len(targets & set(query.candidate_ids))
 
     def targets(self, name: str, query: Query) -> frozenset[str] | set[str]:
-        """What the metric of this name counts as found."""
+        """Return the targets that the metric `name` counts for a query."""
         if name == "recall" and self.main_targets is not None:
             return {self.main_targets[query.id]}
-        return self.relevance[query.id]
+        return self.relevance.get(query.id, frozenset())
+
+    def _ranks_candidates(self, metric: str) -> bool:
+        return self.candidates_only or metric.endswith("_subset")
 
     def _excludes(self, query: Query) -> bool:
-        """Whether the protocol takes an image of the gallery out of the query's ranking."""
+        """Whether an image of the gallery is left out of the query's ranking."""
         return self.exclude_reference and query.reference_id in self.gallery.positions
 
     def check(self, ranking: Ranking) -> dict[str, int]:
         """
-        Refuse a ranking that would give plausible numbers that are wrong.
+        Check a ranking for faults that would give plausible but wrong numbers.
 
         Args:
             ranking (`Ranking`): One entry for each query, in any order.
 
         Returns:
-            `dict[str, int]`: Where the ranking holds each query.
+            `dict[str, int]`: Query id -> its position in the ranking.
 
         Raises:
-            `ValueError`: as [`Benchmark.scores`].
+            `ValueError`: As for [`Benchmark.scores`].
         """
         refuse_repeated(ranking.query_ids, f"{self.name}: the ranking's queries")
         places = {id_: place for place, id_ in enumerate(ranking.query_ids)}
@@ -240,19 +250,19 @@ class Benchmark:
         if not (self.empty_texts or query.modification_text.strip()):
             raise ValueError(f"{where} has an empty modification_text.")
         if self.exclude_reference and query.reference_image is not None and query.reference_id is None:
-            raise ValueError(
-                f"{where} has no reference_id, so that its reference cannot be excluded, as the protocol has it."
-            )
+            raise ValueError(f"{where} has no reference_id. The protocol excludes the reference: give its id.")
         targets = self.relevance.get(query.id, set())
         if self.is_scored and not (targets or self.unanswerable):
             raise ValueError(f"{where} has no target. Add it to the relevance, or leave the query out.")
         for kind, ids in (("target", targets), ("candidate", query.candidate_ids)):
             if missing := [id_ for id_ in ids if id_ not in self.gallery.positions]:
                 raise ValueError(f"{where} has the {kind} {missing[0]!r}, which is not in the gallery.")
-        if self.exclude_reference and query.reference_id in targets:
+        if self.main_targets is not None and self.main_targets.get(query.id) not in targets:
             raise ValueError(
-                f"{where} has its reference {query.reference_id!r} as a target, which the protocol excludes."
+                f"{where} has the main target {self.main_targets.get(query.id)!r}, expected one of its targets."
             )
+        if self.exclude_reference and query.reference_id in targets:
+            raise ValueError(f"{where} has its reference {query.reference_id!r} as a target, but it is excluded.")
         refuse_repeated(query.candidate_ids, f"{where}: the candidates")
         if self.is_scored and query.candidate_ids and targets.isdisjoint(query.ranked_candidate_ids):
             raise ValueError(f"{where} has no target among its candidates.")
@@ -267,7 +277,7 @@ class Benchmark:
             raise ValueError(f"{where} holds its reference {query.reference_id!r}, which the protocol excludes.")
         needed = min(self.k, len(self.gallery) - excluded)
         if len(ids) < needed:
-            raise ValueError(f"{where} holds {len(ids)} ids, {needed} are needed. Search with k={self.k}.")
+            raise ValueError(f"{where} holds {len(ids)} ids, expected {needed}. Search with k={self.k}.")
         if ranking.scores is not None:
             scores = ranking.scores[place]
             if len(scores) != len(ids) or np.isnan(scores).any():
@@ -281,12 +291,12 @@ class Benchmark:
 
 
 def means(scores: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """The mean of each metric over the queries that it is defined for."""
+    """Return the mean of each metric over the queries that have it."""
     return {name: float(np.nanmean(values)) for name, values in scores.items()}
 
 
 def means_by_tag(queries: Sequence[Query], scores: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
-    """`num_queries` and the means over the queries of each tag; without metrics that are defined for none of them."""
+    """Return, for each tag, `num_queries` and the means over its queries, without metrics that none of them has."""
     found = {}
     for tag in sorted({tag for query in queries for tag in query.tags}):
         tagged = np.array([tag in query.tags for query in queries])
@@ -296,6 +306,6 @@ def means_by_tag(queries: Sequence[Query], scores: Mapping[str, np.ndarray]) -> 
 
 
 def evenly_spaced(items: Sequence[Item], count: int) -> list[Item]:
-    """The items at the places 0, N/count, 2N/count ...; all of them where there are no more than `count`."""
+    """Return the items at positions 0, N/count, 2N/count, ...; all N items if there are at most `count`."""
     count = min(count, len(items))
     return [items[place * len(items) // count] for place in range(count)]

@@ -1,28 +1,28 @@
 """FashionIQ: composed queries over pictures of dresses, shirts and tops (Wu et al., CVPR 2021).
 
-Three parts with a gallery each; papers report recall@10 and @50 of each and their averages. Three protocols are in use
-under one name:
+Three parts with a gallery each; papers report recall@10 and @50 of each part and their averages. Three protocols are
+in use under one name:
 
-- `full`: the gallery is the whole split file, the reference may be found (CLIP4Cir, SEARLE, LinCIR, CIReVL, SPRC,
+- `full`: the gallery is the whole split file, the reference stays in (CLIP4Cir, SEARLE, LinCIR, CIReVL, SPRC,
   MagicLens, Pic2Word);
-- `full-without-reference`: the same, the reference leaves the ranking (CoVR);
-- `union`: the gallery is only what is a reference or a target in this part, without the query's own reference (VAL):
-  6 to 8 points higher.
+- `full-without-reference`: the same, without the reference (CoVR);
+- `union`: the gallery is only the references and targets of this part, without the query's own reference (VAL). The
+  results are 6 to 8 points higher.
 
-Every pair of images has two captions. How they become one text is another choice:
+Every pair of images has two captions. There are several ways to join them to one text:
 
 - `clip4cir`: "First and second", both stripped of ".?, ", the first capitalised;
 - `both-orders`: "first and second" and "second and first", both stripped: a query with two wordings (SEARLE);
-- `covr`: "first and second" in lower case, any of .!"()*#:;~ made a space, cut at 30 words (CoVR);
+- `covr`: "first and second" in lower case, each of .!"()*#:;~ replaced by a space, cut at 30 words (CoVR);
 - `plain`: "first and second" as they are (MagicLens);
-- `separate`: each caption is a query by itself, without the three of val that are blank (VAL).
+- `separate`: each caption is a query of its own, without the three blank ones of val (VAL).
 
-A few captions are blank. Joined, they leave " and second" behind, as they do for those who joined them so.
+A few captions are blank. Joined, they leave " and second", as in the code of these papers.
 
-The targets of test are not public and nobody takes submissions any more; rankings of it can be checked, not scored.
+The targets of test are not public and there is no evaluation server: its rankings can be checked but not scored.
 
-On disk, as is usual: the authors' `captions/cap.<part>.<split>.json` and `image_splits/split.<part>.<split>.json`, and
-`images/<id>.png` or `.jpg` (where both are there, the former), for which there are lists of addresses.
+On disk, as usual: the authors' `captions/cap.<part>.<split>.json` and `image_splits/split.<part>.<split>.json`, and
+`images/<id>.png` or `.jpg` (the former if both exist), downloaded from the published lists of addresses.
 """
 
 import re
@@ -30,9 +30,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from contextcir.benchmarks import files
 from contextcir.benchmarks.base import Benchmark
-from contextcir.benchmarks.files import check_choice, check_counts, images_on_disk, read_json, read_rows
-from contextcir.retrieval.base import Gallery, Query
+from contextcir.retrieval.base import Query
 
 CITATION = """\
 @inproceedings{wu2021fashion,
@@ -58,34 +58,16 @@ OFFICIAL = {
     ("test", "shirt"): {"annotations": 2038, "images": 6346},
     ("test", "toptee"): {"annotations": 2056, "images": 5374},
 }
-
 TRAINING = {"dress": {"annotations": 5985}, "shirt": {"annotations": 5988}, "toptee": {"annotations": 6027}}
 
 
 def load(
     path: str, split: str = SPLITS[0], *, protocol: str = PROTOCOLS[0], text: str = TEXTS[0], check_images: bool = True
 ) -> list[Benchmark]:
-    """
-    Read a split from the official layout.
-
-    Args:
-        path (`str`): Folder with `captions`, `image_splits` and `images`.
-        split (`str`): `val`, or `test`, which has no public targets.
-        protocol (`str`): `full`, `full-without-reference` or, for `val`, `union`.
-        text (`str`): How the two captions become one text: `clip4cir`, `both-orders`, `covr`, `plain` or `separate`.
-        check_images (`bool`): Whether every image must be there. Protocols can be tested without.
-
-    Returns:
-        `list[Benchmark]`: dress, shirt and toptee. A query is called by its part and row, `dress-00017`, and with
-        `separate` by its caption too, `dress-00017-2`.
-
-    Raises:
-        `ValueError`: for an unknown split, protocol or text; `union` of `test`; files that are missing, malformed or
-            laid out otherwise; counts that are not the official ones; missing images.
-    """
-    check_choice("fashioniq", "splits", split, SPLITS)
-    check_choice("fashioniq", "protocols", protocol, PROTOCOLS)
-    check_choice("fashioniq", "texts", text, TEXTS)
+    """Read a split. Arguments, returns and errors as for [`~contextcir.benchmarks.registry.BenchmarkModule.load`].
+    The parts are dress, shirt and toptee. A query id is the part and the row, `dress-00017`; with `separate` also the
+    number of the caption, `dress-00017-2`. The protocol `union` needs targets and exists only for `val`."""
+    files.check_choices("fashioniq", split=(split, SPLITS), protocol=(protocol, PROTOCOLS), text=(text, TEXTS))
     if (split, protocol) == ("test", "union"):
         raise ValueError("fashioniq has the protocol union for val only: it needs the targets, and test has none.")
     root = Path(path)
@@ -94,53 +76,34 @@ def load(
 
 
 def training_triplets(path: str, *, text: str = TEXTS[0]) -> Iterator[dict[str, Any]]:
-    """
-    Read the training split of all three parts from the official layout.
-
-    Args:
-        path (`str`): Folder with `captions`, `image_splits` and `images`.
-        text (`str`): As for [`load`]; of several wordings the first is taken.
-
-    Yields:
-        `dict`: `id` (`dress-00017`), `modification_text`, `reference_id`, `target_id`, and the paths
-        `reference_image` and `target_image`. Images of which the lists of addresses have lost some are named.
-
-    Raises:
-        `ValueError`: as [`load`].
-    """
+    """Yield the training split of all parts, see [`~contextcir.benchmarks.registry.BenchmarkModule`].
+    `text` is as for [`load`]; only the first wording is used. An error names the images that the lists of addresses
+    have lost."""
     root = Path(path)
     on_disk, triplets = _images(root), []
     for part in PARTS:
         rows = _annotations(root, part, "train", True)
-        check_counts(f"fashioniq {part} train in {path}", {"annotations": len(rows)}, TRAINING[part])
-        for number, row in enumerate(rows):
-            for suffix, wordings in texts_of(row["captions"], text).items():
-                triplets.append((f"{part}-{number:05d}{suffix}", wordings[0], row["candidate"], row["target"]))
+        files.check_counts(f"fashioniq {part} train in {path}", {"annotations": len(rows)}, TRAINING[part])
+        for id_, (row, wordings) in _texts_by_id(rows, part, text).items():
+            triplets.append((id_, wordings[0], row["candidate"], row["target"]))
     ids = {id_ for *_, reference, target in triplets for id_ in (reference, target)}
     paths = {id_: on_disk.get(id_, root / "images" / f"{id_}.png") for id_ in sorted(ids)}
-    images_on_disk(list(paths.values()), "fashioniq train (as .png or .jpg)")
-    for id_, wording, reference, target in triplets:
-        yield {
-            "id": id_,
-            "modification_text": wording,
-            "reference_id": reference,
-            "target_id": target,
-            "reference_image": paths[reference],
-            "target_image": paths[target],
-        }
+    files.images_on_disk(list(paths.values()), "fashioniq train (as .png or .jpg)")
+    for id_, wording, *sides in triplets:
+        yield files.triplet_row(id_, wording, *((side, paths[side]) for side in sides))
 
 
 def _images(root: Path) -> dict[str, Path]:
-    """Id -> image file; sorted, so that of two files the .png remains."""
+    """Return id -> image file. The order of names makes .png win over .jpg."""
     folder = root / "images"
     found = {image.stem: image for image in sorted(folder.iterdir())} if folder.is_dir() else {}
     return {id_: image for id_, image in found.items() if image.suffix in (".jpg", ".png")}
 
 
 def _annotations(root: Path, part: str, split: str, scored: bool) -> list[dict]:
-    """Pairs of images with two captions each."""
+    """Read the pairs of images, each with two captions."""
     captions = root / "captions" / f"cap.{part}.{split}.json"
-    rows = read_rows(captions, {"candidate", "captions"} | ({"target"} if scored else set()))
+    rows = files.read_rows(captions, {"candidate", "captions"} | ({"target"} if scored else set()))
     for number, row in enumerate(rows):
         if len(row["captions"]) != 2:
             raise ValueError(f"{captions}, row {number}: there are {len(row['captions'])} captions, expected 2.")
@@ -152,46 +115,42 @@ def _load_part(
 ) -> Benchmark:
     scored, what = split == "val", f"fashioniq {part} {split}"
     rows = _annotations(root, part, split, scored)
-    ids = read_json(root / "image_splits" / f"split.{part}.{split}.json")
+    ids = files.read_json(root / "image_splits" / f"split.{part}.{split}.json")
     found = {"annotations": len(rows), "images": len(ids)}
     if scored:
         union = sorted({row[role] for row in rows for role in ("candidate", "target")})
         found["images in the union"] = len(union)
-    check_counts(f"{what} in {root}", found, OFFICIAL[split, part])
+    files.check_counts(f"{what} in {root}", found, OFFICIAL[split, part])
     if protocol == "union":
         ids = union
     paths = [on_disk.get(id_, root / "images" / f"{id_}.png") for id_ in ids]
-    asked = {
-        f"{part}-{number:05d}{suffix}": (row, wordings)
-        for number, row in enumerate(rows)
-        for suffix, wordings in texts_of(row["captions"], text).items()
-    }
+    texts = _texts_by_id(rows, part, text)
     return Benchmark(
         name="fashioniq",
         part=part,
         protocol_id=f"fashioniq/{split}/{text}/{protocol}",
-        gallery=Gallery(ids, images_on_disk(paths, f"{what} (as .png or .jpg)") if check_images else paths),
+        gallery=files.image_gallery(ids, paths, f"{what} (as .png or .jpg)", check_images),
         queries=[
             Query(id=id_, modification_text=first, paraphrases=tuple(others), reference_id=row["candidate"])
-            for id_, (row, (first, *others)) in asked.items()
+            for id_, (row, (first, *others)) in texts.items()
         ],
-        relevance={id_: {row["target"]} for id_, (row, _) in asked.items()} if scored else {},
+        relevance={id_: {row["target"]} for id_, (row, _) in texts.items()} if scored else {},
         exclude_reference=protocol != "full",
         metrics={"recall": (10, 50)},
     )
 
 
-def texts_of(captions: list[str], text: str) -> dict[str, list[str]]:
-    """
-    The texts of an annotation.
+def _texts_by_id(rows: list[dict], part: str, text: str) -> dict[str, tuple[dict, list[str]]]:
+    """Return query id -> row and wordings."""
+    return {
+        f"{part}-{number:05d}{suffix}": (row, wordings)
+        for number, row in enumerate(rows)
+        for suffix, wordings in _texts_of(row["captions"], text).items()
+    }
 
-    Args:
-        captions (`list[str]`): Its two captions, of which one may be blank.
-        text (`str`): One of `TEXTS`.
 
-    Returns:
-        `dict[str, list[str]]`: For each query that the annotation makes, the end of its id -> its wordings.
-    """
+def _texts_of(captions: list[str], text: str) -> dict[str, list[str]]:
+    """Join two captions, one of which may be blank: suffix of the query id -> wordings, for each query."""
     if text == "separate":
         return {f"-{number}": [caption.strip()] for number, caption in enumerate(captions, start=1) if caption.strip()}
     first, second = (caption.strip(".?, ") for caption in captions)

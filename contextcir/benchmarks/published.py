@@ -1,42 +1,42 @@
-"""Any benchmark in the published form, as in BEIR: the configurations `gallery`, `queries` and `relevance` of one
-dataset.
+"""Benchmarks in the published form, as in BEIR: one dataset with the configurations `gallery`, `queries`, `relevance`.
 
-A folder of Parquet files or a dataset on the Hub, images inside. `datasets_scripts/` builds such.
+It is a folder of Parquet files, or a dataset on the Hub, with the images inside. [`publish`] writes it.
 """
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features, Image, List, Value, get_dataset_split_names, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 from contextcir.benchmarks.base import Benchmark
-from contextcir.benchmarks.files import check_choice
+from contextcir.benchmarks.files import check_choices
 from contextcir.data.images import stored_image
 from contextcir.data.parquet import write_parquet
 from contextcir.retrieval.base import Gallery, Query
 
-FEATURES = {  # the published form
-    "gallery": Features({"id": Value("string"), "image": Image()}),
+STRING = Value("string")
+FEATURES = {  # configuration -> columns
+    "gallery": Features({"id": STRING, "image": Image()}),
     "queries": Features(
         {
-            "id": Value("string"),
+            "id": STRING,
             "reference_image": Image(),
-            "reference_id": Value("string"),
-            "modification_text": Value("string"),
-            "candidate_ids": List(Value("string")),
-            "tags": List(Value("string")),
+            "reference_id": STRING,
+            "modification_text": STRING,
+            "candidate_ids": List(STRING),
+            "tags": List(STRING),
         }
     ),
-    "relevance": Features({"query_id": Value("string"), "target_id": Value("string")}),
+    "relevance": Features({"query_id": STRING, "target_id": STRING}),
 }
 OPTIONAL_COLUMNS = {"reference_image", "candidate_ids", "tags"}
-
-
 SOURCE = "your own data: the configurations gallery, queries and relevance, see contextcir/benchmarks/published.py"
 SPLITS = ("test", "validation")
 PROTOCOLS = ("reference-excluded", "reference-kept")
@@ -45,48 +45,39 @@ PROTOCOLS = ("reference-excluded", "reference-kept")
 def load(
     path: str, split: str = SPLITS[0], *, protocol: str = PROTOCOLS[0], check_images: bool = True
 ) -> list[Benchmark]:
-    """One part, as from [`load_published`]; the images are inside the files, so that none can be missing."""
-    check_choice("custom", "protocols", protocol, PROTOCOLS)
-    return [load_published(path, split, exclude_reference=protocol == PROTOCOLS[0])]
+    """Return the one part that [`load_published`] reads."""
+    return [load_published(path, split, protocol=protocol)]
 
 
-def load_published(
-    path: str, split: str, *, name: str | None = None, protocol_id: str | None = None, exclude_reference: bool = True
-) -> Benchmark:
+def load_published(path: str, split: str, *, name: str | None = None, protocol: str = PROTOCOLS[0]) -> Benchmark:
     """
-    Read a benchmark in the published form: the configurations `gallery`, `queries` and `relevance` of one dataset.
+    Read a benchmark in the published form.
 
     Args:
-        path (`str`): A folder with `gallery/<split>-*.parquet` and so on, or the name of a dataset on the Hub.
-        split (`str`): Such as `validation` or `test`.
-        name (`str`, *optional*): By default the last part of the path.
-        protocol_id (`str`, *optional*): By default made of name, a digest of the data, split, and whether the
-            reference is excluded.
-        exclude_reference (`bool`, *optional*, defaults to `True`): Whether the reference leaves the ranking.
+        path (`str`): A folder with `<configuration>/<split>-*.parquet`, or the name of a dataset on the Hub.
+        split (`str`): For example `validation` or `test`.
+        name (`str`, *optional*): Name of the benchmark; by default the last part of the path.
+        protocol (`str`, *optional*): `reference-excluded` removes the reference from the ranking (default);
+            `reference-kept` keeps it.
 
     Returns:
-        `Benchmark`: With images as encoded bytes, read when asked for. Without `relevance` of the split, unscored.
+        `Benchmark`: The images are encoded bytes that are read on access. The protocol id consists of name, a digest
+        of the data, split and protocol. Without `relevance` for the split, the benchmark is not scored.
 
     Raises:
-        `ValueError`: There is no such dataset, split or column (the message names those that exist), or the data
-            contradict themselves.
+        `ValueError`: The protocol is unknown, there is no such dataset, split or column, or the data are inconsistent.
     """
-    name = name or Path(path).name
+    name = name or Path(os.path.abspath(path)).name
+    check_choices(name, protocol=(protocol, PROTOCOLS))
     gallery, queries = (load_config(path, config, split, FEATURES[config]) for config in ("gallery", "queries"))
     targets: dict[str, set[str]] = {}
     if _has_targets(path, split):
         relevance = load_config(path, "relevance", split, FEATURES["relevance"])
         for query_id, target_id in zip(relevance["query_id"], relevance["target_id"], strict=True):
             targets.setdefault(query_id, set()).add(target_id)
-    metrics = {"recall": (1, 5, 10, 50)}
-    if any(queries["candidate_ids"] if "candidate_ids" in queries.column_names else ()):
-        metrics["recall_subset"] = (1, 2, 3)
-    if any(len(some) > 1 for some in targets.values()):
-        metrics["map"] = (5, 10, 25, 50)
-    rule = "excluded" if exclude_reference else "kept"
     return Benchmark(
         name=name,
-        protocol_id=protocol_id or f"{name}-{_digest(gallery, queries, targets)}/{split}/reference-{rule}",
+        protocol_id=f"{name}-{_digest(gallery, queries, targets)}/{split}/{protocol}",
         gallery=Gallery(gallery["id"], gallery["image"]),
         queries=[
             Query(
@@ -100,17 +91,16 @@ def load_published(
             for row in queries
         ],
         relevance=targets,
-        exclude_reference=exclude_reference,
-        metrics=metrics,
+        exclude_reference=protocol == "reference-excluded",
     )
 
 
 def _digest(gallery: Dataset, queries: Dataset, targets: dict[str, set[str]]) -> str:
-    """8 hex digits of ids, texts, targets and the sizes of the image files: different data get different ids. The
-    content of images is left out, since reading a large gallery takes minutes."""
+    """Compute 8 hex digits over ids, texts, targets and sizes of the image files. The content of the images is left
+    out, since reading a large gallery takes minutes."""
     digest = hashlib.sha256()
-    for data in (gallery, queries):
-        for name in sorted(set(data.column_names) & {*FEATURES["gallery"], *FEATURES["queries"]}):
+    for config, data in (("gallery", gallery), ("queries", queries)):
+        for name in sorted(FEATURES[config].keys() & set(data.column_names)):
             column = data.with_format("arrow")[name]
             if name in ("image", "reference_image"):
                 column = pc.binary_length(pc.struct_field(column, "bytes"))
@@ -121,16 +111,15 @@ def _digest(gallery: Dataset, queries: Dataset, targets: dict[str, set[str]]) ->
 
 def publish(parts: Sequence[Benchmark], folder: str | Path, split: str) -> dict[str, int]:
     """
-    Write a benchmark in the published form, image files as they are.
+    Write a benchmark in the published form. Image files are copied byte for byte.
 
     Args:
-        parts (`Sequence[Benchmark]`): From any `load`. Where there are several, each becomes a split of its own,
-            `<split>_<part>`.
+        parts (`Sequence[Benchmark]`): From any `load`. Each of several parts becomes a split `<split>_<part>`.
         folder (`str` or `Path`): Gets the folders `gallery`, `queries` and `relevance`.
         split (`str`): Name of the split.
 
     Returns:
-        `dict[str, int]`: Rows of each file, by `<config> <split>`.
+        `dict[str, int]`: `<configuration> <split>` -> number of rows.
 
     Raises:
         `ImageError`: An image cannot be read.
@@ -156,11 +145,11 @@ def publish(parts: Sequence[Benchmark], folder: str | Path, split: str) -> dict[
 
 
 def _query_row(query: Query, gallery: Gallery) -> dict[str, Any]:
-    # The image itself is stored only where the gallery does not have it.
-    inside = query.reference_id in gallery.positions or not query.has_reference
+    # An image of the gallery is not stored again.
+    in_gallery = query.reference_id in gallery.positions or not query.has_reference
     return {
         "id": query.id,
-        "reference_image": None if inside else stored_image(query.reference_image, f"reference of {query.id!r}"),
+        "reference_image": None if in_gallery else stored_image(query.reference_image, f"reference of {query.id!r}"),
         "reference_id": query.reference_id,
         "modification_text": query.modification_text,
         "candidate_ids": list(query.candidate_ids),
@@ -169,7 +158,7 @@ def _query_row(query: Query, gallery: Gallery) -> dict[str, Any]:
 
 
 def _has_targets(path: str, split: str) -> bool:
-    """Whether there is relevance of the split; `datasets` has no splits without rows."""
+    """Whether `relevance` has the split. `datasets` has no splits without rows."""
     if Path(path).is_dir():
         return any(Path(path, "relevance").glob(f"{split}-*.parquet"))
     return split in get_dataset_split_names(path, "relevance")
@@ -177,19 +166,19 @@ def _has_targets(path: str, split: str) -> bool:
 
 def load_config(path: str, config: str, split: str, features: Features) -> Dataset:
     """
-    Read one configuration of a dataset, images as encoded bytes.
+    Read one configuration of a dataset, with images as encoded bytes.
 
     Args:
         path (`str`): A folder with `<config>/<split>-*.parquet`, or the name of a dataset on the Hub.
-        config (`str`): Such as `gallery`.
-        split (`str`): Such as `test`.
-        features (`Features`): The columns that it must have, but for a few.
+        config (`str`): For example `gallery`.
+        split (`str`): For example `test`.
+        features (`Features`): The expected columns. Those in `OPTIONAL_COLUMNS` may be missing.
 
     Returns:
         `Dataset`
 
     Raises:
-        `ValueError`: as [`load_published`].
+        `ValueError`: There is no such dataset, split or column; a file is damaged.
     """
     if Path(path).is_dir():
         if not (files := sorted(map(str, Path(path, config).glob(f"{split}-*.parquet")))):
@@ -200,7 +189,7 @@ def load_config(path: str, config: str, split: str, features: Features) -> Datas
             )
         try:
             dataset = load_dataset("parquet", data_files={split: files}, split=split)
-        except DatasetGenerationError as error:
+        except (DatasetGenerationError, pa.ArrowInvalid) as error:  # of its rows, of its schema
             reason = error.__cause__ or error
             raise ValueError(
                 f"{path}, {config}: {split}-*.parquet cannot be read: {reason}. Build it again."

@@ -1,13 +1,14 @@
-"""All benchmarks by name. Each is a module (or an object) that meets [`BenchmarkModule`], imported when used."""
+"""All benchmarks by name. Each is a module or an object that follows [`BenchmarkModule`]."""
 
 import importlib
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from contextcir.benchmarks.base import Benchmark
 from contextcir.benchmarks.files import find_root
 from contextcir.runtime.locations import locate
 
-BENCHMARKS = {  # name -> module of `contextcir.benchmarks`, and the object in it where it defines several
+BENCHMARKS = {  # name -> module of `contextcir.benchmarks`, with `:attribute` if it defines several benchmarks
     "cirr": "cirr",
     "circo": "circo",
     "fashioniq": "fashioniq",
@@ -26,15 +27,20 @@ BENCHMARKS = {  # name -> module of `contextcir.benchmarks`, and the object in i
 
 class BenchmarkModule(Protocol):
     """
-    What a benchmark defines.
+    The contract of a benchmark.
 
     Attributes:
-        SPLITS (`tuple[str, ...]`): Its splits, the default first.
+        SPLITS (`tuple[str, ...]`): The splits, the default first.
         SOURCE (`str`): Where to get the data.
 
-    May define as well: `PROTOCOLS` and `TEXTS` (choices of `load`, the default first); `submission(parts, rankings)`,
-    the files that the benchmark's server takes, by name; `training_triplets(path)`, rows of its training data;
-    `LICENCE` and `CITATION`, for the card of its published form.
+    Optional attributes:
+
+    - `PROTOCOLS` and `TEXTS` (`tuple[str, ...]`): Values of `protocol` and `text` in `load`, the default first.
+    - `LICENCE` and `CITATION` (`str`): For the card of the published form.
+    - `training_triplets(path)`: Yields the training data as dicts with `id`, `modification_text`, `reference_id`,
+      `target_id`, and the paths `reference_image` and `target_image`. Raises a `ValueError` as `load` does.
+    - `submission(parts, rankings)`: Takes the parts and a `Ranking` of each. Returns the files for the benchmark's
+      evaluation server, file name -> JSON content, checked against what the server accepts.
     """
 
     SPLITS: tuple[str, ...]
@@ -45,33 +51,25 @@ class BenchmarkModule(Protocol):
         Read one split.
 
         Args:
-            path (`str`): Folder in the layout of the authors, or a name on the Hub.
+            path (`str`): Folder in the layout of the authors, or a name on the Hub for data in the published form.
             split (`str`): One of `SPLITS`.
-            check_images (`bool`, defaults to `True`): Whether every image file must be there.
-            **choices: `protocol` and `text`, where there is a choice.
+            check_images (`bool`, *optional*, defaults to `True`): Whether to check that every image file exists. No
+                effect if the images are inside the annotation files.
+            **choices (`str`): `protocol` and `text`, if the benchmark has these choices.
 
         Returns:
-            `list[Benchmark]`: Its parts, such as FashionIQ's three categories; one where there are none.
+            `list[Benchmark]`: Its parts, such as the three categories of FashionIQ. Most benchmarks have one part.
 
         Raises:
-            `ValueError`: Something is missing, or the split or protocol is unknown.
+            `ValueError`: The split, protocol or text is unknown; a file or an image is missing; a file is malformed;
+                or the counts are not those of the official release.
         """
         ...
 
 
 def benchmark_module(name: str) -> BenchmarkModule:
-    """
-    Import a benchmark.
-
-    Args:
-        name (`str`): One of [`~contextcir.benchmarks.registry.BENCHMARKS`].
-
-    Returns:
-        [`BenchmarkModule`]
-
-    Raises:
-        `ValueError`: There is no such benchmark.
-    """
+    """Import a benchmark by its name in [`~contextcir.benchmarks.registry.BENCHMARKS`]. Raises a `ValueError` if there
+    is none."""
     if name not in BENCHMARKS:
         raise ValueError(f"There is no benchmark {name!r}. Choose one of {', '.join(BENCHMARKS)}.")
     module, _, attribute = BENCHMARKS[name].partition(":")
@@ -86,18 +84,17 @@ def load_benchmark(
     Read a benchmark.
 
     Args:
-        name (`str`): Such as `cirr`; `custom` for data of your own in the published form.
-        root (`str`): Its folder, a folder that holds one folder for each benchmark under its name, or a name on the
-            Hub for those that are published there.
-        split (`str`, *optional*): By default the benchmark's first.
-        protocol (`str`, *optional*): By default the benchmark's first.
-        text (`str`, *optional*): How query texts are made, where there is a choice.
+        name (`str`): For example `cirr`; `custom` for your own data in the published form.
+        root (`str`): Its folder, a folder that has it under its name, or a name on the Hub (published form only).
+        split (`str`, *optional*): The split; by default the benchmark's first.
+        protocol (`str`, *optional*): The protocol; by default the benchmark's first.
+        text (`str`, *optional*): How to make the query texts, if the benchmark has a choice.
 
     Returns:
-        `list[Benchmark]`: Its parts; one for most benchmarks.
+        `list[Benchmark]`: Its parts. Most benchmarks have one part.
 
     Raises:
-        `ValueError`: The name, split, protocol or way to make texts is unknown, or data are missing.
+        `ValueError`: The name, split, protocol or text is unknown, or data are missing.
 
     Example:
 
@@ -108,5 +105,5 @@ def load_benchmark(
     module = benchmark_module(name)
     if text and not hasattr(module, "TEXTS"):
         raise ValueError(f"{name} has one way to make query texts, got text={text!r}. Leave it out.")
-    choices = {key: value for key, value in (("protocol", protocol), ("text", text)) if value}
-    return module.load(locate(str(find_root(root, name))), split or module.SPLITS[0], **choices)
+    choices: Mapping[str, Any] = {key: value for key, value in (("protocol", protocol), ("text", text)) if value}
+    return module.load(str(find_root(locate(root), name)), split or module.SPLITS[0], **choices)

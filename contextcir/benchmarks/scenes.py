@@ -1,15 +1,16 @@
-"""Scenes: drawn worlds with exact ground truth, the benchmark that ships as code (`contextcir/scenes`).
+"""Scenes: drawn worlds with exact ground truth (`contextcir/scenes`).
 
-Each reference scene is asked with six texts and each text of four references, so that neither half of a query is
-enough; and the gallery holds what every mistake leads to, by name. One to six pictures show the target, with another
-light, place and noise. The six candidates are the reference, the targets of two texts in two scenes, and a mistake:
-chance finds 20 %, and half a query 50 %, of recall_subset@1. The reference leaves the ranking, as in CIRR. Validation
-is of the `iid` split alone, so that nothing is tuned on what is held out. Built by `datasets_scripts/build_scenes.py`.
+Each reference scene has six texts, and each text has four references. So neither half of a query is enough. The
+gallery also holds the result of every kind of mistake. One to six pictures show the target, with other light, place
+and noise. The six candidates are the reference, the targets of two texts in two scenes, and a mistake: recall_subset@1
+is 20 % by chance, and 50 % with half of a query. The reference is removed from the ranking, as in CIRR. Validation
+has the `iid` split only, so that nothing is tuned on what is held out. Built by `contextcir data scenes`.
 
-What a model must not see, the truth about pictures and noun phrases, is in configurations of its own.
+The truth about pictures and noun phrases, which a model must not see, is in separate configurations.
 """
 
 import json
+from collections.abc import Container
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,15 +21,15 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
 
 from contextcir.benchmarks.base import Benchmark
-from contextcir.benchmarks.files import check_choice, read_json
+from contextcir.benchmarks.files import check_choices, read_json
 from contextcir.benchmarks.published import load_config, load_published
 from contextcir.scenes import VERSION, Denotation, Scene, denotation_from_row, scene_from_json
 
-SOURCE = "nothing to download: datasets_scripts/build_scenes.py draws it"
+SOURCE = "nothing to download: contextcir data scenes draws it"
 SPLITS = ("test", "validation")
 PROTOCOLS = ("reference-excluded",)
-RECORD = "scenes.json"  # says what was built
-CELLS = List(List(Value("int32")))  # of row and column
+RECORD = "scenes.json"  # version and arguments of the build
+CELLS = List(List(Value("int32")))  # pairs of row and column
 TRUTH_FEATURES = {
     "distractors": Features({name: Value("string") for name in ("query_id", "gallery_id", "kind")}),
     "truth": Features({"id": Value("string"), "scene": Value("string"), "nuisance": Value("int64")}),
@@ -49,32 +50,27 @@ TRUTH_FEATURES = {
 
 
 def load(
-    path: str, split: str = "test", *, protocol: str = PROTOCOLS[0], check_images: bool = True
+    path: str, split: str = SPLITS[0], *, protocol: str = PROTOCOLS[0], check_images: bool = True
 ) -> list[Benchmark]:
-    """Read scenes from its folder or from the Hub, in one part; its images are inside the files. Errors as in
-    [`~contextcir.benchmarks.published.load_published`], and where another version wrote the data."""
-    check_choice("scenes", "protocols", protocol, PROTOCOLS)
-    check_choice("scenes", "splits", split, SPLITS)
+    """Read a split. Arguments, returns and errors as for [`~contextcir.benchmarks.registry.BenchmarkModule.load`].
+    Data of another version are an error too."""
+    check_choices("scenes", split=(split, SPLITS), protocol=(protocol, PROTOCOLS))
     record = read_record(path)
-    benchmark = load_published(path, split, name="scenes", exclude_reference=True)
+    benchmark = load_published(path, split, name="scenes", protocol=protocol)
     world = "scenes-{version}-seed{seed}-{image_size}px".format(version=record["version"], **record["arguments"])
     sizes = f"{split}-{len(benchmark.queries)}-in-{len(benchmark.gallery)}"
     benchmark.protocol_id = f"{world}/{sizes}/{protocol}"
-    benchmark.distractors = {query.id: {} for query in benchmark.queries}
+    distractors: dict[str, dict[str, str]] = {query.id: {} for query in benchmark.queries}
     for row in load_config(path, "distractors", split, TRUTH_FEATURES["distractors"]):
-        _check_known(path, "distractors", row["query_id"], benchmark.distractors)
-        benchmark.distractors[row["query_id"]][row["gallery_id"]] = row["kind"]
+        _check_known(path, "distractors", row["query_id"], distractors)
+        distractors[row["query_id"]][row["gallery_id"]] = row["kind"]
+    benchmark.distractors = distractors
     benchmark.ground_truth = partial(load_ground_truth, path, benchmark, split)
     return [benchmark]
 
 
 def read_record(path: str) -> dict[str, Any]:
-    """
-    What the builder says that it built.
-
-    Raises:
-        `ValueError`: There is no such data, or another version wrote them.
-    """
+    """Read version and arguments of the build. Raises a `ValueError` if there are no data of this version."""
     if Path(path).is_dir():
         file = Path(path, RECORD)
         record = read_json(file) if file.is_file() else {}
@@ -86,16 +82,16 @@ def read_record(path: str) -> dict[str, Any]:
     if record.get("version") != VERSION:
         found = f"version {record['version']} of scenes" if "version" in record else f"no {RECORD}"
         raise ValueError(
-            f"{path} has {found}, and this is version {VERSION}, whose numbers do not compare with others. Build it"
-            " again: python datasets_scripts/build_scenes.py --output FOLDER"
+            f"{path} has {found}, and this is version {VERSION}. Versions are not comparable. Build it again:"
+            " contextcir data scenes --output FOLDER"
         )
     return record
 
 
 @dataclass(frozen=True)
 class GroundedPhrase:
-    """A noun phrase of a modification text, `text[start:end]`: what becomes of what it denotes (its `role`, see
-    [`~contextcir.scenes.role`]), and what that is in the reference picture."""
+    """A noun phrase `text[start:end]` of a modification text: its `role` (see [`~contextcir.scenes.role`]), and what
+    it denotes in the reference picture."""
 
     text: str
     start: int
@@ -106,7 +102,7 @@ class GroundedPhrase:
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """What the reference picture of a query shows, and what the noun phrases of its text denote there."""
+    """The scene and the nuisance of a query's reference picture, and the noun phrases of its text."""
 
     scene: Scene
     nuisance: int
@@ -114,7 +110,7 @@ class GroundTruth:
 
 
 def load_scenes(path: str, split: str) -> dict[str, Scene]:
-    """What every picture of a gallery shows, by its id. Errors as in [`load`]."""
+    """Read the scene of every picture of a gallery, by id. Errors as for [`load`]."""
     rows = load_config(path, "truth", split, TRUTH_FEATURES["truth"])
     return {row["id"]: scene_from_json(json.loads(row["scene"])) for row in rows}
 
@@ -125,14 +121,14 @@ def load_ground_truth(path: str, benchmark: Benchmark, split: str) -> dict[str, 
 
     Args:
         path (`str`): A folder or a name on the Hub, as for [`load`].
-        benchmark (`Benchmark`): What [`load`] gave.
-        split (`str`): The same as for [`load`].
+        benchmark (`Benchmark`): The result of [`load`].
+        split (`str`): As for [`load`].
 
     Returns:
         `dict[str, GroundTruth]`: By query id.
 
     Raises:
-        `ValueError`: as [`load`], or the truth contradicts itself.
+        `ValueError`: As for [`load`], or the truth is inconsistent.
     """
     references = {query.reference_id for query in benchmark.queries}
     shown = {
@@ -140,9 +136,10 @@ def load_ground_truth(path: str, benchmark: Benchmark, split: str) -> dict[str, 
         for row in load_config(path, "truth", split, TRUTH_FEATURES["truth"])
         if row["id"] in references
     }
-    for reference in references:
-        _check_known(path, "queries", reference, shown)
-    found = {query.id: GroundTruth(*shown[query.reference_id], []) for query in benchmark.queries}
+    found = {}
+    for query in benchmark.queries:
+        _check_known(path, "queries", query.reference_id, shown)
+        found[query.id] = GroundTruth(*shown[query.reference_id], [])
     for row in load_config(path, "phrases", split, TRUTH_FEATURES["phrases"]):
         _check_known(path, "phrases", row["query_id"], found)
         truth = found[row["query_id"]]
@@ -151,6 +148,6 @@ def load_ground_truth(path: str, benchmark: Benchmark, split: str) -> dict[str, 
     return found
 
 
-def _check_known(path: str, config: str, id_: str, known) -> None:
+def _check_known(path: str, config: str, id_: str | None, known: Container) -> None:
     if id_ not in known:
-        raise ValueError(f"{path}: {config} speak of {id_!r}, which is not in the other files. Build it again.")
+        raise ValueError(f"{path}: {config} name {id_!r}, which is not in the other files. Build it again.")

@@ -1,14 +1,14 @@
-"""What a reformulator learns from: two captions and the change between them, read, judged and split.
+"""Training examples of a reformulator, each two captions and the change between them: read, filter and split them.
 
 InstructCIR (arXiv 2504.00812, section II-A) fine-tunes its own reformulator on texts of a stronger model, or on those
-of a supervised data set (its "GT" variant). A text is judged as one that a reformulator writes is judged, or it would
-learn what is thrown away later.
+of a supervised data set (its "GT" variant). Examples pass the same gates as the texts of a reformulator, so that it
+does not learn to write texts that are dropped later.
 """
 
 import json
 import random
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,18 @@ from contextcir.captions.gates import MAX_WORDS, is_empty, same_words, text_prob
 from contextcir.chat.prompts import Prompt
 
 COLUMNS = ("caption_a", "caption_b", "modification_text")
-MADE_HERE = ("reference", "target", "captions", "reason")  # of `pairs.jsonl`, beside the ids
+PAIRS_COLUMNS = {"reference", "target", "captions", "reason"}  # of `pairs.jsonl`, besides the ids
 
 
 @dataclass(frozen=True)
 class Example:
     """
-    A lesson.
+    A training example.
 
     Args:
-        caption_a (`str`): What the reference image shows.
-        caption_b (`str`): What the target image shows.
-        modification_text (`str`): The change from the one to the other.
+        caption_a (`str`): Caption of the reference image.
+        caption_b (`str`): Caption of the target image.
+        modification_text (`str`): The change from the first to the second.
     """
 
     caption_a: str
@@ -38,22 +38,19 @@ class Example:
 
 def read_examples(source: str, split: str = "train") -> list[Example]:
     """
-    Read examples as they are.
+    Read examples, without filtering them.
 
     Args:
         source (`str`): A `.jsonl` file with the columns `caption_a`, `caption_b` and `modification_text`;
-            `pairs.jsonl` as `generate_captions.py --recipe instructcir` leaves it; or a folder or Hub name of a
-            dataset with these columns.
-        split (`str`, defaults to `"train"`): Of a dataset.
+            `pairs.jsonl` from `contextcir generate --recipe instructcir`; or a folder or Hub name of a dataset with
+            these columns.
+        split (`str`, defaults to `"train"`): Split of a dataset.
 
     Raises:
-        ValueError: There is nothing in it, a line is no JSON object, a column is missing or holds something else than
-            text, or captions are of another recipe.
+        ValueError: There are no examples, a line is not a JSON object, a column is missing or holds something else
+            than text, or the captions are of another recipe.
     """
-    if source.endswith(".jsonl"):
-        rows = _lines(Path(source))
-    else:
-        rows = enumerate(_dataset(source, split), 1)
+    rows = _lines(Path(source)) if source.endswith(".jsonl") else enumerate(_dataset(source, split), 1)
     examples = [example for number, row in rows for example in _read(row, f"{source}, row {number}")]
     if not examples:
         raise ValueError(f"{source} holds no examples. Give rows with {', '.join(COLUMNS)}.")
@@ -61,7 +58,7 @@ def read_examples(source: str, split: str = "train") -> list[Example]:
 
 
 def _dataset(source: str, split: str) -> Iterable[dict[str, Any]]:
-    from datasets import exceptions, load_dataset  # here, since whoever generates captions needs none of it
+    from datasets import exceptions, load_dataset  # imported here, since a file of lines does not need it
 
     try:
         return load_dataset(source, split=split).to_iterable_dataset()
@@ -71,7 +68,7 @@ def _dataset(source: str, split: str) -> Iterable[dict[str, Any]]:
         ) from error
 
 
-def _lines(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
+def _lines(path: Path) -> Iterator[tuple[int, Any]]:
     if not path.is_file():
         raise ValueError(f"There is no file {path}.")
     try:
@@ -86,44 +83,46 @@ def _lines(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
                 raise ValueError(f"{path}, row {number} is not JSON: {error}") from None
 
 
-def _read(row: Any, where: str) -> Iterable[Example]:
-    """The examples of a row: of ours, as many as captions were kept."""
+def _read(row: Any, where: str) -> Iterator[Example]:
+    """Yield the examples of a row: one, or one for each kept caption of a row of `pairs.jsonl`."""
     if not isinstance(row, dict):
         raise ValueError(f"{where}: expected an object with {', '.join(COLUMNS)}, got {type(row).__name__}.")
-    if row.keys() >= set(MADE_HERE):
-        if row["reason"]:
-            return []
-        texts = [caption["text"] for caption in row["captions"] if caption["dropped"] is None]
+    if row.keys() >= PAIRS_COLUMNS:
+        captions = [] if row["reason"] else row["captions"]
+        texts = [caption["text"] for caption in captions if caption["dropped"] is None]
         values = [(row["reference"], row["target"], text) for text in texts]
     elif missing := [name for name in COLUMNS if name not in row]:
         raise ValueError(f"{where}: {', '.join(missing)} missing, there are {', '.join(row)}.")
     else:
-        values = [tuple(row[name] for name in COLUMNS)]
-    for name, value in ((name, value) for ones in values for name, value in zip(COLUMNS, ones, strict=True)):
-        if not isinstance(value, str):
-            hint = " Only the recipe instructcir leaves captions." if isinstance(value, list) else ""
-            raise ValueError(f"{where}: {name} is {type(value).__name__}, expected text.{hint}")
-    return [Example(a.strip(), b.strip(), " ".join(text.split())) for a, b, text in values]
+        values = [(row["caption_a"], row["caption_b"], row["modification_text"])]
+    for one in values:
+        for name, value in zip(COLUMNS, one, strict=True):
+            if not isinstance(value, str):
+                hint = " Only the recipe instructcir writes captions of images." if isinstance(value, list) else ""
+                raise ValueError(f"{where}: {name} is {type(value).__name__}, expected text.{hint}")
+        a, b, text = one
+        yield Example(a.strip(), b.strip(), " ".join(text.split()))
 
 
 def judge_examples(
     examples: Iterable[Example], prompts: Collection[Prompt] = ()
 ) -> tuple[list[Example], dict[str, int]]:
     """
-    Leave out what nothing should be learned from.
+    Remove examples that should not be learned.
 
     Args:
-        examples (`Iterable[Example]`): As read.
-        prompts (`Collection[Prompt]`): What the texts must not repeat.
+        examples (`Iterable[Example]`): All examples.
+        prompts (`Collection[Prompt]`): Prompts that the texts must not repeat.
 
     Returns:
-        `tuple[list[Example], dict[str, int]]`: Those that are left, and how many were not, by reason: `empty_caption`,
-        `same_captions`, `repeated`, or the gate that the text fails (`length`: not 2 to 12 words).
+        `tuple[list[Example], dict[str, int]]`: The kept examples, and the number of removed ones by reason:
+        `empty_caption`, `same_captions`, `repeated`, or the gate that the text fails (`length`: not 2 to 12 words).
     """
     kept: dict[Example, None] = {}
     left_out: Counter[str] = Counter()
     for example in examples:
         captions = (example.caption_a, example.caption_b)
+        problem: str | None
         if any(map(is_empty, captions)):
             problem = "empty_caption"
         elif same_words(*captions):
@@ -141,18 +140,18 @@ def judge_examples(
 
 def split_examples(examples: Sequence[Example], fraction: float, seed: int = 0) -> tuple[list[Example], list[Example]]:
     """
-    Hold examples out, at random. Those of the same two captions, in either order, stay on one side.
+    Hold out examples at random. Examples of the same two captions, in either order, stay together.
 
     Args:
-        examples (`Sequence[Example]`): All.
-        fraction (`float`): Of the pairs of captions, to hold out, in (0, 1); at least one pair on each side.
-        seed (`int`, defaults to 0): Of the draw.
+        examples (`Sequence[Example]`): All examples.
+        fraction (`float`): Share of the pairs of captions to hold out, in (0, 1); at least one pair on each side.
+        seed (`int`, defaults to 0): Seed of the draw.
 
     Returns:
-        `tuple[list[Example], list[Example]]`: To learn from, and held out.
+        `tuple[list[Example], list[Example]]`: Training examples and held-out examples.
 
     Raises:
-        ValueError: All are of one pair of captions.
+        ValueError: All examples are of one pair of captions.
     """
     groups: dict[frozenset[str], list[Example]] = {}
     for example in examples:

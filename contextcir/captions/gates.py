@@ -1,8 +1,8 @@
-"""Quality gates: the captions of a pair that a data set is better off without, each with the reason.
+"""Quality gates: rules that drop unusable captions, each with a reason.
 
-Language models write a request that only makes sense to somebody who sees both images ("as in the second image"), say
-a thing twice, hand back the caption that was to be rewritten, or parts of their own instructions. Every gate is a few
-lines that can be checked by eye; none asks a model. Left out: judging whether a caption is true.
+Language models refer to images that a reader does not see ("as in the second image"), repeat a caption, or return the
+original caption or parts of their prompt. Every gate is a few lines that can be checked by eye; none uses a model.
+Left out: checking whether a caption is true.
 """
 
 import re
@@ -11,10 +11,10 @@ from functools import lru_cache
 
 from contextcir.chat.prompts import Prompt
 
-# Words of a text. Real difference captions have 4 to 35; InstructCIR asks for at most 12 (its table I).
+# Words of a text. Real difference captions have 4 to 35; InstructCIR allows at most 12 (its table I).
 MIN_WORDS = 2
 MAX_WORDS = {"good4cir": 50, "instructcir": 12}
-ECHO_WORDS = 8  # so many words in a row that stand in a prompt are no coincidence
+ECHO_WORDS = 8  # consecutive words of a prompt: so many are no coincidence
 
 _IMAGE = r"(?:images?|pictures?|photos?|photographs?)"
 _NAMES_IMAGES = re.compile(
@@ -26,9 +26,9 @@ _NAMES_IMAGES = re.compile(
     )""",
     re.VERBOSE | re.IGNORECASE,
 )
-# No user types markup, links, names of fields or smileys into a search box, nor the answer in quotation marks.
+# No user types markup, links, field names, emoji or a text in quotation marks into a search box.
 _NOT_PLAIN = re.compile(r"[*#<>{}\[\]|\\^~`=_]|://|\w_\w|^[\"“'].*[\"”']$|[\U0001F000-\U0001FAFF\u2600-\u27BF]")
-# What a chat model says around an answer, or instead of one.
+# Phrases that chat models write around an answer, or instead of one.
 _NO_REQUEST = re.compile(
     r"""^\s*(?:
         (?:sure|certainly|of\s+course|okay|differences?|changes?|answer|caption|output|request)\s*[,:!]
@@ -39,7 +39,7 @@ _NO_REQUEST = re.compile(
     )""",
     re.VERBOSE | re.IGNORECASE,
 )
-# What follows can hang on a wall or stand on a shelf; the pair itself cannot.
+# Followed by one of these words, a picture is an object in the image, not one of the pair.
 _THINGS = re.compile(r"\s+(?:frames?|books?|albums?|windows?|rails?|on|hanging|above|mounted)\b", re.IGNORECASE)
 _NO_NAME = frozenset("a an the of with and or in on at to for from by its their some pair set piece group".split())
 
@@ -54,33 +54,36 @@ def gate_captions(
     seen: Collection[str] = (),
 ) -> list[str | None]:
     """
-    Judge the captions of one pair.
+    Apply the gates to the captions of one pair.
 
     Args:
-        texts (`Sequence[str]`): In their order: of two that say the same, the first stays.
-        max_words (`int`): Longest that is kept.
-        prompts (`Collection[Prompt]`): What the model was told.
-        names (`Sequence[str]`): Objects of both images, of which a caption names at least one; empty: unknown.
-        original (`str`, *optional*): The caption that these are to be better than.
-        seen (`Collection[str]`): Captions of the images, where they were compared.
+        texts (`Sequence[str]`): The captions in their order: of duplicates, the first is kept.
+        max_words (`int`): The most words of a caption.
+        prompts (`Collection[Prompt]`): The prompts of the model.
+        names (`Sequence[str]`): Objects of both images, of which a caption must name at least one; empty if unknown.
+        original (`str`, *optional*): The caption that these are to replace.
+        seen (`Collection[str]`): The captions of the images, if these were compared.
 
     Returns:
-        `list[str | None]`: For each the gate that it fails first, or `None`: those of [`text_problem`], then
-        `repeats_original`, `duplicate` and `names_no_object`.
+        `list[str | None]`: For each caption the first gate that it fails, or `None`. The gates are those of
+        [`text_problem`], then `repeats_original`, `duplicate` and `names_no_object`.
     """
-    said, known = set(), {stem for name in names for stem in _stems(name) - _NO_NAME}
+    earlier: set[str] = set()
+    known = {stem for name in names for stem in _stems(name) - _NO_NAME}
     verdicts = []
     for text in texts:
         plain = _plain(text)
         problem = text_problem(text, max_words, prompts, seen)
-        if problem is None and original and plain == _plain(original):
+        if problem:
+            pass
+        elif original and plain == _plain(original):
             problem = "repeats_original"
-        if problem is None and plain in said:
+        elif plain in earlier:
             problem = "duplicate"
-        if problem is None and known and known.isdisjoint(_stems(text)):
+        elif known and known.isdisjoint(_stems(text)):
             problem = "names_no_object"
-        if problem is None:
-            said.add(plain)
+        else:
+            earlier.add(plain)
         verdicts.append(problem)
     return verdicts
 
@@ -89,18 +92,18 @@ def text_problem(
     text: str, max_words: int, prompts: Collection[Prompt] = (), captions: Collection[str] = ()
 ) -> str | None:
     """
-    The gate that a text fails whatever stands beside it, or `None`.
+    Return the first gate that a single text fails, or `None`.
 
     Args:
-        text (`str`): What to change.
-        max_words (`int`): Longest that is kept; else `length`.
-        prompts (`Collection[Prompt]`): What the model was told: `echoes_prompt`, where the text has eight words in a
-            row of it.
-        captions (`Collection[str]`): What the model was to compare: `echoes_caption`, where the text is one of them.
+        text (`str`): The modification text.
+        max_words (`int`): The most words.
+        prompts (`Collection[Prompt]`): The prompts of the model.
+        captions (`Collection[str]`): The captions that the model compared.
 
     Returns:
-        `str`, *optional*: Beside these `not_plain` (markup, links, smileys), `no_request` (what chat models say around
-        an answer, or that nothing differs) and `names_images` (which only makes sense to who sees both images).
+        `str`, *optional*: `length`; `names_images` (refers to the images of the pair); `echoes_prompt` (repeats eight
+        consecutive words of a prompt); `not_plain` (markup, links, emoji); `no_request` (phrases around an answer, or
+        that nothing differs); or `echoes_caption` (is one of the captions).
     """
     if not MIN_WORDS <= len(text.split()) <= max_words:
         return "length"
@@ -118,19 +121,19 @@ def text_problem(
 
 
 def echoes_prompt(text: str, prompts: Collection[Prompt]) -> bool:
-    """Whether a text has eight words in a row that stand in a prompt."""
+    """Return whether a text has eight consecutive words of a prompt."""
     words = _plain(text).split()
     grams = {" ".join(words[start : start + ECHO_WORDS]) for start in range(len(words) - ECHO_WORDS + 1)}
     return any(grams & _grams(prompt.text) for prompt in prompts)
 
 
 def same_words(text: str, other: str) -> bool:
-    """Whether two texts differ in nothing but capitals and punctuation."""
+    """Return whether two texts differ only in capitals and punctuation."""
     return _plain(text) == _plain(other)
 
 
 def is_empty(text: str) -> bool:
-    """Whether a text has no word."""
+    """Return whether a text has no word."""
     return not _plain(text)
 
 
@@ -141,11 +144,11 @@ def _grams(text: str) -> frozenset[str]:
 
 
 def _plain(text: str) -> str:
-    """Words only: what two texts have in common that say the same."""
+    """Return the words of a text, without capitals and punctuation."""
     return " ".join(re.findall(r"\w+", text.casefold()))
 
 
 def _stems(text: str) -> set[str]:
-    """The words of a text without the endings of plurals."""
+    """Return the words of a text without plural endings."""
     words = _plain(text).split()
     return {re.sub(r"(?<=[xs])es$|(?<=[cs]h)es$|(?<=\w\w[^s])s$", "", re.sub(r"ies$", "y", word)) for word in words}

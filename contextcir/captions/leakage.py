@@ -1,12 +1,13 @@
-"""Images that a data set must not show, since models are measured on them: found by their ids and by their looks.
+"""Detect test images of benchmarks in generated data, by their ids and their content.
 
-Ids catch a file that kept its name, a difference hash catches one that was renamed, scaled or compressed again: the
-sign of the horizontal slope at 16 x 16 places, of which two encodings of one photograph agree nearly everywhere. Crops
-and mirrored copies are not found.
+Ids find files that kept their name. A difference hash finds files that were renamed, scaled or compressed again: it is
+the sign of the horizontal gradient at 16 x 16 places, which hardly changes with the encoding. Cropped and mirrored
+copies are not found.
 """
 
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,32 +22,34 @@ MAX_DISTANCE = 24
 
 
 def difference_hash(image: Image.Image) -> np.ndarray:
-    """`(4,)` uint64: 256 bits, each whether an image is darker at one place than to the right of it."""
+    """Return `(4,)` uint64: 256 bits, each whether an image is darker at one place than to the right of it."""
     grey = np.asarray(image.convert("L").resize((SIDE + 1, SIDE), Image.Resampling.BOX), dtype=np.int16)
     return np.packbits(grey[:, 1:] > grey[:, :-1]).view(np.uint64)
 
 
+@dataclass
 class HeldOut:
     """
     The test images of benchmarks.
 
     Args:
-        ids (`dict[str, str]`): Name of an image's file, without its suffix -> benchmark.
-        hashes (`np.ndarray` of shape `(num_images, 4)`, uint64): Of the images that are on disk.
-        owners (`list[str]`): Benchmark and name of each hash's image.
+        ids (`dict[str, str]`): Maps the name of an image file, without its suffix, to its benchmark.
+        hashes (`np.ndarray` of shape `(num_images, 4)`, uint64): Hashes of the images that are on disk.
+        owners (`list[str]`): The benchmark and the name of the image of each hash.
     """
 
-    def __init__(self, ids: dict[str, str], hashes: np.ndarray, owners: list[str]):
-        self.ids, self.hashes, self.owners = ids, hashes, owners
+    ids: dict[str, str]
+    hashes: np.ndarray
+    owners: list[str]
 
     @classmethod
     def from_files(cls, images: Iterable[tuple[str, str | os.PathLike]]) -> "HeldOut":
         """
-        Look at images.
+        Hash image files.
 
         Args:
-            images (`Iterable[tuple[str, str or os.PathLike]]`): Benchmark and file of each. Of a file that is not
-                there the name counts alone.
+            images (`Iterable[tuple[str, str or os.PathLike]]`): The benchmark and the file of each image. Of a missing
+                file, only the name is used.
 
         Returns:
             [`HeldOut`]
@@ -63,14 +66,14 @@ class HeldOut:
 
     def find(self, image_id: str, image: Image.Image) -> str | None:
         """
-        Look an image up.
+        Find the test image that an image shows.
 
         Args:
             image_id (`str`): Its id, name or path.
             image (`PIL.Image.Image`): Its pixels.
 
         Returns:
-            `str`, *optional*: Which test image it is.
+            `str`, *optional*: The benchmark and the name of the test image.
         """
         stem = Path(image_id).stem
         if stem in self.ids:

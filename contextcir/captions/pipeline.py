@@ -1,7 +1,7 @@
-"""All pairs through all stages: each ends as kept, or as failed with one reason, and nothing is lost on the way.
+"""Take all pairs through all stages: each pair ends as kept, or as failed with one reason.
 
-Results are written to a file as they come, so that memory does not grow with the pairs. They are not the memory of a
-run that was cut off: a run that goes on asks everything again, and `ask` answers from its ledger what it has.
+Results are written to a file as they arrive, so memory does not grow with the pairs. This file is not used to resume:
+a continued run makes all requests again, and `ask` answers from its ledger.
 """
 
 import asyncio
@@ -15,31 +15,28 @@ from typing import Any
 from contextcir.captions.gates import MAX_WORDS, gate_captions
 from contextcir.captions.inspection import Inspector
 from contextcir.captions.stages import RECIPES, Caption, Conversation, StageError
+from contextcir.chat.dispatch import cancel_all
+from contextcir.chat.exchange import Ask, ChatStop
 from contextcir.chat.prompts import Prompt
-from contextcir.chat.server import Ask, ChatStop
 from contextcir.data.images import ImageError
 from contextcir.data.pairs import Pair
 
-NOT_REACHED = "not_reached"  # the reason of a pair that the end of a run has left open
+NOT_REACHED = "not_reached"  # the reason of pairs that were left when a run ended early
 
 
 @dataclass
 class PairResult:
     """
-    What became of one pair, as a line of `pairs.jsonl` holds it.
+    The result of one pair, as in a line of `pairs.jsonl`.
 
     Args:
-        id (`str`): Of the pair.
-        reference_id (`str`): Of its reference image.
-        target_id (`str`): Of its target image.
-        original_caption (`str`, *optional*): What was known before.
-        reason (`str`): Why it failed; empty where captions are kept. A reason that a stage gave is `stage: kind`.
-        detail (`str`): The same in words.
+        id (`str`), reference_id (`str`), target_id (`str`), original_caption (`str`, *optional*): Those of the pair.
+        reason (`str`): Why it failed; empty if captions are kept. The reason of a stage is `stage: kind`.
+        detail (`str`): The error message.
         stages (`list[dict]`): `stage`, `outcome`, `model` and `request_id` of every answer.
-        reference: What the model saw in the reference image.
-        target: Likewise.
-        captions (`list[dict]`): All that were written, with `operation`, `source_object`, `target_object`, and under
-            `dropped` the gate that it failed or `None`.
+        reference, target: The model's description of each image: objects, or a caption.
+        captions (`list[dict]`): All captions, with `operation`, `source_object`, `target_object`, and as `dropped` the
+            gate that failed or `None`.
     """
 
     id: str
@@ -55,17 +52,17 @@ class PairResult:
 
     @property
     def kept(self) -> list[Caption]:
-        """`list[Caption]`: Those that passed all gates; none where the pair failed."""
+        """`list[Caption]`: The captions that passed all gates; none if the pair failed."""
         entries = [] if self.reason else [dict(entry) for entry in self.captions]
         return [Caption(**entry) for entry in entries if entry.pop("dropped") is None]
 
 
 class ResultLog:
     """
-    Results on disk, written in the order in which they come and read in the order of the pairs.
+    Results on disk, written as they arrive and read in the order of the pairs.
 
     Args:
-        path (`str` or `os.PathLike`): An older file is overwritten.
+        path (`str` or `os.PathLike`): An existing file is overwritten.
         count (`int`): Number of pairs.
     """
 
@@ -74,20 +71,23 @@ class ResultLog:
         self._starts = [-1] * count
 
     def write(self, place: int, result: PairResult) -> None:
-        """Keep the result of the pair at `place`."""
+        """Write the result of the pair at index `place`."""
         self._starts[place] = self._file.seek(0, os.SEEK_END)
         self._file.write(json.dumps(asdict(result), ensure_ascii=False).encode() + b"\n")
 
-    def __iter__(self) -> Iterator[PairResult]:
+    def _lines(self) -> Iterator[bytes]:
         for start in self._starts:
             self._file.seek(start)
-            yield PairResult(**json.loads(self._file.readline()))
+            yield self._file.readline()
+
+    def __iter__(self) -> Iterator[PairResult]:
+        for line in self._lines():
+            yield PairResult(**json.loads(line))
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write them in order of the pairs."""
-        with open(path, "w", encoding="utf-8") as file:
-            for result in self:
-                file.write(json.dumps(asdict(result), ensure_ascii=False) + "\n")
+        """Write the results in the order of the pairs."""
+        with open(path, "wb") as file:
+            file.writelines(self._lines())
 
     def close(self) -> None:
         """Remove the file."""
@@ -101,21 +101,21 @@ class Captioner:
 
     Args:
         recipe (`str`): `good4cir` or `instructcir`.
-        ask (`Ask`): Answers requests, see `contextcir.chat.server`.
-        prompts (`Mapping[str, Prompt]`): Of the recipe.
-        inspector ([`Inspector`]): Looks at the images beforehand.
+        ask (`Ask`): Answers requests, see `contextcir.chat.exchange`.
+        prompts (`Mapping[str, Prompt]`): The prompts of the recipe.
+        inspector ([`~contextcir.captions.inspection.Inspector`]): Checks the images beforehand.
 
     Attributes:
-        stopped (`ChatStop`, *optional*): Why nothing more is asked, once the server or the budget ended the run.
+        stopped (`ChatStop`, *optional*): The reason why no further request is made.
     """
 
     def __init__(self, recipe: str, ask: Ask, prompts: Mapping[str, Prompt], inspector: Inspector):
         self.recipe, self.ask, self.prompts, self.inspector = recipe, ask, prompts, inspector
         self.stopped: ChatStop | None = None
-        self._begun: set[str] = set()
+        self._started: set[str] = set()
 
     async def caption(self, pair: Pair) -> PairResult:
-        """Caption one pair. Whatever can happen to it is in the result."""
+        """Caption one pair. Errors of the pair are in its result."""
         result = PairResult(pair.id, pair.reference_id, pair.target_id, pair.original_caption)
         conversation = Conversation(self.ask)
         try:
@@ -134,10 +134,10 @@ class Captioner:
         return result
 
     async def _caption(self, pair: Pair, result: PairResult, conversation: Conversation) -> None:
-        if pair.id in self._begun:
+        if pair.id in self._started:
             result.reason = "repeated_pair"
             return
-        self._begun.add(pair.id)
+        self._started.add(pair.id)
         if self.stopped:
             raise self.stopped
         pair, problem = await self.inspector.inspect(pair)
@@ -169,18 +169,18 @@ async def caption_all(
     on_result: Callable[[PairResult], None],
 ) -> None:
     """
-    Caption every pair, a number of them at a time, each with its result in the log.
+    Caption all pairs, several at a time, and write their results to the log.
 
     Args:
         pairs (`Sequence[Pair]`): Read one at a time, in their order.
         caption (`Callable[[Pair], Awaitable[PairResult]]`): Such as [`Captioner.caption`].
-        log ([`ResultLog`]): Gets the results.
-        in_flight (`int`): Pairs that are in the stages at a time.
-        on_result (`Callable[[PairResult], None]`): Told of each result, such as a progress bar.
+        log ([`ResultLog`]): Receives the results.
+        in_flight (`int`): The number of pairs at a time.
+        on_result (`Callable[[PairResult], None]`): Called with each result.
     """
     waiting = iter(enumerate(pairs))  # one iterator for all workers: each takes the next pair when it is free
 
-    async def work():
+    async def work() -> None:
         for place, pair in waiting:
             result = await caption(pair)
             log.write(place, result)
@@ -190,6 +190,4 @@ async def caption_all(
     try:
         await asyncio.gather(*workers)
     finally:
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
+        await cancel_all(workers)

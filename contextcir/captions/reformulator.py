@@ -1,9 +1,9 @@
-"""A reformulator of one's own: a causal language model and a LoRA adapter, which write the change between captions.
+"""A local reformulator: a causal language model with a LoRA adapter that writes the change between two captions.
 
-InstructCIR (arXiv 2504.00812, section II-A): the language model that reformulates is fine-tuned, so that none has to
-be paid for. To a dispatcher, [`Reformulator`] is a server: the ledger, the second attempt and the gates are those of
-any other, and what it has written is never written again. Only it runs in this process, and answers what is asked at
-one time in one batch. `datasets_scripts/train_reformulator.py` makes the folder that is loaded here.
+InstructCIR (arXiv 2504.00812, section II-A) fine-tunes the language model that reformulates, so that no service has to
+be paid for it. [`Reformulator`] is a [`~contextcir.chat.exchange.ChatBackend`], so the ledger, the second attempt and
+the gates are those of any chat server. It runs in this process, and answers concurrent requests in one batch.
+`contextcir data reformulator` trains the folder that is loaded here.
 
 Left out: schemas (the answer is the change and nothing else) and images.
 """
@@ -17,37 +17,39 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from contextcir.captions.recipes import load_prompts
-from contextcir.chat.server import ChatRequest, Outcome
+from contextcir.chat.exchange import ChatRequest, Outcome
+from contextcir.chat.prompts import Prompt
 
 CONFIG, ADAPTER, RECORD = "adapter_config.json", "adapter_model.safetensors", "training.json"
 BATCH = 32  # requests that are answered together
-MAX_NEW_TOKENS = 128  # twelve words in bytes; ends much earlier where tokens are words
-_DIGEST_VALUES = 64  # of each parameter
+MAX_NEW_TOKENS = 128  # twelve words in bytes; most tokenizers need far fewer
+DIGEST_VALUES = 64  # values of each parameter that identify a base model
 
 
 class Reformulator:
     """
-    What writes changes. Takes the place of a [`~contextcir.chat.server.ChatServer`] in a
-    [`~contextcir.chat.server.Dispatcher`], whose `concurrency` bounds how many requests meet in a batch.
+    A causal language model as a [`~contextcir.chat.exchange.ChatBackend`]. The `concurrency` of its
+    [`~contextcir.chat.dispatch.Dispatcher`] bounds the size of a batch.
 
     Args:
-        model (`transformers.PreTrainedModel`): Causal, with or without an adapter; where it is, it runs.
+        model (`transformers.PreTrainedModel`): Causal, with or without an adapter, on any device.
         tokenizer (`transformers.PreTrainedTokenizerBase`): With an end token.
-        name (`str`): For the column `model` of data that are made with it.
-        digest (`str`): Of all that answers depend on.
+        name (`str`): The name of the model in outcomes and data.
+        digest (`str`): Identifies the weights.
     """
 
-    def __init__(self, model, tokenizer, *, name: str, digest: str):
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, name: str, digest: str):
         self.model, self.tokenizer, self.name, self.digest = model.eval(), tokenizer, name, digest
-        # Not the model's own, which may forbid to repeat the words of a prompt, or search with beams.
+        # The model's own config may forbid to repeat words of the prompt, or use beam search.
         self.model.generation_config = GenerationConfig()
-        self._waiting: list[tuple[ChatRequest, str, asyncio.Future]] = []
-        self._worker: asyncio.Task | None = None
+        self._waiting: list[tuple[ChatRequest, asyncio.Future[Outcome]]] = []
+        self._worker: asyncio.Task[None] | None = None
 
     @classmethod
     def load(cls, name_or_path: str) -> "Reformulator":
@@ -55,11 +57,11 @@ class Reformulator:
         Load an adapter and the model that it was trained on.
 
         Args:
-            name_or_path (`str`): Folder or Hub name, as `train_reformulator.py` leaves it.
+            name_or_path (`str`): Folder or Hub name of a reformulator, from `contextcir data reformulator`.
 
         Raises:
-            ValueError: It is no such folder, its weights are damaged, and the model is not there or is another than
-                the one it was trained on.
+            ValueError: It is no such folder, its weights are damaged, or the base model is missing or has other
+                weights than the one it was trained on.
             ImportError: peft is not installed.
         """
         try:
@@ -69,97 +71,100 @@ class Reformulator:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         folder = adapter_folder(name_or_path)
-        base, base_digest = read_base(folder)
+        base, expected_digest = _read_base(folder)
         try:
             model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
         except OSError as error:
             raise ValueError(
                 f"{name_or_path} is an adapter for {base}, which is neither a folder here nor can be fetched from the"
-                f" Hub ({str(error).splitlines()[0]}). Put it there, or go to where the adapter was trained."
+                f" Hub ({str(error).splitlines()[0]}). Put it there, or run from where the adapter was trained."
             ) from error
-        if weights_digest(model) != base_digest:
+        if base_digest(model) != expected_digest:
             raise ValueError(
-                f"{name_or_path} is an adapter for the {base} of its training, and the model of that name is another"
-                " one now. Put that one back, or train the adapter again."
+                f"{name_or_path} was trained on {base}, and the model of that name has other weights now. Restore"
+                " that model, or train the adapter again."
             )
-        tensors = read_adapter(folder)
+        tensors = _read_adapter(folder)
         model = PeftModel.from_pretrained(model, folder)
         if other := sorted(tensors.keys() ^ get_peft_model_state_dict(model).keys()):
             raise ValueError(
-                f"{folder / ADAPTER} is not of the model in {CONFIG} beside it: {other[0]} is on one side only"
-                f" ({len(other)} such). Train or download the adapter again."
+                f"{folder / ADAPTER} does not fit {CONFIG}: {other[0]} is only in one of them ({len(other)} such"
+                " weights). Train or download the adapter again."
             )
         model = model.to("cuda" if torch.cuda.is_available() else "cpu")
         weights = hashlib.sha256((folder / ADAPTER).read_bytes()).hexdigest()
-        digest = hashlib.sha256(f"{base_digest} {weights}".encode()).hexdigest()[:16]
+        digest = hashlib.sha256(f"{expected_digest} {weights}".encode()).hexdigest()[:16]
         name = Path(name_or_path).resolve().name if Path(name_or_path).is_dir() else name_or_path
         return cls(model, AutoTokenizer.from_pretrained(folder), name=name, digest=digest)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What all answers of one output folder should have in common."""
+        """`dict[str, Any]`: Settings that all answers in one output folder share."""
         return {"reformulator": self.digest, "reformulator_max_new_tokens": MAX_NEW_TOKENS}
 
     def request_id(self, request: ChatRequest) -> str:
-        """SHA-256, in hex, of all that the answer depends on."""
+        """Compute the SHA-256, in hex, of everything that the answer depends on."""
         parts = ["contextcir reformulator 2", self.digest, MAX_NEW_TOKENS, request.prompt, request.attempt]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def estimate(self, request: ChatRequest) -> float:
-        """What a request costs, in USD: nothing."""
+        """Return the cost of a request, 0."""
         return 0.0
 
     async def complete(self, request: ChatRequest, on_response: Callable[[bool], None] | None = None) -> Outcome:
         """
-        Write a change: the likeliest at the first attempt, and one that is sampled afterwards, the same in every run.
+        Write a change: greedily at the first attempt, and sampled afterwards, with the same result in every run.
 
         Args:
-            request ([`ChatRequest`]): Its schema has one field, a text.
-            on_response (`Callable[[bool], None]`, *optional*): Never called: nobody turns a request down.
+            request ([`~contextcir.chat.exchange.ChatRequest`]): Its schema, if any, has one field, a text.
+            on_response (`Callable[[bool], None]`, *optional*): Never called.
         """
-        future = asyncio.get_running_loop().create_future()
-        self._waiting.append((request, self.request_id(request), future))
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._waiting.append((request, future))
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
         return await future
 
     async def _work(self) -> None:
         while self._waiting:
-            await asyncio.sleep(0.01)  # others that are about to ask come along
+            await asyncio.sleep(0.01)  # for further requests to join the batch
             some, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+            outcomes: Sequence[Outcome | Exception]
             try:
-                outcomes = await asyncio.to_thread(self._answer, [(request, id_) for request, id_, _ in some])
-            except Exception as error:  # whoever waits must hear of it
+                outcomes = await asyncio.to_thread(self._answer, [request for request, _ in some])
+            except Exception as error:  # passed on to every caller
                 outcomes = [error] * len(some)
-            for (_, _, future), outcome in zip(some, outcomes, strict=True):
-                if future.done():  # who asked is gone
+            for (_, future), outcome in zip(some, outcomes, strict=True):
+                if future.done():  # the caller was cancelled
                     continue
                 future.set_exception(outcome) if isinstance(outcome, Exception) else future.set_result(outcome)
 
-    def _answer(self, requests: Sequence[tuple[ChatRequest, str]]) -> list[Outcome]:
-        outcomes: list[Outcome | None] = [None] * len(requests)
-        firsts = []
-        for place, (request, request_id) in enumerate(requests):
+    def _answer(self, requests: Sequence[ChatRequest]) -> list[Outcome]:
+        outcomes: dict[int, Outcome] = {}
+        first_attempts: dict[int, list[int]] = {}
+        longest = longest_input(self.model) - MAX_NEW_TOKENS
+        for place, request in enumerate(requests):
             ids = encode_prompt(self.tokenizer, request.prompt)
-            if len(ids) + MAX_NEW_TOKENS > (most := longest_input(self.model)):
-                error = f"the prompt has {len(ids)} tokens, and {self.name} reads {most - MAX_NEW_TOKENS}"
+            if len(ids) > longest:
+                error = f"the prompt has {len(ids)} tokens, and {self.name} reads {longest}"
                 outcomes[place] = Outcome("failed", error=error, model=self.name)
             elif request.attempt == 0:
-                firsts.append((place, ids))
+                first_attempts[place] = ids
             else:
                 with torch.random.fork_rng():
-                    torch.manual_seed(int(request_id[:15], 16))
+                    torch.manual_seed(int(self.request_id(request)[:15], 16))
                     (written,) = self._generate([ids], do_sample=True)
                 outcomes[place] = self._outcome(request, ids, written)
-        if firsts:
-            for (place, ids), written in zip(firsts, self._generate([ids for _, ids in firsts]), strict=True):
-                outcomes[place] = self._outcome(requests[place][0], ids, written)
-        return outcomes
+        if first_attempts:
+            answers = self._generate(list(first_attempts.values()))
+            for (place, ids), written in zip(first_attempts.items(), answers, strict=True):
+                outcomes[place] = self._outcome(requests[place], ids, written)
+        return [outcomes[place] for place in range(len(requests))]
 
     def _generate(self, prompts: list[list[int]], do_sample: bool = False) -> list[list[int]]:
-        """The tokens that follow each prompt."""
+        """Return the tokens that follow each prompt."""
         width, pad = max(map(len, prompts)), pad_id(self.tokenizer)
-        ids = torch.tensor([[pad] * (width - len(one)) + one for one in prompts])
+        ids = torch.tensor([[pad] * (width - len(one)) + one for one in prompts])  # (batch_size, width)
         mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in prompts])
         with torch.inference_mode():
             written = self.model.generate(
@@ -177,20 +182,23 @@ class Reformulator:
         if ended:
             written = written[: written.index(self.tokenizer.eos_token_id)]
         text = self.tokenizer.decode(written, skip_special_tokens=True).strip()
-        facts = {"text": text, "model": self.name, "prompt_tokens": len(ids), "completion_tokens": len(written)}
+        tokens = len(ids), len(written)
         if not ended or not text:
             problem = f"the answer has no end within {MAX_NEW_TOKENS} tokens" if text else "the answer is empty"
-            return Outcome("malformed", error=problem, **facts)
-        (name,) = request.schema.model_fields
-        return Outcome("answered", request.schema.model_validate({name: text}), **facts)
+            return Outcome("malformed", None, text, problem, self.name, *tokens)
+        value: BaseModel | str = text
+        if request.schema:
+            (field,) = request.schema.model_fields
+            value = request.schema.model_validate({field: text})
+        return Outcome("answered", value, text, "", self.name, *tokens)
 
 
 def adapter_folder(name_or_path: str) -> Path:
     """
-    The folder of a trained reformulator, fetched from the Hub where it is no local one.
+    Return the folder of a trained reformulator, downloaded from the Hub if it is not a local one.
 
     Raises:
-        ValueError: There is none, or it holds something else.
+        ValueError: There is none, or files are missing in it.
     """
     folder = Path(name_or_path)
     if not folder.is_dir():
@@ -201,30 +209,30 @@ def adapter_folder(name_or_path: str) -> Path:
             folder = Path(snapshot_download(os.fspath(name_or_path)))
         except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(f"There is no folder {name_or_path}, and the Hub gave none ({reason})") from None
+            raise ValueError(f"{name_or_path} is neither a folder nor can it be fetched ({reason}).") from None
     needed = (CONFIG, ADAPTER, "reformulation.txt", RECORD)
     if missing := [name for name in needed if not (folder / name).is_file()]:
         raise ValueError(
-            f"{name_or_path} is no reformulator: {', '.join(missing)} missing. Make one with"
-            " datasets_scripts/train_reformulator.py."
+            f"{name_or_path} is not a reformulator: {', '.join(missing)} missing. Train one with `contextcir data"
+            " reformulator`."
         )
     return folder
 
 
-def read_base(folder: Path) -> tuple[str, str]:
-    """The base model of an adapter, as its training called it, and the digest of its weights."""
+def _read_base(folder: Path) -> tuple[str, str]:
+    """Return the name of an adapter's base model, and the digest of its weights."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         return record["base_model"], record["base_digest"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{folder / RECORD} does not say base_model and base_digest ({type(error).__name__}: {error}). Train or"
+            f"{folder / RECORD} has no base_model and base_digest ({type(error).__name__}: {error}). Train or"
             " download the adapter again."
         ) from error
 
 
-def read_adapter(folder: Path) -> dict[str, torch.Tensor]:
-    """The weights of an adapter. A `ValueError` names the file, where it is damaged or holds NaN."""
+def _read_adapter(folder: Path) -> dict[str, torch.Tensor]:
+    """Read the weights of an adapter. Raises a `ValueError` if they are damaged or contain NaN."""
     try:
         tensors = load_file(folder / ADAPTER)
     except SafetensorError as error:
@@ -234,13 +242,28 @@ def read_adapter(folder: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def adapter_prompt(name_or_path: str):
-    """The [`Prompt`] that an adapter was trained with, and is to be asked with. Loads no weights."""
+def adapter_prompt(name_or_path: str) -> Prompt:
+    """Return the prompt that an adapter was trained with, and must be used with. Loads no weights."""
     return load_prompts("instructcir", adapter_folder(name_or_path))["reformulation"]
 
 
-def encode_prompt(tokenizer, prompt: str) -> list[int]:
-    """A prompt as tokens, up to where the answer begins: the same in training and afterwards."""
+def base_digest(model: PreTrainedModel) -> str:
+    """
+    Identify the weights of a base model: 16 hex digits from the names, shapes and a sample of values of each tensor.
+
+    The values are read in bfloat16, so that the precision of the loaded weights does not matter. A full digest
+    ([`~contextcir.runtime.digests.weights_digest`]) of billions of weights would take minutes.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(model.named_parameters()):
+        places = torch.linspace(0, value.numel() - 1, min(DIGEST_VALUES, value.numel())).long()
+        sample = value.detach().flatten()[places.to(value.device)].to("cpu", torch.bfloat16).float().tolist()
+        digest.update(json.dumps([name, list(value.shape), sample]).encode())
+    return digest.hexdigest()[:16]
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """Tokenize a prompt up to the beginning of the answer, for training and generation."""
     if tokenizer.chat_template:
         messages = [{"role": "user", "content": prompt}]
         return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
@@ -248,29 +271,16 @@ def encode_prompt(tokenizer, prompt: str) -> list[int]:
     return ids[:-1] if ids[-1] == tokenizer.eos_token_id else ids
 
 
-def encode_answer(tokenizer, text: str) -> list[int]:
-    """An answer as tokens, with the end."""
+def encode_answer(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Tokenize an answer, with the end token."""
     return [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
 
 
-def pad_id(tokenizer) -> int:
-    """What fills shorter rows, and is never looked at."""
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the padding token, or the end token if there is none."""
     return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
 
-def longest_input(model) -> int:
-    """Most tokens that a model reads and writes in one go."""
+def longest_input(model: PreTrainedModel) -> int:
+    """Return the most tokens that a model can read and write."""
     return getattr(model.config, "max_position_embeddings", None) or 1_000_000
-
-
-def weights_digest(model) -> str:
-    """
-    16 digits that tell one model's weights from another's: of the names, the shapes, and some values of each from all
-    over it, in bfloat16, which a model may be stored in or loaded as. A model of billions takes a second.
-    """
-    digest = hashlib.sha256()
-    for name, value in sorted(model.named_parameters()):
-        places = torch.linspace(0, value.numel() - 1, min(_DIGEST_VALUES, value.numel())).long()
-        some = value.detach().flatten()[places.to(value.device)].to("cpu", torch.bfloat16).float().tolist()
-        digest.update(json.dumps([name, list(value.shape), some]).encode())
-    return digest.hexdigest()[:16]

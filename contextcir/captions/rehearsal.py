@@ -1,13 +1,13 @@
-"""A run that asks nobody: what would be sent, and about what it would cost.
+"""A dry run: what would be sent, and about what it would cost.
 
-Requests of later stages hold the answers of earlier ones, which nobody knows yet. Here they are stand-ins of a typical
-length, and marked as such; a rehearsal tells about costs, never about captions.
+Requests of later stages contain answers of earlier ones, which are not known yet. Here these are placeholders of a
+typical length, marked as such. So a dry run estimates costs, and says nothing about captions.
 """
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from statistics import fmean
+
+from pydantic import BaseModel
 
 from contextcir.captions.inspection import Inspector
 from contextcir.captions.pipeline import Captioner
@@ -20,13 +20,15 @@ from contextcir.captions.schemas import (
     Reformulation,
     TargetObjects,
 )
+from contextcir.chat.exchange import ChatRequest, Outcome
+from contextcir.chat.prices import Price
 from contextcir.chat.prompts import Prompt
-from contextcir.chat.server import ChatRequest, ChatServer, Outcome
+from contextcir.chat.server import ChatServer
 from contextcir.data.pairs import Pair
 
 OBJECTS, DESCRIPTORS, DIFFERENCES, CAPTION_WORDS = 10, 6, 8, 90
 CHARACTERS_PER_TOKEN = 4  # of English, roughly
-REHEARSED_PAIRS = 20  # of which a rehearsal takes the mean
+REHEARSED_PAIRS = 20  # whose mean is the estimate
 SHOWN_REQUESTS = 3
 
 
@@ -37,85 +39,72 @@ def _objects(number: int) -> list[DescribedObject]:
     ]
 
 
-def _differences(number: int) -> list[Difference]:
-    text = "(a difference in the words of the model, which may well have fifteen of them or more)"
-    return [
-        Difference(operation="modify", text=text, source_object="(object)", target_object="(object)")
-    ] * DIFFERENCES
+_DIFFERENCE = Difference(
+    operation="modify",
+    text="(a difference in the words of the model, which may well have fifteen of them or more)",
+    source_object="(object)",
+    target_object="(object)",
+)
 
-
-STAND_INS = {
+PLACEHOLDERS: dict[type[BaseModel] | None, Callable[[int], BaseModel]] = {  # made from the number of the answer
     ReferenceObjects: lambda number: ReferenceObjects(objects=_objects(number)),
     TargetObjects: lambda number: TargetObjects(objects=_objects(number)),
-    Differences: lambda number: Differences(differences=_differences(number)),
+    Differences: lambda number: Differences(differences=[_DIFFERENCE] * DIFFERENCES),
     ImageCaption: lambda number: ImageCaption(caption=f"(caption {number}" + " word" * CAPTION_WORDS + ")"),
     Reformulation: lambda number: Reformulation(change="(a change in the words of the model)"),
 }
 
 
-@dataclass(frozen=True)
-class Rehearsed:
-    """A request that would be sent, and the tokens that it would likely take beside those of its images."""
-
-    request: ChatRequest
-    prompt_tokens: int
-    completion_tokens: int
-
-
 class Rehearsal:
     """
-    An `ask` that answers with stand-ins.
+    An `ask` that sends nothing and answers with placeholders.
 
     Attributes:
-        requests (`list[Rehearsed]`): All that would have been sent.
+        requests (`list[tuple[ChatRequest, BaseModel]]`): All requests that would have been sent, and their answers.
     """
 
-    def __init__(self):
-        self.requests: list[Rehearsed] = []
+    def __init__(self) -> None:
+        self.requests: list[tuple[ChatRequest, BaseModel]] = []
 
     async def __call__(self, request: ChatRequest) -> Outcome:
-        """Remember a request and answer it."""
-        value = STAND_INS[request.schema](len(self.requests))
-        lengths = len(request.prompt), len(value.model_dump_json())
-        self.requests.append(Rehearsed(request, *(length // CHARACTERS_PER_TOKEN for length in lengths)))
+        """Record a request and answer it."""
+        value = PLACEHOLDERS[request.schema](len(self.requests))
+        self.requests.append((request, value))
         return Outcome("answered", value)
 
     def cost(self, counts: Mapping[str, int], server: ChatServer) -> tuple[float, float]:
         """
-        What a whole run would cost, by the mean request of each stage.
+        Estimate the cost of a whole run from the mean request of each stage.
 
         Args:
-            counts (`Mapping[str, int]`): Requests of each stage, see [`count_requests`].
-            server (`ChatServer`): Whose prices count.
+            counts (`Mapping[str, int]`): Number of requests of each stage, from [`count_requests`].
+            server (`ChatServer`): Its prices are used.
 
         Returns:
-            `tuple[float, float]`: USD, likely, and with answers as long as they may be; without retries.
+            `tuple[float, float]`: USD, likely, and with answers of maximum length; without retries.
         """
         likely = most = 0.0
         for stage, count in counts.items():
-            if some := [one for one in self.requests if one.request.role == stage]:
-                costs = [
-                    server.price.usd(one.prompt_tokens + self._image_tokens(one, server), one.completion_tokens)
-                    for one in some
-                ]
-                likely += count * sum(costs) / len(some)
-                most += count * sum(server.estimate(one.request) for one in some) / len(some)
+            if some := [one for one in self.requests if one[0].role == stage]:
+                likely += count * fmean(_likely_cost(request, answer, server.price) for request, answer in some)
+                most += count * fmean(server.estimate(request) for request, _ in some)
         return likely, most
 
-    @staticmethod
-    def _image_tokens(one: Rehearsed, server: ChatServer) -> int:
-        return len(one.request.images) * server.price.image_tokens
+
+def _likely_cost(request: ChatRequest, answer: BaseModel, price: Price) -> float:
+    tokens = len(request.prompt) // CHARACTERS_PER_TOKEN + len(request.images) * price.image_tokens
+    return price.usd(tokens, len(answer.model_dump_json()) // CHARACTERS_PER_TOKEN)
 
 
 def count_requests(pairs: Iterable[Pair]) -> dict[str, int]:
-    """How many requests each stage of a recipe sends: those about one image alone are sent once for it."""
+    """Count the requests of each stage of both recipes. A request about a single image is sent once per image."""
     references, targets, distinct = set(), set(), set()
     for pair in pairs:
         references.add(pair.reference_id)
         targets.add(pair.target_id)
         distinct.add(pair.id)
-    of_images = {"reference_objects": len(references), "image_caption": len(references | targets)}
-    return of_images | dict.fromkeys(("target_objects", "differences", "reformulation"), len(distinct))
+    counts = {"reference_objects": len(references), "image_caption": len(references | targets)}
+    return counts | dict.fromkeys(("target_objects", "differences", "reformulation"), len(distinct))
 
 
 async def rehearse(
@@ -128,15 +117,15 @@ async def rehearse(
     free_stages: Collection[str] = (),
 ) -> str:
     """
-    What would be sent, and what all would cost, in words.
+    Describe what would be sent, and what the whole run would cost.
 
     Args:
-        pairs (`Sequence[Pair]`): Of the run; the first of them are rehearsed.
+        pairs (`Sequence[Pair]`): All pairs; the first of them are rehearsed.
         recipe (`str`): `good4cir` or `instructcir`.
-        prompts (`Mapping[str, Prompt]`): Of the recipe.
-        server (`ChatServer`): Who would be asked.
-        inspector ([`Inspector`]): Looks at the images beforehand.
-        free_stages (`Collection[str]`): Stages that cost nothing, since the server does not answer them.
+        prompts (`Mapping[str, Prompt]`): The prompts of the recipe.
+        server (`ChatServer`): The server that would answer.
+        inspector ([`~contextcir.captions.inspection.Inspector`]): Checks the images beforehand.
+        free_stages (`Collection[str]`): Stages that a local model answers.
 
     Returns:
         `str`: Three requests, and the likely and the highest cost.
@@ -144,34 +133,30 @@ async def rehearse(
     Raises:
         `ValueError`: None of the pairs can be used.
     """
-    rehearsal, results = Rehearsal(), Counter()
+    rehearsal = Rehearsal()
     captioner = Captioner(recipe, rehearsal, prompts, inspector)
-    for pair in (pairs[place] for place in range(min(REHEARSED_PAIRS, len(pairs)))):
-        result = await captioner.caption(pair)
-        results[result.detail if result.reason == "unreadable_image" else ""] += 1
+    results = [await captioner.caption(pairs[place]) for place in range(min(REHEARSED_PAIRS, len(pairs)))]
     if not rehearsal.requests:
-        raise ValueError(f"None of the first {results.total()} pairs can be used: {next(iter(results))}")
+        reason = next((result.detail or result.reason for result in results), "there are none")
+        raise ValueError(f"None of the first {len(results)} pairs can be used: {reason}")
     lines = []
-    for request in (rehearsed.request for rehearsed in rehearsal.requests[:SHOWN_REQUESTS]):
-        *images, text = _parts(server.body(request))
-        shown = ", ".join(f"{url.partition(';')[0]} of {len(url):,} characters" for url in images)
-        lines += [f"--- {request.role}: {request.schema.__name__} of {shown or 'no image'}", text]
+    for request, _ in rehearsal.requests[:SHOWN_REQUESTS]:
+        *images, text = _parts(server, request)
+        shown = ", ".join(f"{url.partition(';')[0]} of {len(url):,} characters" for url in images) or "no image"
+        lines += [f"--- {request.role}: {request.schema and request.schema.__name__} of {shown}", text]
     counts = {stage: count for stage, count in count_requests(pairs).items() if stage not in free_stages}
     likely, most = rehearsal.cost(counts, server)
-    return "\n".join(
-        [
-            *lines,
-            f"{len(pairs):,} pairs: about ${likely:,.2f}, or ${most:,.2f} if every answer is as long as max_tokens"
-            f" allows, with prices {server.price.source}.",
-            "Retries are not counted, and answers of earlier stages are stand-ins of typical length."
-            " Nothing was sent.",
-        ]
-    )
+    lines += [
+        f"{len(pairs):,} pairs: about ${likely:,.2f}, or ${most:,.2f} if every answer is as long as max_tokens allows,"
+        f" with prices {server.price.source}.",
+        "Retries are not counted, and answers of earlier stages are placeholders of typical length. Nothing was sent.",
+    ]
+    return "\n".join(lines)
 
 
-def _parts(body: dict[str, Any]) -> list[str]:
-    """The image URLs of a request, and its text."""
-    content = body["messages"][-1]["content"]
+def _parts(server: ChatServer, request: ChatRequest) -> list[str]:
+    """Return the image URLs of a request, then its text."""
+    content = server.body(request)["messages"][-1]["content"]
     if isinstance(content, str):
         return [content]
     return [part["text"] if part["type"] == "text" else part["image_url"]["url"] for part in content]

@@ -1,11 +1,11 @@
-"""What became of everything, in numbers: the pairs, the answers of each stage, the captions, the triplets.
+"""Count the results of a run: pairs, answers of each stage, captions, triplets and requests.
 
-`pairs` adds up: kept and failed are all that were given. Answers count once for each pair that needed them. The report
-is JSON; the card and the figures are made from it.
+Kept and failed pairs add up to all pairs. An answer counts once for each pair that needed it. The report is JSON; the
+card and the figures are made from it.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from contextcir.captions.pipeline import PairResult
@@ -13,18 +13,15 @@ from contextcir.captions.pipeline import PairResult
 
 def report_results(results: Iterable[PairResult]) -> dict[str, Any]:
     """
-    Count.
-
-    Args:
-        results (`Iterable[PairResult]`): Of all pairs.
+    Count the results of all pairs.
 
     Returns:
         `dict`: `pairs` (`given`, `kept`, `failed`), `failures` (pairs by reason), `stages` (answers by outcome),
         `captions` (`written`, `kept`, `dropped` by gate), `operations` of the kept captions, and the `models` that
         answered.
     """
-    pairs, failures, dropped, operations, models = Counter(), Counter(), Counter(), Counter(), Counter()
-    stages: dict[str, Counter] = {}
+    pairs, failures, dropped, operations, models = (Counter[str]() for _ in range(5))
+    stages: dict[str, Counter[str]] = {}
     for result in results:
         pairs.update(["given", "failed" if result.reason else "kept"])
         if result.reason:
@@ -49,34 +46,35 @@ def report_results(results: Iterable[PairResult]) -> dict[str, Any]:
 class TripletCounts:
     """Counts triplets while they are written."""
 
-    def __init__(self):
-        self.changes, self.words, self.phrases = Counter(), Counter(), Counter()
+    def __init__(self) -> None:
+        self._counts: dict[str, Counter[int]] = {name: Counter() for name in ("changes", "words", "noun_phrases")}
 
-    def count(self, rows: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
-        """The same rows, each counted as it passes."""
+    def count(self, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Yield the same rows, and count each."""
         for row in rows:
-            self.changes[row["num_changes"]] += 1
-            self.words[len(row["modification_text"].split())] += 1
-            self.phrases[len(row["noun_phrases"])] += 1
+            sizes = row["num_changes"], len(row["modification_text"].split()), len(row["noun_phrases"])
+            for counts, size in zip(self._counts.values(), sizes, strict=True):
+                counts[size] += 1
             yield row
 
     def report(self) -> dict[str, Any]:
-        """`total`, and how many have so many `changes`, `words` and `noun_phrases`."""
-        kinds = {"changes": self.changes, "words": self.words, "noun_phrases": self.phrases}
-        histograms = {name: {str(size): counts[size] for size in sorted(counts)} for name, counts in kinds.items()}
-        return {"total": self.changes.total(), **histograms}
+        """Return the `total`, and histograms of the number of `changes`, `words` and `noun_phrases` of a triplet."""
+        histograms = {
+            name: {str(size): counts[size] for size in sorted(counts)} for name, counts in self._counts.items()
+        }
+        return {"total": self._counts["changes"].total(), **histograms}
 
 
 def report_requests(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """
-    What all runs on a folder have sent.
+    Sum up the requests of all runs on a folder.
 
     Args:
-        rows (`Iterable[Mapping]`): As `Ledger.report` gives them.
+        rows (`Iterable[Mapping]`): From [`~contextcir.chat.ledger.Ledger.report`].
 
     Returns:
-        `dict`: `prompt_tokens`, `completion_tokens` and `usd`, in all and for each of `stages`, with `requests` and
-        how often these were sent (`sends`).
+        `dict`: `requests`, `sends` (how often these were sent), `prompt_tokens`, `completion_tokens` and `usd`, in
+        total and for each of `stages`.
     """
     names = ("requests", "sends", "prompt_tokens", "completion_tokens", "usd")
     stages: dict[str, dict[str, Any]] = {}

@@ -1,7 +1,8 @@
-"""What a model answers at each stage, as pydantic classes: nothing has to be cut out of free text.
+"""The answers of a model at each stage, as pydantic classes.
 
-A server that knows JSON schemas is held to them while it writes; docstrings and descriptions travel along. Lengths are
-not part of them, since not all servers take such limits; the quality gates see to these.
+Servers that support JSON schemas follow them. Their docstrings and descriptions are sent along and are part of a
+request's id, so a change of them changes the prompts. Lengths are left to the quality gates, since not all servers
+support such limits.
 """
 
 from typing import Literal

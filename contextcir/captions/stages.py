@@ -1,14 +1,14 @@
-"""The stages that lead from two images to difference captions, as coroutines over `ask`.
+"""The stages from two images to difference captions, as coroutines over `ask`.
 
-good4cir (ConText-CIR, section 3.3): list the objects of the reference image; list those of the target image, given the
-first list, so that what has not changed is described in the same words; write the differences of the two lists. The
-third stage sees no image, so that nothing gets into a caption that is in neither list.
+good4cir (ConText-CIR, section 3.3): list the objects of the reference image; list those of the target image given the
+first list, so that unchanged objects get the same words; write the differences of both lists. The third stage sees no
+image, so that captions mention only objects of the lists.
 
-InstructCIR (section II-A): caption each image by itself, then write the change from one caption to the other in at
-most 12 words; an answer that will not do is asked for once more. That each image is captioned once is up to `ask`,
-which never sends a request twice.
+InstructCIR (section II-A): caption each image separately, then write the change from one caption to the other in at
+most 12 words. A change that fails the gates is requested once more. `ask` sends each request once, so each image is
+captioned once.
 
-Left out: retries, cost and the form of requests, which are `ask`'s.
+Left out: retries, cost and the form of requests, which belong to `ask`.
 """
 
 import asyncio
@@ -28,13 +28,13 @@ from contextcir.captions.schemas import (
     Reformulation,
     TargetObjects,
 )
+from contextcir.chat.exchange import Ask, ChatRequest, Outcome
 from contextcir.chat.prompts import Prompt
-from contextcir.chat.server import Ask, ChatRequest, Outcome
 from contextcir.data.pairs import Pair
 
 
 class StageError(Exception):
-    """A stage has no usable answer. `stage` and `kind` say which and why, as reports count it."""
+    """A stage has no usable answer: its name, the kind of failure as counted by reports, and a message."""
 
     def __init__(self, stage: str, kind: str, detail: str = ""):
         super().__init__(f"{stage}: {kind}. {detail}")
@@ -43,24 +43,24 @@ class StageError(Exception):
 
 @dataclass
 class Conversation:
-    """All that is asked about one pair."""
+    """All requests about one pair."""
 
     ask: Ask
-    _asked: int = 0
-    _outcomes: dict[int, tuple[str, Outcome]] = field(default_factory=dict)
+    _outcomes: list[tuple[str, Outcome] | None] = field(default_factory=list)
 
     @property
     def outcomes(self) -> list[tuple[str, Outcome]]:
-        """Stages and what came of them, in the order of the questions: answers come as they like."""
-        return [self._outcomes[number] for number in sorted(self._outcomes)]
+        """`list[tuple[str, Outcome]]`: Stages and outcomes in the order of the requests, not of the answers."""
+        return [outcome for outcome in self._outcomes if outcome]
 
     async def answer(
         self, stage: str, prompt: str, schema: type[BaseModel], images: tuple[Any, ...] = (), attempt: int = 0
     ) -> Any:
-        """An instance of `schema`, or a [`StageError`]."""
-        number, self._asked = self._asked, self._asked + 1
+        """Make a request and return an instance of `schema`, or raise a [`StageError`]."""
+        place = len(self._outcomes)
+        self._outcomes.append(None)
         outcome = await self.ask(ChatRequest(role=stage, prompt=prompt, images=images, schema=schema, attempt=attempt))
-        self._outcomes[number] = (stage, outcome)
+        self._outcomes[place] = (stage, outcome)
         if outcome.kind != "answered":
             raise StageError(stage, outcome.kind, outcome.error or outcome.text)
         return outcome.value
@@ -68,7 +68,7 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Caption:
-    """What to change, and, where the stages know it, by which operation and from which object to which."""
+    """A modification text, with its operation and the objects before and after it, if the recipe provides them."""
 
     text: str
     operation: str | None = None
@@ -79,13 +79,12 @@ class Caption:
 @dataclass(frozen=True)
 class Draft:
     """
-    What the stages say of a pair.
+    The answers of all stages about a pair.
 
     Args:
         captions (`list[Caption]`): As the model wrote them.
-        reference: What it saw in the reference image: objects as JSON, or a caption.
-        target: Likewise.
-        names (`list[str]`): What the objects of both lists are called; empty where there are no lists.
+        reference, target: The model's description of each image: objects as JSON, or a caption.
+        names (`list[str]`): Names of the objects of both lists; empty if there are no lists.
     """
 
     captions: list[Caption]
@@ -100,21 +99,16 @@ async def good4cir(pair: Pair, conversation: Conversation, prompts: Mapping[str,
 
     Args:
         pair ([`~contextcir.data.pairs.Pair`]): The images.
-        conversation ([`Conversation`]): Keeps what was answered.
-        prompts (`Mapping[str, Prompt]`): From [`~contextcir.captions.load_prompts`].
+        conversation ([`Conversation`]): Records the answers.
+        prompts (`Mapping[str, Prompt]`): From [`~contextcir.captions.recipes.load_prompts`].
 
     Raises:
-        [`StageError`]: A stage was not answered, or the lists leave nothing to say.
+        [`StageError`]: A stage was not answered, or there is no difference.
     """
-    seen = await conversation.answer(
-        "reference_objects", prompts["reference_objects"].render(), ReferenceObjects, (pair.reference_image,)
-    )
-    wanted = await conversation.answer(
-        "target_objects",
-        prompts["target_objects"].render(reference_objects=seen.objects),
-        TargetObjects,
-        (pair.target_image,),
-    )
+    prompt = prompts["reference_objects"].render()
+    seen = await conversation.answer("reference_objects", prompt, ReferenceObjects, (pair.reference_image,))
+    prompt = prompts["target_objects"].render(reference_objects=seen.objects)
+    wanted = await conversation.answer("target_objects", prompt, TargetObjects, (pair.target_image,))
     if _as_set(seen.objects) == _as_set(wanted.objects):
         raise StageError("target_objects", "no_difference", "The lists of both images are the same.")
     prompt = prompts["differences"].render(reference_objects=seen.objects, target_objects=wanted.objects)
@@ -137,20 +131,21 @@ async def instructcir(pair: Pair, conversation: Conversation, prompts: Mapping[s
     Caption both images and write the change from one to the other. Arguments and errors as for [`good4cir`].
     """
     prompt = prompts["image_caption"].render()
+    images = (pair.reference_image, pair.target_image)
     answers = await asyncio.gather(
-        *(
-            conversation.answer("image_caption", prompt, ImageCaption, (image,))
-            for image in (pair.reference_image, pair.target_image)
-        ),
-        return_exceptions=True,  # or the second would be left alone where the first fails
+        *(conversation.answer("image_caption", prompt, ImageCaption, (image,)) for image in images),
+        return_exceptions=True,  # waits for the second even if the first fails
     )
-    if error := next((answer for answer in answers if isinstance(answer, BaseException)), None):
-        raise error
-    seen, wanted = (answer.caption.strip() for answer in answers)
+    captions = []
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+        captions.append(answer.caption.strip())
+    seen, wanted = captions
     if is_empty(seen) or is_empty(wanted):
         raise StageError("image_caption", "empty", "The model wrote an empty caption.")
     if echoes_prompt(f"{seen} {wanted}", [prompts["image_caption"]]):
-        raise StageError("image_caption", "echoes_prompt", "The model wrote down what it was told.")
+        raise StageError("image_caption", "echoes_prompt", "The model repeated its prompt.")
     if same_words(seen, wanted):
         raise StageError("image_caption", "no_difference", "Both images have the same caption.")
     prompt = prompts["reformulation"].render(caption_a=seen, caption_b=wanted)
@@ -167,7 +162,7 @@ RECIPES = {"good4cir": good4cir, "instructcir": instructcir}
 
 
 def _names(found: DescribedObject) -> list[str]:
-    """What captions call an object. Nobody calls a background so: they speak of the grass or the wall that it is."""
+    """Return the words that captions use for an object. Captions name the grass or the wall, not the background."""
     is_background = BACKGROUND.search(found.name)
     return [found.name, *found.descriptors] if is_background else [found.name]
 

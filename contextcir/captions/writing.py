@@ -1,4 +1,4 @@
-"""What a run leaves in its folder: triplets, `dataset.json`, `pairs.jsonl`, report and card."""
+"""Write the results of a run into its folder: triplets, `dataset.json`, `pairs.jsonl`, the report and the card."""
 
 import json
 import os
@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from contextcir.captions.pipeline import ResultLog
 from contextcir.captions.run import Run
+from contextcir.chat.exchange import ChatStop
 from contextcir.chat.ledger import Ledger
 from contextcir.chat.prompts import prompts_hash
-from contextcir.chat.server import ChatStop
 from contextcir.data.hub import upload_dataset
 
 PUBLISHED = ("README.md", "dataset.json", "pairs.jsonl", "report.json", "triplets/train-*", "figures/*")
@@ -21,18 +21,18 @@ PUBLISHED = ("README.md", "dataset.json", "pairs.jsonl", "report.json", "triplet
 
 def write_results(run: Run, ledger: Ledger, log: ResultLog, stopped: ChatStop | None) -> tuple[dict[str, Any], Any]:
     """
-    Triplets, dataset.json, pairs.jsonl and report.
+    Write triplets, `dataset.json`, `pairs.jsonl` and `report.json`.
 
     Args:
-        run ([`Run`]): Which is over, or stopped.
-        ledger ([`~contextcir.chat.ledger.Ledger`]): What was sent, and what it cost.
-        log ([`ResultLog`]): What became of all pairs.
-        stopped (`ChatStop`, *optional*): What ended the run early.
+        run ([`~contextcir.captions.run.Run`]): A run that has ended.
+        ledger ([`~contextcir.chat.ledger.Ledger`]): Its requests and their cost.
+        log ([`~contextcir.captions.pipeline.ResultLog`]): The results of all pairs.
+        stopped (`ChatStop`, *optional*): The reason why the run ended early.
 
     Returns:
-        `tuple[dict, datasets.DatasetInfo]`: The report, and what the triplets are, for the card.
+        `tuple[dict, datasets.DatasetInfo]`: The report, and the description of the triplets for the card.
     """
-    # Here, since a run that waits for a server should not hold the memory that torch and a parser take.
+    # Imported here, since torch and the parser take memory that a run does not need while it waits for a server.
     from contextcir.captions.dataset import GENERATED_FEATURES, triplet_rows, write_good4cir
     from contextcir.captions.report import TripletCounts, report_requests, report_results
     from contextcir.data.parquet import write_parquet
@@ -49,8 +49,8 @@ def write_results(run: Run, ledger: Ledger, log: ResultLog, stopped: ChatStop | 
         largest_join=run.max_changes if run.recipe == "good4cir" else 1,
     )
     counts = TripletCounts()
-    rows = counts.count(tqdm(rows, desc="triplets", unit="triplet"))
-    info = write_parquet(rows, GENERATED_FEATURES, run.folder / "triplets", "train").info()
+    counted = counts.count(tqdm(rows, desc="triplets", unit="triplet"))
+    info = write_parquet(counted, GENERATED_FEATURES, run.folder / "triplets", "train").info
     report = {
         "recipe": run.recipe,
         "complete": stopped is None,
@@ -75,15 +75,15 @@ def write_card(
     name: str,
 ) -> None:
     """
-    The card, in `README.md`.
+    Write the card, `README.md`.
 
     Args:
-        report (`dict`): See [`write_results`].
-        info (`datasets.DatasetInfo`): Of the triplets, for the card's header.
-        figures (`Sequence[str]`): Names of those that are in `figures/`.
+        report (`dict`): From [`write_results`].
+        info (`datasets.DatasetInfo`): Likewise.
+        figures (`Sequence[str]`): Names of the figures in `figures/`.
         template (`str` or `os.PathLike`): Jinja template, filled with `name`, `report` and `figures`.
-        folder (`Path`): Of the run.
-        name (`str`): The card's title.
+        folder (`Path`): The folder of the run.
+        name (`str`): The title of the card.
     """
     data = DatasetCardData(
         language="en",
@@ -93,23 +93,19 @@ def write_card(
         dataset_info={"config_name": "default", **info._to_yaml_dict()},
     )
     card = DatasetCard.from_template(
-        card_data=data,
-        template_path=str(template),
-        name=name,
-        report=report,
-        figures=list(figures),
+        data, template_path=str(template), name=name, report=report, figures=list(figures)
     )
     card.save(folder / "README.md")
 
 
 def publish(folder: Path, name: str, *, public: bool = False) -> None:
     """
-    Push data, report, figures and card of a run. The ledger stays.
+    Push data, report, figures and card of a run to the Hub. The ledger is not uploaded.
 
     Args:
-        folder (`Path`): Folder of the run.
-        name (`str`): Name of the dataset on the Hub, made if it is not there.
-        public (`bool`, defaults to `False`): Whether a dataset that is made is public.
+        folder (`Path`): The folder of the run.
+        name (`str`): Name of the dataset on the Hub, created if missing.
+        public (`bool`, defaults to `False`): Whether a new dataset is public.
     """
-    # Also removes what a larger run has left there.
+    # Files of an earlier, larger run are removed.
     upload_dataset(folder, name, public=public, allow=PUBLISHED, replace=("triplets/*", "figures/*"))

@@ -1,48 +1,50 @@
-"""What a chat server's response holds: a class as the schema of an answer, and the answer as an instance of it.
+"""Parse the response of a chat server: the JSON schema of a class, and the answer as an instance of it.
 
-Structured outputs in OpenAI's strict sense: every property is required and no other is allowed. Servers that cannot
-be held to a schema wrap JSON in prose and code fences or leave a comma at the end of a list; that much is repaired,
-and nothing is ever guessed: whatever does not fit the schema then is malformed.
+Schemas follow OpenAI's strict structured outputs: every property is required and no other is allowed. Servers without
+structured outputs wrap JSON in prose and code fences, or leave a trailing comma in a list. These are repaired; an
+answer that still does not fit the schema is malformed.
 """
 
 import json
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from contextcir.chat.exchange import Outcome
+
 # A string, which is kept, or a comma before a closing bracket
 _TRAILING_COMMA = re.compile(r'("(?:\\.|[^"\\])*")|,(?=\s*[}\]])', re.DOTALL)
 _START = re.compile(r"[{\[]")
-_NAMED = ("properties", "$defs")
+_BY_NAME = ("properties", "$defs")  # keywords whose keys are names chosen by the user, perhaps "default"
 
 
 @lru_cache(maxsize=256)
 def strict_schema(schema: type[BaseModel]) -> dict[str, Any]:
-    """The JSON schema of a class with every property required, no other allowed and no defaults."""
+    """Return the JSON schema of a class with every property required, no other allowed and no defaults."""
 
-    def strict(node):
+    def strict(node: Any) -> Any:
         if isinstance(node, list):
             return [strict(item) for item in node]
         if not isinstance(node, dict):
             return node
         node = {
-            key: named(value) if key in _NAMED else strict(value) for key, value in node.items() if key != "default"
+            key: {name: strict(child) for name, child in value.items()} if key in _BY_NAME else strict(value)
+            for key, value in node.items()
+            if key != "default"
         }
         if "properties" in node:
             node |= {"required": list(node["properties"]), "additionalProperties": False}
         return node
-
-    def named(nodes):  # whose keys are names of the user's, "default" among them perhaps
-        return {name: strict(node) for name, node in nodes.items()}
 
     return strict(schema.model_json_schema())
 
 
 @lru_cache(maxsize=256)
 def schema_prompt(schema: type[BaseModel]) -> str:
-    """What a server without schemas is told instead."""
+    """Return the instruction that is added to a prompt for a server without structured outputs."""
     text = json.dumps(strict_schema(schema))
     return (
         "Answer with one JSON value that fits this JSON schema and with nothing else."
@@ -50,49 +52,42 @@ def schema_prompt(schema: type[BaseModel]) -> str:
     )
 
 
-def read_completion(payload: dict[str, Any], schema: type[BaseModel] | None) -> dict[str, Any]:
+def read_completion(payload: Any, schema: type[BaseModel] | None) -> Outcome:
     """
-    What a chat completion tells of.
+    Read a chat completion.
 
     Args:
         payload (`dict`): The JSON of a response with status 200.
-        schema (`type[pydantic.BaseModel]`, *optional*): What the answer must fit; free text by default.
+        schema (`type[pydantic.BaseModel]`, *optional*): The schema of the answer; free text by default.
 
     Returns:
-        `dict`: `kind`, `value`, `text`, `error`, `model`, `prompt_tokens` and `completion_tokens` of an outcome.
+        [`~contextcir.chat.exchange.Outcome`]: Without costs; `model` is empty if the response names none.
 
     Raises:
-        ValueError: It is not a chat completion.
+        ValueError: The payload is not a chat completion.
     """
     try:
         choice = payload["choices"][0]
         message, finish = choice["message"], choice.get("finish_reason")
         text, refusal = message.get("content") or "", message.get("refusal")
         usage = payload.get("usage") or {}
-        tokens = {name: int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")}
+        tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
         kind, value, error = _read_choice(text, refusal, finish, schema)
     except (TypeError, KeyError, IndexError, AttributeError) as problem:
         raise ValueError(f"not a chat completion ({type(problem).__name__}): {payload}") from None
-    return {
-        "kind": kind,
-        "value": value,
-        "text": text,
-        "error": error,
-        "model": str(payload.get("model") or ""),
-        **tokens,
-    }
+    return Outcome(kind, value, text, error, str(payload.get("model") or ""), *tokens)
 
 
 def _read_choice(
-    text: str, refusal: str | None, finish: str | None, schema
+    text: str, refusal: str | None, finish: str | None, schema: type[BaseModel] | None
 ) -> tuple[str, BaseModel | str | None, str]:
-    """Kind, value and error."""
+    """Return the kind, the value and the error."""
     if refusal:
         return "refused", None, refusal
     if finish == "content_filter":
         return "filtered", None, "the server's content filter ended the answer"
     if finish == "length":
-        return "cut", None, "the answer was cut at the most tokens that it may have"
+        return "cut", None, "the answer was cut off at its maximum number of tokens"
     if not text.strip():
         return "malformed", None, "the answer is empty"
     try:
@@ -103,18 +98,18 @@ def _read_choice(
 
 def parse_answer(text: str, schema: type[BaseModel]) -> BaseModel:
     """
-    The instance of `schema` that a text holds; of several, the last, which follows what a model thinks aloud.
+    Find an instance of `schema` in a text. If there are several, return the last: models reason before they answer.
 
     Raises:
-        ValueError: None of the text fits; says why.
+        ValueError: No part of the text fits; the message says why.
     """
     try:
         return schema.model_validate_json(text)
     except ValidationError as error:
         problem = _first_problem(error)
-    for attempt in (text, _TRAILING_COMMA.sub(lambda match: match[1] or "", text)):
+    for candidate in (text, _TRAILING_COMMA.sub(lambda match: match[1] or "", text)):
         found = None
-        for value in _json_values(attempt):
+        for value in _json_values(candidate):
             try:
                 found = schema.model_validate(value)
             except ValidationError as error:
@@ -130,8 +125,8 @@ def _first_problem(error: ValidationError) -> str:
     return f"{where}: {problem['msg']}" if where else problem["msg"]
 
 
-def _json_values(text: str):
-    """All outermost JSON objects and lists of a text, one after the other."""
+def _json_values(text: str) -> Iterator[Any]:
+    """Yield all outermost JSON objects and lists of a text in their order."""
     decoder = json.JSONDecoder()
     position = 0
     while match := _START.search(text, position):

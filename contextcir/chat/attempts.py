@@ -1,20 +1,25 @@
-"""What the client's attempts at a request may cost: those that were sent and not turned down, retried ones included.
+"""Count the HTTP attempts that a server may charge for, including the retries inside of the `openai` client.
 
-The client retries by itself and tells nobody. The hooks of its HTTP client see each attempt; what they count belongs
-to the request that is in the context.
+The client does not report its retries. Hooks of its HTTP client see every attempt, and count it for the request of the
+current context.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import httpx
 
 QUOTA = ("insufficient_quota", "billing_hard_limit_reached", "token_limit_exceeded")  # the last: of a batch
 
 
 @dataclass
 class Attempts:
-    """The client's attempts at one request that the server may charge: those sent and not turned down."""
+    """The number of attempts at one request that the server may charge for: those sent and not rejected."""
 
     on_response: Callable[[bool], None] | None
     chargeable: int = 0
@@ -23,8 +28,8 @@ class Attempts:
 current_attempts: ContextVar[Attempts | None] = ContextVar("attempts", default=None)
 
 
-async def count_request(request) -> None:
-    """Counts an attempt once it is on its way: a connection that was never made costs nothing."""
+async def count_request(request: httpx.Request) -> None:
+    """Count an attempt once its headers are sent: a connection that was never made costs nothing."""
     if attempts := current_attempts.get():
 
         async def trace(event: str, info: dict[str, Any]) -> None:
@@ -33,15 +38,14 @@ async def count_request(request) -> None:
         request.extensions = {**request.extensions, "trace": trace}
 
 
-async def judge_response(response) -> None:
-    """Who is turned down pays nothing. A 429 is retried by the client, and in vain where the quota is exhausted."""
-    attempts = current_attempts.get()
-    if attempts and response.status_code >= 400:
-        attempts.chargeable -= 1
-    if attempts and attempts.on_response:
-        attempts.on_response(response.status_code == 429)
-    if response.status_code != 429:
-        return
-    said = await response.aread()
-    if any(code.encode() in said for code in QUOTA):
-        response.headers["x-should-retry"] = "false"
+async def check_response(response: httpx.Response) -> None:
+    """Uncount a rejected attempt, report the response, and prevent a retry if the quota is exhausted."""
+    rate_limited = response.status_code == 429
+    if attempts := current_attempts.get():
+        attempts.chargeable -= response.status_code >= 400
+        if attempts.on_response:
+            attempts.on_response(rate_limited)
+    if rate_limited:
+        content = await response.aread()
+        if any(code.encode() in content for code in QUOTA):
+            response.headers["x-should-retry"] = "false"

@@ -1,14 +1,15 @@
-"""What of an image goes to a chat server: its own bytes where any server can read them, else a JPEG of bounded size.
+"""Encode images for a chat server: a plain file as it is, anything else as a JPEG of bounded size.
 
-Every image passes [`load_image`] first, so that a damaged file, a bomb or a picture that lies on its side never
-reaches a server. A plain JPEG or PNG within the bounds is then sent as it is: encoding it again would blur it for
-nothing. Left out: anything but a base64 data URL, since a server that fetches an address by itself is another kind of
-trust.
+Every image is read by [`load_image`] first, so damaged files, decompression bombs and rotated pictures never reach a
+server. A plain JPEG or PNG within the bounds is sent unchanged: encoding it again would lose quality for nothing.
+Left out: image URLs, since a server that fetches addresses needs a different kind of trust.
 """
 
 import base64
 import hashlib
+import os
 import re
+from typing import Any
 
 from PIL import Image
 
@@ -21,15 +22,15 @@ _JPEG_RGB = re.compile(rb"\xff[\xc0-\xc2]\x00\x11\x08.{4}\x03", re.DOTALL)  # th
 _PNG_RGB = re.compile(rb"\x89PNG\r\n\x1a\n.{16}\x08\x02", re.DOTALL)  # 8 bits, colour without alpha
 
 
-def image_content(source) -> bytes | Image.Image:
+def image_content(source: Any) -> bytes | Image.Image:
     """
-    What an image consists of, without decoding anything.
+    Read the content of an image. Decodes no file.
 
     Args:
-        source: Whatever [`load_image`] reads.
+        source: Anything that [`load_image`] reads.
 
     Returns:
-        `bytes` of a file, or the RGB `PIL.Image.Image` that the loader makes of pixels.
+        `bytes` of a file, or the RGB `PIL.Image.Image` of an image that is given as pixels.
 
     Raises:
         [`~contextcir.data.images.ImageError`]: The file cannot be read.
@@ -40,46 +41,45 @@ def image_content(source) -> bytes | Image.Image:
     try:
         with open(source, "rb") as file:
             return file.read()
-    except (OSError, TypeError, ValueError):  # pixels, or a file with a fault that the loader has words for
-        return load_image(source)  # a palette and an orientation are part of what it shows
+    except (OSError, TypeError, ValueError):  # pixels, or a file for which `load_image` raises a clear error
+        return load_image(source)  # applies a palette and an orientation
 
 
-def image_digest(source) -> bytes:
-    """SHA-256 of what an image consists of: the bytes of a file whatever its name, or size and pixels."""
+def image_digest(source: Any) -> bytes:
+    """Return the SHA-256 of an image's content: the bytes of a file (not its name), or size and pixels."""
     content = image_content(source)
     if isinstance(content, bytes):
         return hashlib.sha256(content).digest()
     return hashlib.sha256(f"{content.size} ".encode() + content.tobytes()).digest()
 
 
-def image_url(source, max_side: int) -> str:
+def image_url(source: Any, max_side: int) -> str:
     """
-    An image as a base64 data URL.
+    Encode an image as a base64 data URL.
 
     Args:
-        source: Whatever [`load_image`] reads.
+        source: Anything that [`load_image`] reads.
         max_side (`int`): In pixels; images with a longer side are scaled down to it.
 
     Raises:
         [`~contextcir.data.images.ImageError`]: The image cannot be used.
     """
     content = image_content(source)
-    image = load_image(content, name=_name(source))
-    if max(image.size) <= max_side and isinstance(content, bytes) and (kind := _plain_format(content)):
+    path = source.get("path") if isinstance(source, dict) else source
+    image = load_image(content, name=str(path) if isinstance(path, (str, os.PathLike)) else None)
+    if isinstance(content, bytes) and max(image.size) <= max_side and (kind := _plain_format(content)):
         return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
     image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     content = encode_image(image, "JPEG", quality=JPEG_QUALITY)
     return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
 
 
-def _name(source) -> str | None:
-    path = source.get("path") if isinstance(source, dict) else source
-    return str(path) if isinstance(path, str) or hasattr(path, "__fspath__") else None
-
-
 def _plain_format(content: bytes) -> str | None:
-    """The format of a file that every server shows alike: upright, without transparency, not CMYK. EXIF data may turn
-    an image, and tell where and when it was taken: such a file is encoded again, without them."""
+    """
+    Return the format of a file that every server decodes in the same way: upright, without transparency, not CMYK.
+
+    Files with EXIF data are encoded again: it may rotate the image, and reveal where and when it was taken.
+    """
     if len(content) > MAX_BYTES:
         return None
     if content.startswith(b"\xff\xd8\xff"):

@@ -1,8 +1,7 @@
-"""What tokens cost: a dated table for well-known models, or a price of the user's own.
+"""Prices of tokens: a dated table of well-known models, or a price given by the user.
 
-Prices change without notice, so every entry carries the day on which it was looked up, and a model that the table does
-not know costs nothing only where somebody says so. Left out: discounts for cached prompts, which would make a bound of
-the cost one no longer.
+Prices change without notice, so every entry of the table has the date on which it was looked up. A model without an
+entry is free only if the user says so. Left out: discounts for cached prompts, since estimates must be upper bounds.
 """
 
 import json
@@ -11,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 TABLE = Path(__file__).parent / "prices.json"
-IMAGE_TOKENS = 5000  # of an unknown model: more than those with open weights make of 1024 x 1024 pixels
+IMAGE_TOKENS = 5000  # of an unknown model: more than open-weight models make of 1024 x 1024 pixels
 
 _DATE = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8}|\d{4})$")
 
@@ -19,12 +18,12 @@ _DATE = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8}|\d{4})$")
 @dataclass(frozen=True)
 class Price:
     """
-    A model's price.
+    The price of a model.
 
     Args:
         prompt (`float`), completion (`float`): In USD per million tokens.
-        image_tokens (`int`, defaults to 5000): The most that one image may count for.
-        source (`str`): Where it is from and of which day.
+        image_tokens (`int`, defaults to 5000): The most tokens that one image may count for.
+        source (`str`): Where the price was found, and when.
 
     Raises:
         ValueError: A price is negative.
@@ -35,40 +34,43 @@ class Price:
     image_tokens: int = IMAGE_TOKENS
     source: str = "given by the user"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not (self.prompt >= 0 and self.completion >= 0):
-            raise ValueError(f"A price must not be negative, got {self.prompt} and {self.completion} USD.")
+            raise ValueError(f"Got prices of {self.prompt} and {self.completion} USD, expected at least 0.")
 
-    def usd(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """The cost of a request, in USD."""
+    def usd(self, prompt_tokens: float, completion_tokens: float) -> float:
+        """Compute the cost of a request, in USD."""
         return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
 
 
 FREE = Price(0.0, 0.0, source="a server of one's own")
 
 
-def price_of(model: str, *, batch: bool = False, table: str | Path = TABLE) -> Price:
+def price_of(model: str, *, batch: bool = False) -> Price:
     """
-    The price of a model by the table, where a date behind the model's name makes no difference.
+    Look up the price of a model in `contextcir/chat/prices.json`. A date at the end of its name is ignored.
 
     Args:
-        model (`str`): As the server calls it.
-        batch (`bool`, defaults to `False`): Whether requests go in batches, which cost less.
-        table (`str` or `Path`, *optional*): A file like `contextcir/chat/prices.json`.
+        model (`str`): The name of the model on the server.
+        batch (`bool`, defaults to `False`): Whether requests are sent in batches, which cost less.
 
     Raises:
-        ValueError: The table does not know the model.
+        ValueError: The table has no such model.
     """
-    content = json.loads(Path(table).read_text(encoding="utf-8"))
-    entry = content["models"].get(model) or content["models"].get(_DATE.sub("", model))
+    table = json.loads(TABLE.read_text(encoding="utf-8"))
+    entry = table["models"].get(model) or table["models"].get(without_date(model))
     if entry is None:
         raise ValueError(
-            f"There is no price for {model!r} (known: {', '.join(content['models'])}). Give the USD per million"
-            " tokens of prompts and of answers, or say that it is free."
+            f"There is no price for {model!r} (known: {', '.join(table['models'])}). Give the price in USD per million"
+            " prompt tokens and answer tokens, or say that it is free."
         )
-    source = f"{Path(table).name} of {entry['date']}"
-    price = Price(entry["prompt"], entry["completion"], entry["image_tokens"], source)
+    price = Price(entry["prompt"], entry["completion"], entry["image_tokens"], f"{TABLE.name} of {entry['date']}")
     if batch:
-        factor = content["batch_factor"]
+        factor = table["batch_factor"]
         price = replace(price, prompt=price.prompt * factor, completion=price.completion * factor)
     return price
+
+
+def without_date(model: str) -> str:
+    """Remove the date at the end of a model's name, such as "-2024-08-06"."""
+    return _DATE.sub("", model)

@@ -1,7 +1,7 @@
-"""Prompts are text files, not code. The first line of a file is its version, for people; data sets keep its hash.
+"""Prompts as text files. The first line of a file is its version, for people; data sets record its hash.
 
-Data goes in between tags. Its own angle brackets are escaped, so that no caption or object name can end its tag and
-pass for an instruction.
+Data is inserted between tags. Angle brackets inside the data are escaped, so that no caption or object name can close
+its tag and be taken for an instruction.
 """
 
 import hashlib
@@ -19,11 +19,11 @@ PLACE = re.compile(r"\{([a-z_]+)\}")  # JSON in a prompt has quotes in its brace
 @dataclass(frozen=True)
 class Prompt:
     """
-    The text of one stage or step.
+    The prompt of one stage or step.
 
     Args:
-        text (`str`): May have places for data, `{name}`.
-        version (`str`): As the first line of its file says.
+        text (`str`): May contain placeholders for data, `{name}`.
+        version (`str`): From the first line of its file.
         hash (`str`): 12 hex digits of the SHA-256 of the file.
     """
 
@@ -33,11 +33,11 @@ class Prompt:
 
     @property
     def places(self) -> set[str]:
-        """`set[str]`: Names of the places for data."""
+        """`set[str]`: Names of the placeholders."""
         return set(PLACE.findall(self.text))
 
     def render(self, **data: str | Sequence[BaseModel]) -> str:
-        """The prompt with data in its places, each in a tag of its name."""
+        """Replace each placeholder by its data, in a tag of the same name."""
         return PLACE.sub(lambda place: tagged(place[1], data[place[1]]), self.text)
 
 
@@ -57,13 +57,13 @@ def read_prompt(path: Path) -> Prompt:
 
 
 def prompts_hash(prompts: Mapping[str, Prompt]) -> str:
-    """12 hex digits for several prompts together."""
+    """Return 12 hex digits that identify several prompts."""
     hashes = json.dumps({stage: prompt.hash for stage, prompt in prompts.items()})
     return hashlib.sha256(hashes.encode()).hexdigest()[:12]
 
 
 def tagged(name: str, data: str | Sequence[str] | Sequence[BaseModel]) -> str:
-    """Data in a tag: a text as it is, anything else as a JSON list, angle brackets escaped."""
+    """Put data into a tag with angle brackets escaped: a text as it is, anything else as a JSON list."""
     if isinstance(data, str):
         data = data.replace("<", "&lt;").replace(">", "&gt;")
     else:

@@ -1,12 +1,12 @@
-"""The one door to chat servers: a question in, and one of six outcomes out, or a stop that says why to stop.
+"""A model on a chat server: send a request, and return one of six outcomes or raise a reason to stop.
 
-A server is OpenAI's or any that speaks its chat completions (vLLM, llama.cpp, Ollama, a router). The `openai`
-client, which only this file imports, retries by itself (408, 409, 429, 5xx, time-outs, Retry-After). Whoever asks,
-such as caption generation (good4cir, section 3), is given an [`Ask`] and sees no server, key, budget or cache.
+The server is OpenAI's or any that implements its chat completions (vLLM, llama.cpp, Ollama, a router). Only this file
+imports the `openai` client, which retries on its own (408, 409, 429, 5xx, time-outs, Retry-After). Callers such as
+caption generation (good4cir, section 3) get an [`~contextcir.chat.exchange.Ask`] and know no server, key or budget.
 
-A request's id is the SHA-256 of what its answer depends on: model, parameters, schema, prompts and the content of the
-images. The address is not part of it, since a server of one's own moves with every job, nor the way a schema travels,
-which the server decides. Left out: streams, tools, and several answers to one request.
+The id of a request is the SHA-256 of everything that its answer depends on: model, parameters, schema, prompts and the
+content of the images. The address is not part of it, since a server of one's own moves with every job. Neither is the
+way in which a schema is sent, which the server decides. Left out: streams, tools, and several answers to one request.
 """
 
 import asyncio
@@ -14,53 +14,49 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 from contextcir.chat.answers import read_completion, schema_prompt, strict_schema
-from contextcir.chat.attempts import QUOTA, Attempts, count_request, current_attempts, judge_response
-from contextcir.chat.exchange import OUTCOMES, STOPS, Ask, ChatRequest, ChatStop, Outcome
+from contextcir.chat.attempts import QUOTA, Attempts, check_response, count_request, current_attempts
+from contextcir.chat.exchange import ChatRequest, ChatStop, Outcome
 from contextcir.chat.images import image_digest, image_url
+from contextcir.chat.prices import Price, without_date
 from contextcir.data.images import ImageError
 
-__all__ = ["MAX_ERROR", "OPENAI_URL", "OUTCOMES", "STOPS", "Ask", "ChatRequest", "ChatServer", "ChatStop", "Outcome"]
+OPENAI_URL = "https://api.openai.com/v1"  # explicit, since the client would follow OPENAI_BASE_URL
+MAX_ERROR = 500  # characters of a server's error message
 
-OPENAI_URL = "https://api.openai.com/v1"  # said aloud: the client would follow OPENAI_BASE_URL, and ids would not tell
-
-MAX_ERROR = 500  # characters of what a server says
-
-_DATE = re.compile(r"(-(\d{4}-\d{2}-\d{2}|\d{8}|\d{4}))?")
 _SECRET = re.compile(r"\bsk-[\w*.-]+|(?<=Bearer )\S+")
-_SCHEMA_REFUSED = re.compile(r"response_format|json_schema|structured output|guided|grammar", re.IGNORECASE)
-_FILTERED = ("content_filter", "content_policy_violation")
-_MESSAGE_BYTES = 64  # what a message and its role cost beside their text, in tokens, with room to spare
+_SCHEMA_REJECTED = re.compile(r"response_format|json_schema|structured output|guided|grammar", re.IGNORECASE)
+_FILTERED = {"content_filter", "content_policy_violation"}
+_MESSAGE_BYTES = 64  # upper bound of the tokens of a message and its role beside the text
 
 
-class ChatServer:
+class ChatServer(AbstractAsyncContextManager):
     """
-    A model on a server.
+    A model on a server, a [`~contextcir.chat.exchange.ChatBackend`]. Use it as `async with` to close its connections.
 
     Args:
-        model (`str`): As the server calls it. An answer by another model, but for a date behind its name, is a
-            [`ChatStop`]: pass the name that the server uses.
+        model (`str`): The name of the model on the server. If another model answers, apart from a date at the end of
+            its name, the run stops.
         base_url (`str`, *optional*): Such as `http://localhost:8000/v1`; OpenAI's by default.
-        key_file (`str`, *optional*): A file with the key, which is otherwise the variable `OPENAI_API_KEY`. A server
-            at a `base_url` may do without.
-        price ([`~contextcir.chat.prices.Price`]): What tokens cost.
+        price ([`~contextcir.chat.prices.Price`]): The price of tokens.
+        key_file (`str` or `os.PathLike`, *optional*): A file with the key; by default the environment variable
+            `OPENAI_API_KEY`. A server at a `base_url` may need none.
         temperature (`float`, *optional*): The server's own by default.
-        max_tokens (`int`, defaults to 2048): Of an answer, thinking included; what a request may cost grows with it.
+        max_tokens (`int`, defaults to 2048): The most tokens of an answer, including reasoning; the estimated cost of
+            a request grows with it.
         max_image_side (`int`, defaults to 1024): In pixels; larger images are scaled down.
-        schema_support (`str`, defaults to `"auto"`): `"prompt"` puts the schema in the prompt at once; `"auto"` does
-            so after the server has turned down a schema.
         timeout (`float`, defaults to 300): Seconds that one attempt may take.
-        max_retries (`int`, defaults to 5): By the client, with growing pauses.
+        max_retries (`int`, defaults to 5): Retries by the client, with growing pauses.
 
     Raises:
-        [`ChatStop`]: The file holds no key.
+        [`~contextcir.chat.exchange.ChatStop`]: The file holds no key.
     """
 
     def __init__(
@@ -68,12 +64,11 @@ class ChatServer:
         model: str,
         base_url: str | None = None,
         *,
-        price,
+        price: Price,
         key_file: str | os.PathLike | None = None,
         temperature: float | None = None,
         max_tokens: int = 2048,
         max_image_side: int = 1024,
-        schema_support: Literal["auto", "prompt"] = "auto",
         timeout: float = 300.0,
         max_retries: int = 5,
     ):
@@ -83,7 +78,7 @@ class ChatServer:
         self.max_tokens = max_tokens
         self.max_image_side = max_image_side
         self._temperature = {} if temperature is None else {"temperature": temperature}
-        self._schema_in_prompt = schema_support == "prompt"
+        self._schema_in_prompt = False  # until the server rejects a schema
         self._key = _read_key(key_file)
         self._timeout, self._max_retries = timeout, max_retries
 
@@ -92,13 +87,13 @@ class ChatServer:
 
     @property
     def address(self) -> str:
-        """The server without the user and password that an address may hold."""
+        """`str`: The address without a user and password."""
         parts = urlsplit(self.base_url)
         return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What all answers of one output folder should have in common."""
+        """`dict[str, Any]`: Settings that all answers in one output folder share."""
         return {
             "model": self.model,
             "service": "OpenAI" if self.base_url == OPENAI_URL else "a server at base_url",
@@ -110,12 +105,7 @@ class ChatServer:
     # --- a request ---------------------------------------------------------------------------------------------------
 
     def request_id(self, request: ChatRequest) -> str:
-        """
-        SHA-256, in hex, of all that the answer depends on. Reads the images and decodes none.
-
-        Raises:
-            [`~contextcir.data.images.ImageError`]: An image cannot be read.
-        """
+        """Compute the SHA-256, in hex, of everything that the answer depends on. Images are read, not decoded."""
         schema = request.schema and [request.schema.__name__, strict_schema(request.schema)]
         parameters = [self.model, self._temperature, self.max_tokens, self.max_image_side]
         texts = [request.system, request.prompt, request.attempt]
@@ -126,30 +116,31 @@ class ChatServer:
 
     def body(self, request: ChatRequest) -> dict[str, Any]:
         """
-        The JSON body of a request: the same for a single request, for a line of a batch and for a dry run.
+        Build the JSON body of a request: the same for a single request, a line of a batch and a dry run.
 
         Raises:
             [`~contextcir.data.images.ImageError`]: An image cannot be used.
         """
-        body = {"model": self.model, "messages": [], **self._temperature}
-        # OpenAI's newer models refuse the old name of the limit, and older servers know no other.
-        body["max_completion_tokens" if self.base_url == OPENAI_URL else "max_tokens"] = self.max_tokens
+        in_prompt = self._schema_in_prompt  # read once: another request may change it in the meantime
+        messages: list[dict[str, Any]] = []
         prompt = request.prompt
-        if request.schema and not self._schema_in_prompt:
-            schema = {"name": request.schema.__name__, "strict": True, "schema": strict_schema(request.schema)}
-            body["response_format"] = {"type": "json_schema", "json_schema": schema}
-        if request.schema and (self._schema_in_prompt or request.attempt):
+        if request.schema and (in_prompt or request.attempt):
             prompt += "\n\n" + schema_prompt(request.schema)
         if request.system:
-            body["messages"].append({"role": "system", "content": request.system})
+            messages.append({"role": "system", "content": request.system})
         urls = [image_url(image, self.max_image_side) for image in request.images]
-        parts = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
-        content = [*parts, {"type": "text", "text": prompt}] if parts else prompt
-        body["messages"].append({"role": "user", "content": content})
+        parts: list[Any] = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+        messages.append({"role": "user", "content": [*parts, {"type": "text", "text": prompt}] if parts else prompt})
+        body: dict[str, Any] = {"model": self.model, "messages": messages, **self._temperature}
+        # OpenAI's newer models reject the old name of the limit, and older servers know only that one.
+        body["max_completion_tokens" if self.base_url == OPENAI_URL else "max_tokens"] = self.max_tokens
+        if request.schema and not in_prompt:
+            schema = {"name": request.schema.__name__, "strict": True, "schema": strict_schema(request.schema)}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
         return body
 
     def estimate(self, request: ChatRequest) -> float:
-        """An upper bound in USD: no text has more tokens than bytes, and no answer more than `max_tokens`."""
+        """Compute an upper bound in USD: a text has at most as many tokens as bytes, an answer `max_tokens`."""
         text = request.system + request.prompt
         if request.schema:  # sent in the format, in the prompt, or in both
             text += 2 * schema_prompt(request.schema)
@@ -159,17 +150,7 @@ class ChatServer:
     # --- an answer ---------------------------------------------------------------------------------------------------
 
     async def complete(self, request: ChatRequest, on_response: Callable[[bool], None] | None = None) -> Outcome:
-        """
-        Send a request and wait for what becomes of it.
-
-        Args:
-            request ([`ChatRequest`]): The question.
-            on_response (`Callable[[bool], None]`, *optional*): Called at each of the server's responses, retried ones
-                included, with whether it was a 429.
-
-        Raises:
-            [`ChatStop`]: Going on is pointless.
-        """
+        """Send a request and return its outcome. Arguments and errors as for [`ChatBackend.complete`]."""
         attempts = Attempts(on_response)
         current_attempts.set(attempts)
         try:
@@ -183,90 +164,86 @@ class ChatServer:
         openai = _openai()
         try:
             body = await asyncio.to_thread(self.body, request)  # decodes and encodes images
-            payload = await self._post(body)
+            try:  # the client's typed methods spend a millisecond on the images
+                payload = await self.client.post("/chat/completions", cast_to=object, body=body)
+            except json.JSONDecodeError as error:
+                payload = error.doc
             attempts.chargeable -= 1
             return self.read_response(payload, request)
         except ImageError as error:
             return Outcome("failed", error=str(error))
         except openai.APIStatusError as error:
-            if "response_format" in body and self.turns_down_schema(error.status_code, str(error)):
+            if "response_format" in body and self.rejects_schema(error.status_code, str(error)):
                 return await self._complete(request, attempts)
             return self.read_error(error.status_code, error.body)
         except openai.APIConnectionError as error:
-            return self._unconnected(error)
-
-    async def _post(self, body: dict[str, Any]) -> Any:
-        try:  # the client's typed methods take a millisecond to walk through the images
-            return await self.client.post("/chat/completions", cast_to=object, body=body)
-        except json.JSONDecodeError as error:
-            return error.doc
+            return self._connection_error(error)
 
     def read_response(self, payload: Any, request: ChatRequest) -> Outcome:
         """
-        The outcome that a chat completion tells of.
+        Return the outcome of a chat completion.
 
         Args:
-            payload (`dict`): The body of a response with status 200, alone or in a batch; text where it is no JSON.
-            request ([`ChatRequest`]): What was asked.
+            payload (`dict`): The body of a response with status 200, alone or in a batch; text if it is not JSON.
+            request ([`~contextcir.chat.exchange.ChatRequest`]): The request.
 
         Raises:
-            [`ChatStop`]: Another model has answered.
+            [`~contextcir.chat.exchange.ChatStop`]: Another model answered.
         """
+        usd = self.estimate(request)
         try:
-            read = read_completion(payload, request.schema)
+            outcome = read_completion(payload, request.schema)
         except ValueError as error:
-            return Outcome("failed", error=self._redact(f"{self.address}: {error}"), usd=self.estimate(request))
-        usd = self.price.usd(read["prompt_tokens"], read["completion_tokens"])
-        if not payload.get("usage"):
-            usd = self.estimate(request)
-        self._check_model(read["model"] or self.model, usd)
-        return Outcome(**read | {"error": self._redact(read["error"])}, usd=usd)
+            return Outcome("failed", error=self._redact(f"{self.address}: {error}"), usd=usd)
+        if payload.get("usage"):
+            usd = self.price.usd(outcome.prompt_tokens, outcome.completion_tokens)
+        answered = outcome.model or self.model
+        if self.model not in (answered, without_date(answered)):
+            raise ChatStop(
+                "model",
+                f"Requested {self.model!r} at {self.address}, but {answered!r} answered. Give the name of the model"
+                " that is to answer, as the server calls it.",
+                usd,
+            )
+        return replace(outcome, error=self._redact(outcome.error), usd=usd)
 
     def read_error(self, status: int, body: Any) -> Outcome:
         """
-        The outcome that an error of the server tells of.
+        Return the outcome of an error response.
 
         Args:
-            status (`int`): Of HTTP.
-            body (`dict` or `str`): Of the response, or the `error` inside of it.
+            status (`int`): The HTTP status.
+            body (`dict` or `str`): The body of the response, or the `error` inside of it.
 
         Raises:
-            [`ChatStop`]: The key is wrong, the model unknown, or the quota exhausted.
+            [`~contextcir.chat.exchange.ChatStop`]: The key is wrong, the model unknown, or the quota exhausted.
         """
         error = body.get("error", body) if isinstance(body, dict) else body
         error = error if isinstance(error, dict) else {"message": error}
         codes = {str(error.get("code")), str(error.get("type"))}
-        said = self._redact(f"{self.address} said {status}: {error.get('message') or 'nothing more'}")
-        # "from None": what the client raised repeats what the server said, word for word
+        text = self._redact(f"{self.address} returned {status}: {error.get('message') or 'no message'}")
+        # "from None": the client's exception repeats the server's message, with a key that may be in it
         if status == 402 or codes & set(QUOTA):
-            raise ChatStop("quota", f"The quota is exhausted ({said}). Raise it and run again.") from None
+            raise ChatStop("quota", f"The quota is exhausted ({text}). Raise it and run again.") from None
         if status in (401, 403):
             raise ChatStop(
-                "key", f"The key was turned down ({said}). Set OPENAI_API_KEY or give a file with the key."
+                "key", f"The key was rejected ({text}). Set OPENAI_API_KEY or give a file with the key."
             ) from None
         if status == 404:
             raise ChatStop(
-                "model", f"There is no model {self.model!r} ({said}). Check the model and the base_url."
+                "model", f"There is no model {self.model!r} ({text}). Check the model and the base_url."
             ) from None
-        return Outcome("filtered" if codes & set(_FILTERED) else "failed", error=said)
+        return Outcome("filtered" if codes & _FILTERED else "failed", error=text)
 
-    def turns_down_schema(self, status: int, message: str) -> bool:
-        """Whether an error says that the server knows no schemas. From then on they travel in the prompt."""
-        turned_down = status in (400, 422, 501) and bool(_SCHEMA_REFUSED.search(message))
-        self._schema_in_prompt |= turned_down
-        return turned_down
+    def rejects_schema(self, status: int, message: str) -> bool:
+        """Return whether an error says that the server supports no schemas. If so, later requests send the schema in
+        the prompt."""
+        rejected = status in (400, 422, 501) and bool(_SCHEMA_REJECTED.search(message))
+        self._schema_in_prompt |= rejected
+        return rejected
 
-    def _check_model(self, answered: str, usd: float) -> None:
-        if not answered.startswith(self.model) or not re.fullmatch(_DATE, answered[len(self.model) :]):
-            raise ChatStop(
-                "model",
-                f"Asked {self.model!r} at {self.address}, and {answered!r} answered. Pass the name of the model that"
-                " is to answer, as the server calls it.",
-                usd,
-            )
-
-    def _unconnected(self, error: Exception) -> Outcome:
-        """A server that took no connection is not there; one that was cut off or kept silent may have charged."""
+    def _connection_error(self, error: Exception) -> Outcome:
+        """Stop if no connection was made. A request whose connection broke or timed out may have been charged."""
         cause = type(error.__cause__).__name__
         if cause.startswith("Connect"):  # ConnectError, ConnectTimeout
             raise ChatStop(
@@ -281,13 +258,13 @@ class ChatServer:
     # --- the connection ----------------------------------------------------------------------------------------------
 
     @cached_property
-    def client(self):
-        """The `openai` client, made at the first request: estimates and dry runs need neither library nor key."""
+    def client(self) -> Any:
+        """`openai.AsyncOpenAI`: Created at the first request: estimates and dry runs need neither library nor key."""
         openai = _openai()
         if not self._key and self.base_url == OPENAI_URL:
             raise ChatStop("key", "There is no key. Set OPENAI_API_KEY, or give a file with the key.") from None
         timeout = openai.Timeout(self._timeout, connect=10.0)
-        hooks = {"request": [count_request], "response": [judge_response]}
+        hooks = {"request": [count_request], "response": [check_response]}
         return openai.AsyncOpenAI(
             api_key=self._key or "none",
             base_url=self.base_url,
@@ -301,30 +278,27 @@ class ChatServer:
         if "client" in self.__dict__:
             await self.client.close()
 
-    async def __aenter__(self):
-        return self
-
-    async def __aexit__(self, *_):
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     @contextmanager
-    def speaking(self):
-        """A context in which the faults of the `openai` client become a [`ChatStop`]: for what is not a request."""
+    def translated_errors(self) -> Iterator[None]:
+        """Raise errors of the `openai` client as a [`~contextcir.chat.exchange.ChatStop`], outside of requests."""
         openai = _openai()
         try:
             yield
         except openai.APIStatusError as error:
-            if error.status_code == 404:  # not the model, which no batch or file is asked for
-                said = self._redact(f"{self.address} said 404: {error.message}")
-                raise ChatStop("batch", f"The batch or its file is not there ({said}). Is it another key's?") from None
+            if error.status_code == 404:  # a batch or a file, since these calls name no model
+                text = self._redact(f"{self.address} returned 404: {error.message}")
+                raise ChatStop("batch", f"There is no such batch or file ({text}). Check the key.") from None
             outcome = self.read_error(error.status_code, error.body)
             raise ChatStop("unreachable", outcome.error) from None
         except openai.APIConnectionError as error:
-            raise ChatStop("unreachable", self._unconnected(error).error) from None
+            raise ChatStop("unreachable", self._connection_error(error).error) from None
 
 
-def _openai():
-    """The library, which takes a second to import."""
+def _openai() -> Any:
+    """Import the library, which takes a second."""
     try:
         import openai
     except ImportError as error:
@@ -341,5 +315,5 @@ def _read_key(key_file: str | os.PathLike | None) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise ChatStop("key", f"The file {key_file} cannot be read ({type(error).__name__}).") from None
     if len(key.split()) != 1:
-        raise ChatStop("key", f"The file {key_file} does not hold a key and nothing else.")
+        raise ChatStop("key", f"The file {key_file} must hold one key and nothing else.")
     return key

@@ -41,23 +41,21 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     argv = sys.argv[1:] if argv is None else argv
     choice, args = CommandParser([BenchmarkChoice, AuditArguments], "contextcir audit", __doc__).parse(argv)
     from contextcir.benchmarks.base import evenly_spaced
-    from contextcir.cli.loading import find_clip, load_clip, load_model
+    from contextcir.cli.loading import find_clip, load_clip_baselines, load_model
     from contextcir.evaluation.audit import audit, check_auditable
     from contextcir.evaluation.audit_page import audit_page
     from contextcir.phrases.extractor import NounPhraseExtractor
-    from contextcir.retrieval.baselines import clip_baselines
     from contextcir.retrieval.dense import DenseRetriever
     from contextcir.runtime.distributed import process_state
     from contextcir.runtime.provenance import provenance
     from contextcir.visualization import audit_figures, save_png
-    from modeling_contextcir import ContextCIRProcessor
 
     parts = choice.load()
     check_auditable(parts)
     parts = [part.restricted_to(evenly_spaced(part.queries, args.max_queries)) for part in parts]
     device, clip = process_state().device, args.clip or find_clip(args.retriever)
     options = {"batch_size": args.batch_size}
-    probes = clip_baselines(load_clip(clip, device), ContextCIRProcessor.from_pretrained(clip), **options)
+    probes = load_clip_baselines(clip, device, **options)
     image_only, text_only = probes["CLIP, image only"], probes["CLIP, text only"]
     texts = list({query.modification_text for part in parts for query in part.queries})
     spans = {

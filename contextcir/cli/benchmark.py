@@ -24,7 +24,6 @@ import json
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +35,8 @@ from contextcir.cli.benchmark_arguments import ALL, BenchmarkChoice
 from contextcir.cli.imagescope_arguments import IMAGESCOPE, PAPER_CLIP, ImageScopeArguments
 from contextcir.cli.options import CommandParser
 from contextcir.cli.servers import ServerArguments
+
+Scope = tuple[ImageScopeArguments, ServerArguments] | None  # options of ImageScope, if it is measured
 
 
 @dataclass
@@ -91,26 +92,27 @@ def check(choice: BenchmarkChoice, args: BenchmarkArguments, scope_args, server_
         raise ValueError(f"A submission needs --retriever and a benchmark of {', '.join(able)}.")
 
 
-def run(choice: BenchmarkChoice, args: BenchmarkArguments, scope, name: str, output: str | None, command: str) -> dict:
-    """Measure everything that is asked for on one benchmark. Returns the record."""
+def run(choice: BenchmarkChoice, args: BenchmarkArguments, scope: Scope, name: str, output: str | None, command: str):
+    """Measure everything that is asked for on one benchmark. Returns the record as a `dict`."""
     from contextcir.cli.loading import load_model
     from contextcir.evaluation.measure import Record
     from contextcir.runtime.distributed import process_state
 
     state, clip = process_state(), choose_clip(args, scope)
-    parts = choice.load(name)
-    record = Record(parts, name)
+    record = Record(choice.load(name), name)
     if not (record.is_scored or args.submission):
-        raise ValueError(f"The targets of {parts[0].protocol_id} are not public: give --submission.")
-    record.facts |= {"clip": clip, "arguments": as_options(choice, args, *(scope or ())), "command": command}
+        raise ValueError(f"The targets of {record.facts['protocol_id']} are not public: give --submission.")
+    given = [choice, args, *(scope or ())]
+    options = {option: value for some in given for option, value in asdict(some).items()}
+    record.facts |= {"clip": clip, "arguments": options, "command": command}
     model = load_model(args.retriever, state.device) if args.retriever and not scope else None
-    with closing(retrievers(args, scope, model, clip, record, state.device)) as measured:
-        for label, retriever in measured:
-            rankings = record.add(label, retriever)
-            if label == args.retriever and args.submission and state.is_main_process:
-                write_submission(benchmark_module(name).submission(parts, rankings), Path(args.submission))
+    for label, retriever in retrievers(args, scope, model, clip, record):
+        rankings = record.add(label, retriever)
+        if label == args.retriever and args.submission and state.is_main_process:
+            module: Any = benchmark_module(name)
+            write_submission(module.submission(record.parts, rankings), Path(args.submission))
     if state.is_main_process:
-        if model:
+        if args.retriever and model:
             record.add_grounding(args.retriever, *model, batch_size=args.batch_size)
         if record.results:
             print(record)
@@ -120,44 +122,40 @@ def run(choice: BenchmarkChoice, args: BenchmarkArguments, scope, name: str, out
     return record.as_dict()
 
 
-def as_options(*arguments: Any) -> dict[str, Any]:
-    """All options of a run, as the record keeps them."""
-    return {name: value for some in arguments for name, value in asdict(some).items()}
-
-
-def choose_clip(args: BenchmarkArguments, scope) -> str | None:
+def choose_clip(args: BenchmarkArguments, scope: Scope) -> str | None:
     """The CLIP that baselines, and an ImageScope without a model of its own, search with."""
     from contextcir.cli.loading import find_clip
 
-    if scope and not scope[0].rerank:
+    model = scope[0].rerank if scope else args.retriever
+    if scope and not model:
         return args.clip or PAPER_CLIP
     if not args.baselines:
         return None
-    return args.clip or find_clip(scope[0].rerank if scope else args.retriever)
+    return args.clip or (find_clip(model) if model else None)
 
 
-def retrievers(args: BenchmarkArguments, scope, model, clip: str | None, record, device) -> Iterator[tuple[str, Any]]:
-    """The retriever that is measured, and the baselines that can answer the queries."""
+def retrievers(args: BenchmarkArguments, scope: Scope, model, clip: str | None, record) -> Iterator[tuple[str, Any]]:
+    """The retriever that is measured, and the baselines that can answer the queries, with their names."""
     import torch
 
-    from contextcir.cli.loading import load_clip
-    from contextcir.retrieval.baselines import WITHOUT_REFERENCE, clip_baselines
+    from contextcir.cli.loading import load_clip_baselines
+    from contextcir.retrieval.baselines import WITHOUT_REFERENCE
     from contextcir.retrieval.dense import DenseRetriever
-    from modeling_contextcir import ContextCIRProcessor
+    from contextcir.runtime.distributed import process_state
 
     precisions = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-    options = {"batch_size": args.batch_size, "autocast": precisions[args.autocast]}
+    options: dict[str, Any] = {"batch_size": args.batch_size, "autocast": precisions[args.autocast]}
+    device = process_state().device
     if scope:
         from contextcir.cli.imagescope import imagescope
 
-        yield from imagescope(*scope, clip, record.facts["benchmark"], device, options)
+        yield from imagescope(*scope, clip or PAPER_CLIP, record.facts["benchmark"], device, options)
     elif model:
-        yield args.retriever, DenseRetriever.from_model(*model, **options)
-    if args.baselines and record.is_scored:
-        processor = ContextCIRProcessor.from_pretrained(clip)
+        yield str(args.retriever), DenseRetriever.from_model(*model, **options)
+    if args.baselines and clip and record.is_scored:
         with_references = all(query.has_reference for part in record.parts for query in part.queries)
         left_out = []
-        for label, retriever in clip_baselines(load_clip(clip, device), processor, **options).items():
+        for label, retriever in load_clip_baselines(clip, device, **options).items():
             if with_references or label in WITHOUT_REFERENCE:
                 yield label, retriever
             else:

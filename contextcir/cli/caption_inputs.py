@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from transformers.hf_argparser import HfArg
 
 if TYPE_CHECKING:
-    from contextcir.captions import HeldOut
+    from contextcir.captions.leakage import HeldOut
     from contextcir.data.pairs import Pair
 
 
@@ -63,12 +63,13 @@ def choose_pairs(args: PairArguments, output: str) -> tuple[Sequence[Pair], str]
 
     if args.pairs:
         return read_pairs(args.pairs, split=args.pairs_split, allow_urls=args.allow_urls), "as they were given"
-    root = Path(args.images)
+    root = Path(args.images or "")
     if Path(output).resolve().is_relative_to(root.resolve()):
         raise ValueError(f"The output folder {output} lies inside of {root}, and its figures would be drawn. Move it.")
     names = images_in(root)
     groups = ["" if args.pairs_within == "collection" else _class_of(name, args.folder_depth) for name in names]
-    drawn = [(names[one], names[other]) for one, other in sample_pairs(groups, args.num_pairs, seed=args.seed or 0)]
+    places = sample_pairs(groups, args.num_pairs or 0, seed=args.seed or 0)
+    drawn = [(names[one], names[other]) for one, other in places]
     sizes = Counter(groups)
     alone = sum(size == 1 for size in sizes.values())
     origin = (
@@ -88,9 +89,10 @@ def find_held_out(folder: str | None) -> tuple[HeldOut | None, str]:
     from tqdm import tqdm
 
     from contextcir.benchmarks import circo, cirr, fashioniq
-    from contextcir.captions import HeldOut
+    from contextcir.captions.leakage import HeldOut
 
-    images, counts = [], Counter()
+    images: list[tuple[str, Path]] = []
+    counts: Counter[str] = Counter()
     for name, module in {"cirr": cirr, "circo": circo, "fashioniq": fashioniq}.items():
         if not Path(folder, name).is_dir():
             continue

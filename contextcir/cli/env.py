@@ -68,7 +68,7 @@ def _devices() -> str:
 
     if not torch.accelerator.is_available():
         return f"CPU, {os.cpu_count()} cores"
-    kind = torch.accelerator.current_accelerator().type
+    kind = str(torch.accelerator.current_accelerator(check_available=True)).partition(":")[0]
     count = torch.accelerator.device_count()
     names = [torch.cuda.get_device_name(place) for place in range(count)] if kind == "cuda" else [kind] * count
     return ", ".join(names)

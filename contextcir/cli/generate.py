@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     if not (find_spec("spacy") and find_spec("benepar")):  # said before anything is paid for
         raise ImportError("Noun phrases need spaCy and benepar: pip install contextcir[parse]")
-    from contextcir.captions import Inspector
+    from contextcir.captions.inspection import Inspector
     from contextcir.captions.rehearsal import rehearse
     from contextcir.captions.run import Run
     from contextcir.cli.caption_inputs import choose_pairs, find_held_out
@@ -142,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def choose_prompts(args: CaptionArguments) -> dict[str, Any]:
     """The prompts of the recipe. A reformulator is asked with the one that it was trained with."""
-    from contextcir.captions import load_prompts
+    from contextcir.captions.recipes import load_prompts
 
     prompts = load_prompts(args.recipe, args.prompts)
     if args.reformulator is None:
@@ -169,10 +169,11 @@ def load_reformulator(name_or_path: str | None):
 
 def caption(run, caption_args: CaptionArguments, server_args: ServerArguments, output_args: OutputArguments) -> int:
     """Ask, write and publish. Returns the exit code."""
-    from contextcir.captions import ResultLog
+    from contextcir.captions.pipeline import ResultLog
     from contextcir.captions.run import caption_pairs
     from contextcir.captions.writing import publish, write_card, write_results
-    from contextcir.chat import BatchDispatcher, Dispatcher
+    from contextcir.chat.dispatch import BaseDispatcher, Dispatcher
+    from contextcir.chat.dispatch_batch import BatchDispatcher
     from contextcir.chat.ledger import Ledger
     from contextcir.runtime.locations import shipped
 
@@ -182,6 +183,7 @@ def caption(run, caption_args: CaptionArguments, server_args: ServerArguments, o
         closing(ResultLog(folder / ".results.jsonl", len(run.pairs))) as log,
         closing(run.inspector),
     ):
+        dispatcher: BaseDispatcher
         if caption_args.mode == "batch":
             dispatcher = BatchDispatcher(run.server, ledger, poll_seconds=caption_args.poll_seconds)
             in_flight = PAIRS_OF_A_BATCH

@@ -2,14 +2,17 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModel, AutoProcessor, CLIPModel
 from transformers.utils import cached_file
 
-import modeling_contextcir  # noqa: F401 - registers its models with the Auto classes
+from contextcir.retrieval.baselines import clip_baselines
+from contextcir.retrieval.dense import DenseRetriever
 from contextcir.runtime.locations import locate
 from contextcir.runtime.protocols import RetrievalModel
+from modeling_contextcir import ContextCIRProcessor  # registers all models with the Auto classes as well
 
 
 def load_clip(name: str, device: torch.device) -> CLIPModel:
@@ -24,6 +27,12 @@ def load_clip(name: str, device: torch.device) -> CLIPModel:
     if bad := sorted(info["missing_keys"]) + broken:
         raise ValueError(f"The CLIP in {name!r} lacks {bad[0]}, or it is not finite ({len(bad)} such). Is it a CLIP?")
     return clip.to(device)
+
+
+def load_clip_baselines(name: str, device: torch.device, **options: Any) -> dict[str, DenseRetriever]:
+    """Load a CLIP and its processor, and make its baselines. Errors as in [`load_clip`]; options and result as for
+    [`~contextcir.retrieval.baselines.clip_baselines`]."""
+    return clip_baselines(load_clip(name, device), ContextCIRProcessor.from_pretrained(locate(name)), **options)
 
 
 def load_model(name: str, device: torch.device):
@@ -50,14 +59,17 @@ def find_clip(name: str) -> str:
     Raises:
         `ValueError`: The model has no `training.json`.
     """
-    seen = [locate(name)]
+    seen = [name]
     while path := cached_file(
-        seen[-1], "training.json", _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_gated_repo=False
+        locate(seen[-1]),
+        "training.json",
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_gated_repo=False,
     ):
         base = json.loads(Path(path).read_text(encoding="utf-8")).get("model", {}).get("base_model")
-        if not base or locate(base) in seen:
+        if not base or base in seen:
             break
-        seen.append(locate(base))
+        seen.append(base)
     if len(seen) == 1:
         raise ValueError(f"{name} has no training.json that names the CLIP it was trained from. Give --clip.")
     return seen[-1]

@@ -29,13 +29,13 @@ class CommandParser(HfArgumentParser):
     Args:
         kinds (`Sequence[type]`): Dataclasses. Each is a group in the help, named by its `_argument_group_name`.
         prog (`str`): The command, such as `contextcir train`.
-        doc (`str`): The docstring of its module. The first sentence is its description, and the first line that is
-            indented its example.
+        doc (`str`): The docstring of its module. Its first paragraph is the description, and the first command in it
+            the example.
         positional (`Sequence[str]`): Options that may be given without their name, as the first words, in this order.
     """
 
     def __init__(self, kinds: Sequence[type], prog: str, doc: str, positional: Sequence[str] = ()):
-        example = re.search(r"^    (.+(?:\\\n.+)*)", doc, re.MULTILINE)
+        example = re.search(r"^(?:    )?((?:accelerate|contextcir|python) .+(?:\\\n.+)*)", doc, re.MULTILINE)
         super().__init__(
             kinds,
             prog=prog,
@@ -98,7 +98,8 @@ class CommandParser(HfArgumentParser):
 
     def _split(self, argv: Sequence[str]) -> tuple[list[str], list[str]]:
         """YAML files, and everything else. A file is not the value of the option before it."""
-        files, flags = [], []
+        files: list[str] = []
+        flags: list[str] = []
         for before, word in zip(["", *argv], argv, strict=False):
             action = self._option_string_actions.get(before)
             is_value = action is not None and action.nargs is None

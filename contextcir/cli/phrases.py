@@ -77,7 +77,7 @@ def add_to_triplets(args: PhraseArguments, extractor) -> dict[str, dict[str, int
     )
     from contextcir.runtime.locations import locate
 
-    name = locate(args.data)
+    name = locate(args.data or "")
     splits = datasets.get_dataset_split_names(name, args.config_name)
     folder = Path(args.output_dir or name)
     replaced = {}

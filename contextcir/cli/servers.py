@@ -56,7 +56,8 @@ class ServerArguments:
         if self.free:
             price = FREE
         elif self.usd_per_million:
-            price = Price(*self.usd_per_million)
+            prompt, answer = self.usd_per_million
+            price = Price(prompt, answer)
         else:
             price = price_of(model, batch=batch)
         return ChatServer(

@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         revision=data_args.data_revision,
         require_noun_phrases=args.cc_weight > 0,
     )
-    names = [locate(name) for name in data_args.data]
+    names = [locate(name) for name in data_args.data or ()]
     with args.main_process_first(desc="reading the triplets"):  # the others read the cache
         loaded = [load(name, data_args.train_split) for name in names]
         train_dataset = mix_triplets(loaded, data_args.data_weights or [1.0] * len(loaded), seed=args.seed)

@@ -11,7 +11,7 @@ from transformers.hf_argparser import HfArg
 from contextcir.cli.options import as_flags
 
 # Defaults of other models than ConText-CIR, whose values are the defaults of the training arguments.
-PAPERS = {
+PAPERS: dict[str, dict[str, Any]] = {
     "instructcir": {  # arXiv 2504.00812, section IV-A; equation 2 is the whole loss, over target images alone
         "learning_rate": 2e-6,
         "weight_decay": 0.1,
@@ -126,7 +126,7 @@ class DataArguments:
 
 
 @cache
-def models() -> dict[str, tuple[type, type]]:
+def models() -> dict[str, tuple[Any, Any]]:
     """`dict`: The class and the processor of each model that can be trained, by its `model_type`."""
     from modeling_contextcir import (
         CompositionBaseline,

@@ -27,8 +27,8 @@ def build_model(args: ModelArguments):
             )
         processor = AutoProcessor.from_pretrained(name, **revision)
     else:
-        name = locate(args.clip_name_or_path)
-        model_class, processor_class = models()[args.model]
+        name = locate(args.clip_name_or_path or "")
+        model_class, processor_class = models()[args.model or "contextcir"]
         model = model_class.from_clip_pretrained(name, **options, **revision, **args.config_fields)
         processor = processor_class.from_pretrained(name, **revision)
     entries, vocab_size = len(processor.tokenizer), model.config.text_config.vocab_size

@@ -83,7 +83,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         save_png(figure, output / name)
         logger.info("%s", output / name)
 
-    (draw_funnels if args.trace else draw_runs)(choice, args, write)
+    if args.trace:
+        draw_funnels(choice, args.trace, args.queries, write)
+    elif args.run:
+        draw_runs(choice, [args.run, *([args.compare] if args.compare else [])], args.queries, write)
     return 0
 
 
@@ -94,13 +97,15 @@ def name_run(run: str, history: Sequence[dict]) -> str:
 
 
 def read_profiles(runs: Mapping[str, str]) -> dict[str, dict]:
-    """The error profiles that `benchmark.py` has left in the folders of runs: of each run's own model, under the name
-    that the run has in the figures, and of the baselines that see half of a query, as far as they were measured.
+    """
+    Read the error profiles in `metrics.json` of runs, if any: of each model, under the name of its run, and of the
+    baselines that see half of a query.
 
     Raises:
-        ValueError: They were measured on different data or by different protocols.
+        `ValueError`: They were measured on different data or by different protocols.
     """
-    profiles, protocols = {}, {}
+    profiles: dict[str, dict] = {}
+    protocols: dict[str, Path] = {}
     for name, run in runs.items():
         path = Path(run, "metrics.json")
         if not path.is_file():
@@ -114,17 +119,17 @@ def read_profiles(runs: Mapping[str, str]) -> dict[str, dict]:
             protocols[record["protocol_id"]] = path
         profiles |= found
     if len(protocols) > 1:
-        found = " and ".join(f"{path} of {protocol}" for protocol, path in protocols.items())
-        raise ValueError(f"Error profiles do not compare: {found}. Measure both on the same data.")
+        sources = " and ".join(f"{path} of {protocol}" for protocol, path in protocols.items())
+        raise ValueError(f"Error profiles do not compare: {sources}. Measure both on the same data.")
     return profiles
 
 
-def draw_funnels(choice: BenchmarkChoice, args: VisualizeArguments, write: Write) -> None:
+def draw_funnels(choice: BenchmarkChoice, trace: str, count: int, write: Write) -> None:
     """Draw queries that ImageScope has searched for."""
     from contextcir.retrieval.imagescope.trace import query_key, read_trace
     from contextcir.visualization import funnel_figure
 
-    path = Path(args.trace, "trace.jsonl")
+    path = Path(trace, "trace.jsonl")
     if not path.is_file():
         raise ValueError(f"There is no {path}. Give the folder that was the --trace of `contextcir benchmark`.")
     parts = choice.load()
@@ -132,20 +137,19 @@ def draw_funnels(choice: BenchmarkChoice, args: VisualizeArguments, write: Write
     queries = [(part, query) for part in parts for query in part.queries if query_key(query) in records]
     if not queries:
         raise ValueError(f"No query of {parts[0].protocol_id} has come through all stages in {path}.")
-    for part, query in evenly_spaced(queries, args.queries):
+    for part, query in evenly_spaced(queries, count):
         targets = part.relevance.get(query.id, set())
         figure = funnel_figure(query, part.gallery, records[query_key(query)], targets)
         write(figure, f"funnel_{quote(query.id, safe='')}.png")
 
 
-def draw_runs(choice: BenchmarkChoice, args: VisualizeArguments, write: Write) -> None:
+def draw_runs(choice: BenchmarkChoice, runs: list[str], count: int, write: Write) -> None:
     """Draw one trained model, or two side by side."""
     from contextcir.cli.loading import load_model
     from contextcir.phrases.extractor import NounPhraseExtractor
     from contextcir.runtime.distributed import process_state
     from contextcir.visualization import profile_figure, read_history, training_curves
 
-    runs = [args.run] + ([args.compare] if args.compare else [])
     histories = [read_history(run) for run in runs]
     names = [name_run(run, history) for run, history in zip(runs, histories, strict=True)]
     if len(set(names)) < len(names):
@@ -161,7 +165,7 @@ def draw_runs(choice: BenchmarkChoice, args: VisualizeArguments, write: Write) -
         logger.info("%s: no attention of noun phrases to draw; ConText-CIR models have it.", " and ".join(runs))
     extractor = NounPhraseExtractor() if with_maps else None
     for part in choice.load():
-        queries = evenly_spaced(part.queries, args.queries)
+        queries = evenly_spaced(part.queries, count)
         end = f"_{part.part}.png" if part.part else ".png"
         write(draw_found(part, queries, *models[names[0]]), f"retrieval_grid{end}")
         shown = [query for query in queries if query.has_reference]

@@ -1,1 +1,1 @@
-"""Images and triplets: reading, checking, writing, publishing."""
+"""Images, triplets and pairs: read, check, write and publish them."""

@@ -1,9 +1,9 @@
-"""Download an image from the public internet, and from nowhere else.
+"""Download images, from public internet addresses only.
 
-A list of image URLs is input from strangers: it may point, by itself, through its DNS or over a redirect, at a cloud's
-metadata service or a printer in the local network. So the name is resolved once, every address must be public, and the
-connection goes to the very address that was checked; each redirect starts over. Size and time are bounded. Left out:
-proxies, which would resolve the name a second time, and cookies, passwords and other schemes than http and https.
+A list of image URLs is untrusted input. A URL, its DNS or a redirect can lead to the metadata service of a cloud or to
+a device in the local network. So each name is resolved once, all its addresses must be public, and the connection goes
+to an address that was checked. Each redirect is checked in the same way. Size and time are bounded. Left out: proxies,
+which would resolve the name again, cookies, passwords, and schemes other than http and https.
 """
 
 import http.client
@@ -16,31 +16,33 @@ from urllib.parse import urljoin, urlsplit
 from contextcir.data.images import ImageError
 
 MAX_REDIRECTS = 5
+MAX_ADDRESSES = 3  # that are tried: each takes time, and an untrusted DNS decides how many there are
 _REDIRECTS = (301, 302, 303, 307, 308)
-_UNICAST = ipaddress.ip_network("2000::/3")  # all of IPv6 that is given out: is_global takes more for public
-# Public by themselves, but a gateway may lead from there to a private IPv4 address that they hold
+_UNICAST = ipaddress.ip_network("2000::/3")  # all assigned public IPv6; `is_global` accepts more
+# Global addresses, but a gateway may forward them to a private IPv4 address that they contain (6to4, Teredo)
 _GATEWAYS = tuple(map(ipaddress.ip_network, ("2002::/16", "2001::/32")))
 
 
 def fetch_public(url: str, *, max_bytes: int = 20_000_000, timeout: float = 30.0) -> bytes:
     """
-    The content of a URL.
+    Download the content of a URL.
 
     Args:
         url (`str`): `http` or `https`.
-        max_bytes (`int`, defaults to 20,000,000): Larger files are refused.
-        timeout (`float`, defaults to 30): Seconds for one request, of which redirects may make several.
+        max_bytes (`int`, defaults to 20,000,000): Larger files are an error.
+        timeout (`float`, defaults to 30): Seconds for one request; each redirect is one more request.
 
     Raises:
-        [`~contextcir.data.images.ImageError`]: It cannot or must not be downloaded; says why.
+        [`~contextcir.data.images.ImageError`]: The URL cannot or must not be downloaded. The message names the URL and
+            the reason.
     """
-    here = url
+    current = url
     for _ in range(MAX_REDIRECTS + 1):
         try:
-            content, here = _get(here, max_bytes, timeout)
+            content, current = _get(current, max_bytes, timeout)
         except ImageError as error:
             raise ImageError(f"{url}: {error}") from None
-        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: a URL that cannot be read
+        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: a malformed URL
             raise ImageError(f"{url}: cannot be downloaded ({type(error).__name__}: {error}).") from None
         if content is not None:
             return content
@@ -48,23 +50,24 @@ def fetch_public(url: str, *, max_bytes: int = 20_000_000, timeout: float = 30.0
 
 
 def _get(url: str, max_bytes: int, timeout: float) -> tuple[bytes | None, str]:
-    """The content and the URL, or `None` and where it has gone."""
+    """Return the content and the URL, or `None` and the URL that it redirects to."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
         raise ImageError(f"expected http:// or https://, a host and no password, got {parts.scheme}://…")
     secure = parts.scheme == "https"
-    port = parts.port or (443 if secure else 80)
+    default_port = 443 if secure else 80
+    port = parts.port or default_port
     sock = _connect(parts.hostname, port, timeout)
-    # The time-out of a socket is that of one packet; a server that drips bytes is cut off by the clock.
-    clock = threading.Timer(timeout, lambda: _cut_off(sock))
-    clock.start()
+    # The timeout of a socket is for one packet. The timer also ends a connection that sends a few bytes at a time.
+    timer = threading.Timer(timeout, lambda: _shut_down(sock))  # the TLS socket, once that has replaced the plain one
+    timer.start()
     try:
         if secure:
             context = ssl.create_default_context()
             sock = context.wrap_socket(sock, server_hostname=parts.hostname, do_handshake_on_connect=False)
             sock.do_handshake()
-        connection = http.client.HTTPConnection(parts.hostname, port)  # a port, or it would look for one in an IPv6
-        connection.default_port = 443 if secure else 80  # which the Host header leaves out
+        connection = http.client.HTTPConnection(parts.hostname, port)  # without a port, it looks for one in an IPv6
+        connection.default_port = default_port  # the Host header omits this one
         connection.sock = sock
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         connection.request("GET", path, headers={"User-Agent": "contextcir", "Accept": "image/*"})
@@ -72,36 +75,36 @@ def _get(url: str, max_bytes: int, timeout: float) -> tuple[bytes | None, str]:
         if response.status in _REDIRECTS and response.headers.get("Location"):
             return None, urljoin(url, response.headers["Location"])
         if response.status != 200:
-            raise ImageError(f"the server said {response.status} {response.reason}.")
+            raise ImageError(f"the server answered {response.status} {response.reason}.")
         content = response.read(max_bytes + 1)
         if len(content) > max_bytes:
             raise ImageError(f"is larger than {max_bytes:,} bytes.")
-        if not clock.is_alive() or response.length:  # what is left to read of the length that was announced
-            raise ImageError(f"was cut off (after {len(content):,} bytes; at most {timeout:g} s).")
+        if not timer.is_alive() or response.length:  # bytes that were announced and not received
+            raise ImageError(f"is incomplete: the connection ended after {len(content):,} bytes (limit {timeout:g}s).")
         return content, url
     finally:
-        clock.cancel()
+        timer.cancel()
         sock.close()
 
 
 def _connect(host: str, port: int, timeout: float) -> socket.socket:
-    """A connection to one of a host's addresses, all of which must be public."""
+    """Connect to one of the addresses of a host, all of which must be public."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    addresses = list(dict.fromkeys(entry[4][0] for entry in found))
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     for address in addresses:
         if not is_public(address):
             raise ImageError(f"{host} is at {address}, which is not a public address.")
-    problem: OSError | None = None
-    for address in addresses[:3]:  # each takes its time, and a stranger's DNS says how many there are
+    problem = OSError(f"{host} has no address")
+    for address in addresses[:MAX_ADDRESSES]:
         try:
             return socket.create_connection((address, port), timeout)
         except OSError as error:
             problem = error
-    raise problem or OSError(f"{host} has no address")
+    raise problem
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is one of the public internet."""
+    """Return whether an IP address is on the public internet."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     ip = getattr(ip, "ipv4_mapped", None) or ip
     if ip.version == 6 and (ip not in _UNICAST or any(ip in network for network in _GATEWAYS)):
@@ -109,8 +112,8 @@ def is_public(address: str) -> bool:
     return ip.is_global and not ip.is_multicast
 
 
-def _cut_off(sock: socket.socket) -> None:
+def _shut_down(sock: socket.socket) -> None:
     try:
         sock.shutdown(socket.SHUT_RDWR)
-    except OSError:  # closed already
+    except OSError:  # already closed
         pass

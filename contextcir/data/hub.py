@@ -1,13 +1,13 @@
-"""Folders of data on the Hub."""
+"""Upload folders of data to the Hub."""
 
-import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from huggingface_hub import HfApi
 
 
 def upload_dataset(
-    folder: str | os.PathLike,
+    folder: str | Path,
     name: str,
     *,
     public: bool = False,
@@ -15,15 +15,15 @@ def upload_dataset(
     replace: Sequence[str] = ("*.parquet",),
 ) -> None:
     """
-    Push a folder as a data set.
+    Upload a folder as a data set.
 
     Args:
-        folder (`str` or `os.PathLike`): With its card, `README.md`.
-        name (`str`): On the Hub; the data set is made if it is not there.
-        public (`bool`, defaults to `False`): Whether a data set that is made is for everybody to see.
-        allow (`Sequence[str]`, *optional*): Patterns of the files that are pushed; by default all.
-        replace (`Sequence[str]`): Patterns of the files that go from the Hub where the folder has them no more, such
-            as those of an earlier build with more of them.
+        folder (`str` or `Path`): Holds the card, `README.md`.
+        name (`str`): Name on the Hub. The data set is created if it does not exist.
+        public (`bool`, defaults to `False`): Whether a created data set is public.
+        allow (`Sequence[str]`, *optional*): Patterns of the files to upload; by default all.
+        replace (`Sequence[str]`): Patterns of the files to delete on the Hub if the folder does not hold them, such as
+            further shards of an earlier build.
     """
     api = HfApi()
     api.create_repo(name, repo_type="dataset", private=not public, exist_ok=True)

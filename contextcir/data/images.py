@@ -1,22 +1,23 @@
-"""The one image intake: bytes, a file or pixels in any mode -> an upright RGB image, or an error that names the image.
+"""Read images: bytes, a file or pixels of any mode become an upright RGB image, or an error that names the image.
 
-Pillow alone decodes a 400 kB file into 2 GB, saturates 16-bit grey, blackens float TIFF, shows the hidden colours of
-transparent pixels and ignores the EXIF orientation. Every part of the library reads images through [`load_image`], so
-that training data, a gallery and a query treat such a file alike. Left out: fetching URLs, colour profiles, and all
-frames but the first.
+Pillow alone decodes a 400 kB file into 2 GB, saturates 16-bit grey and turns float TIFF black. It shows the hidden
+colours of transparent pixels, and ignores the EXIF orientation. All parts of the library read images through
+[`load_image`], so training data, galleries and queries treat such files in the same way. Left out: URLs, colour
+profiles, and all frames but the first.
 """
 
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-# Raster formats with a clear signature. Others that Pillow knows guess from anything, or start a program (EPS).
+# Raster formats with a clear signature. Pillow's other formats accept almost any file, or start a program (EPS).
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-# CLIP scales the shorter side to its size and then cuts out the middle: on the way, 1 x 100,000 pixels would become
-# 336 x 33,600,000 (34 GB), and 1 x 100 become 336 x 33,600 (34 MB). Panoramas of photographs are at most about 1:20.
+# CLIP scales the shorter side to its size and then crops the middle: in between, 1 x 100,000 pixels become
+# 336 x 33,600,000 (34 GB), and 1 x 100 become 336 x 33,600 (34 MB). Photographic panoramas are at most about 1:20.
 MAX_ASPECT_RATIO = 100
 
 _ORIENTATION_TAG = 0x0112
@@ -33,12 +34,12 @@ _UPRIGHT = {
 
 
 class ImageError(ValueError):
-    """An image that cannot be used; the message names it and says what is wrong and what to do."""
+    """An image that cannot be used. The message names the image and says what is wrong and what to do."""
 
 
-def load_image(source, *, name: str | None = None, max_pixels: int = 50_000_000) -> Image.Image:
+def load_image(source: Any, *, name: str | None = None, max_pixels: int = 50_000_000) -> Image.Image:
     """
-    Read one image, whatever it comes as, into upright 8-bit RGB.
+    Read one image into upright 8-bit RGB.
 
     Transparency is composited on white, 16-bit values are scaled to 8 bits, and the EXIF orientation is applied. Grey,
     palette, CMYK and bilevel images are converted.
@@ -47,36 +48,46 @@ def load_image(source, *, name: str | None = None, max_pixels: int = 50_000_000)
         source (`bytes`, `str`, `os.PathLike`, `np.ndarray`, `PIL.Image.Image` or `dict`):
             The content of an image file; a path; pixels of shape `(height, width)` or `(height, width, channels)` with
             1, 3 or 4 channels, as `uint8` or `uint16` over the whole range, `bool`, floats in [0, 1] or other integers
-            in [0, 255]; a Pillow image; or `{"bytes": ..., "path": ...}` as a `datasets.Image(decode=False)` column
-            gives.
+            in [0, 255]; a Pillow image; or `{"bytes": ..., "path": ...}` as `datasets` stores it.
         name (`str`, *optional*):
-            What an error calls the image, such as a file, a row or a key. By default the path, where there is one.
+            Name of the image in errors, such as a file, a row or a key; by default the path if there is one.
         max_pixels (`int`, *optional*, defaults to 50,000,000):
-            Larger images are refused on their header, before anything is decoded.
+            Larger images are an error. The header is checked before anything is decoded.
 
     Returns:
-        `PIL.Image.Image`: A new image of mode `RGB`, never the caller's own.
+        `PIL.Image.Image`: A new image of mode `RGB`.
 
     Raises:
         [`ImageError`]: The image is missing, empty, truncated, too large, thinner than 1:100 (`MAX_ASPECT_RATIO`), not
             an image, or its values have no clear meaning.
     """
-    if isinstance(source, dict):
-        name = name or source.get("path")
-        source = unpacked(source)
-    if name is None:
-        name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else f"the image ({type(source).__name__})"
-
+    name, source = name or _default_name(source), unpacked(source)
     if isinstance(source, np.ndarray):
         return _load_array(source, name, max_pixels)
-    if isinstance(source, Image.Image):
-        return _load_opened(source, name, max_pixels)
-    with io.BytesIO(_read(source, name)) as file, _open(file, name, max_pixels) as image:
-        return _load_opened(image, name, max_pixels)
+    content = b"" if isinstance(source, Image.Image) else _read(source, name)
+    try:
+        if isinstance(source, Image.Image):
+            return _load_opened(source, name, max_pixels)
+        with io.BytesIO(content) as file, Image.open(file, formats=FORMATS) as image:  # reads only the header
+            return _load_opened(image, name, max_pixels)
+    except ImageError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow's own limits
+        raise _too_large(name, str(error), max_pixels) from error
+    except Image.UnidentifiedImageError as error:
+        raise ImageError(
+            f"{name}: is not an image, or its header is damaged (it starts with {content[:12]!r})."
+            f" Readable formats: {', '.join(FORMATS)}."
+        ) from error
+    except Exception as error:  # Pillow raises zlib.error, struct.error, KeyError and more for damaged files
+        raise ImageError(
+            f"{name}: cannot be decoded ({type(error).__name__}: {error}). Replace the truncated or damaged file."
+        ) from error
 
 
-def unpacked(source):
-    """The bytes of a `{"bytes": ..., "path": ...}`, or the path where there are none; any other source as it is."""
+def unpacked(source: Any) -> Any:
+    """Return the bytes of `{"bytes": ..., "path": ...}`, or its path if there are none. Return other sources as
+    given."""
     if not isinstance(source, dict):
         return source
     return source["bytes"] if source.get("bytes") is not None else source.get("path")
@@ -84,10 +95,10 @@ def unpacked(source):
 
 def images_in(folder: str | os.PathLike) -> list[str]:
     """
-    The image files in a folder and the folders inside, by their suffixes, hidden ones left out.
+    List the image files in a folder and its sub-folders by suffix, without hidden files.
 
     Returns:
-        `list[str]`: Paths from that folder on, with `/`, in order.
+        `list[str]`: Sorted paths relative to the folder, with `/`.
 
     Raises:
         `ValueError`: There is none.
@@ -104,52 +115,68 @@ def images_in(folder: str | os.PathLike) -> list[str]:
     return sorted(names)
 
 
-def encode_image(image: Image.Image, kind: str = "PNG", **options) -> bytes:
-    """The content of an image file; `options` are Pillow's, such as `quality`."""
+def encode_image(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    """Encode an image as a file in memory, with Pillow's `options` such as `quality`."""
     with io.BytesIO() as file:
         image.save(file, kind, **options)
         return file.getvalue()
 
 
-def stored_image(source, name: str) -> dict:
+def stored_image(source: Any, name: str) -> dict[str, Any]:
     """
-    An image as `datasets` stores it, once it is known that it can be read.
+    Check that an image can be read, and return it as `datasets` stores it.
 
     Args:
         source: As for [`load_image`].
-        name (`str`): What errors call it.
+        name (`str`): Name of the image in errors.
 
     Returns:
-        `dict`: `bytes` and `path`. The content of a file stays as it is, byte for byte; anything else becomes PNG.
+        `dict`: `bytes` and `path`. The content of a file is kept byte for byte; pixels become PNG.
 
     Raises:
-        [`ImageError`]: It cannot be read.
+        [`ImageError`]: The image cannot be read.
     """
-    image, source = load_image(source, name=name), unpacked(source)
-    if isinstance(source, str | os.PathLike):
-        return {"bytes": Path(source).read_bytes(), "path": Path(source).name}
-    return {"bytes": source if isinstance(source, bytes) else encode_image(image), "path": None}
+    image, content = load_image(source, name=name), unpacked(source)
+    return encoded_file(encode_image(image) if isinstance(content, (np.ndarray, Image.Image)) else content, name)
 
 
-def encoded_file(source) -> dict:
-    """The `bytes` and `path` of an image as `datasets` stores it, read from its file where only the path is stored.
-    Decodes nothing."""
-    if isinstance(source, dict) and source["bytes"] is not None:
+def encoded_file(source: Any, name: str | None = None) -> dict[str, Any]:
+    """
+    Return an encoded image as `datasets` stores it, without decoding it.
+
+    Args:
+        source (`bytes`, `str`, `os.PathLike` or `dict`): The content of a file, a path, or a `dict` of both, of which
+            the bytes take precedence.
+        name (`str`, *optional*): As for [`load_image`].
+
+    Returns:
+        `dict`: `bytes` and `path`.
+
+    Raises:
+        [`ImageError`]: There is no such file, or it is empty.
+    """
+    if isinstance(source, dict) and source.get("bytes") is not None:
         return source
-    path = Path(source["path"] if isinstance(source, dict) else source)
-    return {"bytes": path.read_bytes(), "path": path.name}
+    content = unpacked(source)
+    path = Path(content).name if isinstance(content, (str, os.PathLike)) else None
+    return {"bytes": _read(content, name or _default_name(source)), "path": path}
 
 
-def is_url(source) -> bool:
-    """Whether an image is given by its address on the web."""
+def is_url(source: Any) -> bool:
+    """Return whether an image is given by an `http` or `https` URL."""
     return isinstance(source, str) and source.lower().startswith(("http://", "https://"))
 
 
-def _read(source, name: str) -> bytes:
+def _default_name(source: Any) -> str:
+    path = source.get("path") if isinstance(source, dict) else source
+    return str(path) if isinstance(path, (str, os.PathLike)) else f"the image ({type(unpacked(source)).__name__})"
+
+
+def _read(source: Any, name: str) -> bytes:
     if isinstance(source, (bytes, bytearray, memoryview)):
         content = bytes(source)
     elif is_url(source):
-        raise ImageError(f"{name}: is a URL. Download it first and pass the file or its bytes.")
+        raise ImageError(f"{name}: is a URL ({source[:80]}). Download it and pass the file or its bytes.")
     elif isinstance(source, (str, os.PathLike)):
         try:
             with open(source, "rb") as file:
@@ -168,33 +195,12 @@ def _read(source, name: str) -> bytes:
     return content
 
 
-def _open(file: io.BytesIO, name: str, max_pixels: int) -> Image.Image:
-    """Read the header only. Beyond 89 Mpx Pillow warns (or raises, as it is told) on its own; beyond 179 it raises."""
-    try:
-        return Image.open(file, formats=FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_large(name, str(error), max_pixels) from error
-    except Image.UnidentifiedImageError as error:
-        start = file.getvalue()[:12]
-        raise ImageError(
-            f"{name}: is not an image, or its header is damaged (it starts with {start!r})."
-            f" Readable formats: {', '.join(FORMATS)}."
-        ) from error
-    except Exception as error:  # on damaged headers Pillow raises zlib.error, struct.error, KeyError and more
-        raise _damaged(name, error) from error
-
-
 def _load_opened(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     _check_size(image.width, image.height, name, max_pixels)
     _check_transparent_colour(image, name)
-    try:
-        image.load()
-        orientation = _orientation(image)
-        image = _to_rgb(image, name)
-    except ImageError:
-        raise
-    except Exception as error:  # see _open: decoders raise whatever they stumble over
-        raise _damaged(name, error) from error
+    image.load()
+    orientation = _orientation(image)
+    image = _to_rgb(image, name)
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
@@ -217,13 +223,13 @@ def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
         raise _too_large(name, f"{width} x {height} pixels", max_pixels)
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         raise ImageError(
-            f"{name}: is too thin ({width} x {height} pixels; at most 1:{MAX_ASPECT_RATIO}). Crop it or cut it up."
+            f"{name}: is too thin ({width} x {height} pixels; at most 1:{MAX_ASPECT_RATIO}). Crop or split it."
         )
 
 
 def _check_transparent_colour(image: Image.Image, name: str) -> None:
-    """Of these PNG, Pillow brings the pixels to 8 bits, but leaves the colour that stands for "transparent" in the
-    depth of the file, where it means another one, unless it is grey 0. To be called before the pixels are loaded."""
+    """Refuse PNG files whose pixels Pillow scales to 8 bits, but not the colour that means "transparent". That colour
+    then matches other pixels, unless it is grey 0. Call this before the pixels are loaded."""
     depths = [tile[3] for tile in getattr(image, "tile", []) if tile[3] in ("RGB;16B", "L;2", "L;4")]
     if depths and image.info.get("transparency") not in (None, 0):
         raise ImageError(
@@ -235,23 +241,25 @@ def _check_transparent_colour(image: Image.Image, name: str) -> None:
 def _orientation(image: Image.Image) -> int:
     try:
         return image.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:  # damaged metadata beside whole pixels: an image without a known orientation
+    except Exception:  # damaged metadata, intact pixels: the orientation is unknown
         return 1
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):  # `convert` would clip these at 255
-        # Pillow opens 16-bit grey as I;16, and as I (32 bits) where a format holds no more than 16.
+        # Pillow opens 16-bit grey as I;16, or as I (32 bits) for formats with at most 16 bits.
         values = np.asarray(image)
         if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC_TAG) == _WHITE_IS_ZERO:
-            values = (1 if image.mode == "F" else 65535) - values  # Pillow does so up to 8 bits only
-        values = _to_uint8(values if image.mode == "F" else _as_uint16(values, name), name)
-        grey = Image.fromarray(values)
+            values = (1 if image.mode == "F" else 65535) - values  # Pillow does this up to 8 bits only
+        if image.mode != "F":
+            _check_range(values, 65535, name)
+            values = values.astype(np.uint16)
+        grey = Image.fromarray(_to_uint8(values, name))
         transparent = image.info.get("transparency")
-        if isinstance(transparent, int):  # PNG: one grey value stands for "transparent"
+        if isinstance(transparent, int):  # PNG: one grey value means "transparent"
             grey.paste(255, mask=Image.fromarray(np.asarray(image) == transparent))
         image = grey
-    if image.mode == "La":  # premultiplied grey: the only mode with transparency that has no way to RGBA
+    if image.mode == "La":  # premultiplied grey, which Pillow cannot convert to RGBA directly
         image = image.convert("LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -259,17 +267,8 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def _as_uint16(values: np.ndarray, name: str) -> np.ndarray:
-    if values.min() < 0 or values.max() > 65535:
-        raise ImageError(
-            f"{name}: holds integers from {values.min()} to {values.max()}, expected 16-bit values (0 to 65535)."
-            " Rescale it."
-        )
-    return values.astype(np.uint16)
-
-
 def _to_uint8(values: np.ndarray, name: str) -> np.ndarray:
-    """`(height, width[, channels])` of any real type -> `uint8`, over the range that the type has by convention."""
+    """Convert pixels of shape `(height, width[, channels])` from the conventional range of their type to `uint8`."""
     if values.dtype == np.uint8:
         return values
     if not values.dtype.isnative:
@@ -280,25 +279,21 @@ def _to_uint8(values: np.ndarray, name: str) -> np.ndarray:
         return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 65535 = 255 * 257, rounded to nearest
     if values.dtype.kind not in "iuf":
         raise ImageError(f"{name}: got pixels of type {values.dtype}, expected integers, floats or booleans.")
-    low, high = values.min(), values.max()
     if values.dtype.kind == "f":
-        # NaN fails both comparisons. Resampling leaves a hair beyond the range, which is rounded away.
-        if not (low >= -1e-3 and high <= 1 + 1e-3):
-            raise ImageError(
-                f"{name}: holds floats from {low} to {high}, expected [0, 1] and no NaN."
-                " Rescale them, or convert them to uint8."
-            )
+        _check_range(values, 1, name, tolerance=1e-3)  # resampling overshoots the range slightly
         return (values.clip(0, 1) * 255).round().astype(np.uint8)
-    if low < 0 or high > 255:
-        raise ImageError(f"{name}: holds {values.dtype} from {low} to {high}, expected [0, 255] (or uint16 pixels).")
+    _check_range(values, 255, name)
     return values.astype(np.uint8)
+
+
+def _check_range(values: np.ndarray, highest: int, name: str, tolerance: float = 0) -> None:
+    low, high = values.min(), values.max()
+    if not (low >= -tolerance and high <= highest + tolerance):  # NaN fails both comparisons
+        raise ImageError(
+            f"{name}: holds {values.dtype} from {low} to {high}, expected [0, {highest}]. Rescale the values, or"
+            " convert them to uint8 or uint16."
+        )
 
 
 def _too_large(name: str, size: str, max_pixels: int) -> ImageError:
     return ImageError(f"{name}: is too large ({size}; at most {max_pixels:,} pixels). Scale it down.")
-
-
-def _damaged(name: str, error: Exception) -> ImageError:
-    return ImageError(
-        f"{name}: cannot be decoded ({type(error).__name__}: {error}). The file is truncated or damaged; replace it."
-    )

@@ -1,6 +1,6 @@
-"""The images of triplets, read through the one hardened intake, and a look at all of them beforehand.
+"""Read the images of triplets through [`~contextcir.data.images.load_image`], and check all of them in advance.
 
-`datasets` would decode them itself, and end an iteration at the first broken one.
+`datasets` would decode images itself, and stop an iteration at the first damaged one.
 """
 
 import os
@@ -19,26 +19,23 @@ from contextcir.data.images import ImageError, load_image
 from contextcir.data.triplets import IMAGE_COLUMNS
 
 
-def find_bad_images(dataset: datasets.Dataset, num_proc: int | None = None) -> list[dict[str, Any]]:
+def find_bad_images(dataset: datasets.Dataset) -> list[dict[str, Any]]:
     """
-    Decode every image once and list those that cannot be used. `datasets` caches the pass until the rows, the files
-    behind their paths or the code that reads images change.
+    Decode every image once and list those that cannot be used. `datasets` caches the result until the rows, the image
+    files or the code that reads images change.
 
     Args:
         dataset (`datasets.Dataset`): As from [`load_triplets`].
-        num_proc (`int`, *optional*): Number of processes.
 
     Returns:
-        `list[dict]`: `{"row", "id", "column", "error"}` for each bad image, in order of the rows.
+        `list[dict]`: `{"row", "id", "column", "error"}` of each bad image, in order of the rows.
     """
+    strings = dict.fromkeys(("id", *IMAGE_COLUMNS), Value("string"))
     checked = dataset.map(
         _image_errors,
         with_indices=True,
         remove_columns=dataset.column_names,
-        features=Features(
-            {"row": Value("int64"), "id": Value("string"), **dict.fromkeys(IMAGE_COLUMNS, Value("string"))}
-        ),
-        num_proc=num_proc,
+        features=Features({"row": Value("int64"), **strings}),
         new_fingerprint=images_fingerprint(dataset),
         desc="Checking images",
     )
@@ -51,9 +48,9 @@ def find_bad_images(dataset: datasets.Dataset, num_proc: int | None = None) -> l
 
 
 def images_fingerprint(dataset: datasets.Dataset) -> str:
-    """What changes with the images of triplets, which `datasets` takes for the same while their rows are, and with the
-    code that reads them."""
-    states = []  # of the files behind paths
+    """Return a fingerprint of triplets, their image files and the code that reads images. The fingerprint of
+    `datasets` covers only the rows, such as the paths of the files."""
+    states: list[tuple[int, int, int] | None] = []  # of the files behind paths
     for column in IMAGE_COLUMNS:
         image = dataset.data.column(column)
         outside = pc.is_null(pc.struct_field(image, "bytes"))
@@ -61,13 +58,13 @@ def images_fingerprint(dataset: datasets.Dataset) -> str:
             try:
                 state = os.stat(path or "")
                 states.append((state.st_size, state.st_mtime_ns, state.st_ctime_ns))
-            except (OSError, ValueError):  # no such file, or no path at all
+            except (OSError, ValueError):  # no such file, or no path
                 states.append(None)
     return Hasher.hash((dataset._fingerprint, states, PIL.__version__, Path(images.__file__).read_bytes()))
 
 
 def _image_errors(triplet: dict[str, Any], row: int) -> dict[str, Any]:
-    errors = {"row": row, "id": triplet["id"]}
+    errors: dict[str, Any] = {"row": row, "id": triplet["id"]}
     for column in IMAGE_COLUMNS:
         try:
             triplet_image(triplet, column)
@@ -78,6 +75,7 @@ def _image_errors(triplet: dict[str, Any], row: int) -> dict[str, Any]:
 
 
 def triplet_image(triplet: dict[str, Any], column: str) -> PILImage.Image:
-    """The image in a column of a triplet; an [`~contextcir.data.images.ImageError`] names both."""
+    """Read the image in a column of a triplet. An [`~contextcir.data.images.ImageError`] names the triplet, the column
+    and the path."""
     path = triplet[column].get("path") if isinstance(triplet[column], dict) else None
     return load_image(triplet[column], name=f"triplet {triplet['id']!r}, {column}" + (f" ({path})" if path else ""))

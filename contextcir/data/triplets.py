@@ -1,8 +1,7 @@
-"""Training triplets: the columns that every data set shares, loading with checks, and mixing.
+"""Training triplets of reference image, modification text and target image: load, check, mix, and add noun phrases.
 
-A triplet is (reference image, modification text, target image). Noun phrases are character spans of the text, so that
-no tokenizer and no parser is baked into the data. Images stay encoded until somebody looks at them
-([`~contextcir.data.triplet_images`]).
+Noun phrases are character spans of the text, so the data do not depend on a tokenizer or a parser. Images stay encoded
+until they are used, see [`~contextcir.data.triplet_images`].
 """
 
 import json
@@ -39,12 +38,12 @@ UNPARSED_FEATURES = Features({name: kind for name, kind in TRIPLET_FEATURES.item
 
 
 class PhraseExtractor(Protocol):
-    """Finds noun phrases, such as [`~contextcir.phrases.extractor.NounPhraseExtractor`]."""
+    """A noun phrase extractor, such as [`~contextcir.phrases.extractor.NounPhraseExtractor`]."""
 
-    fingerprint: str  # changes with whatever the result depends on
+    fingerprint: str  # changes with everything that the result depends on
 
-    def extract(self, texts: Sequence[str]) -> list[list[dict]]:
-        """The noun phrases of each text: `text`, `start` and `end`, in characters."""
+    def extract(self, texts: Sequence[str]) -> list[list[dict[str, Any]]]:
+        """Return the noun phrases of each text: `text`, `start` and `end`, in characters."""
         ...
 
 
@@ -68,15 +67,15 @@ def load_triplets(
         config_name (`str`, *optional*): Configuration of the data set, such as `"triplets"`.
         revision (`str`, *optional*): Branch, tag or commit on the Hub.
         require_noun_phrases (`bool`, defaults to `True`):
-            Otherwise a missing `noun_phrases` column becomes one of empty lists.
+            If `False`, a missing `noun_phrases` column becomes a column of empty lists.
 
     Returns:
-        `datasets.Dataset`: The columns of `TRIPLET_FEATURES`, images undecoded (`Image(decode=False)`).
+        `datasets.Dataset`: The columns of `TRIPLET_FEATURES`, with undecoded images (`Image(decode=False)`).
 
     Raises:
-        ValueError: for damaged files (naming the first), missing columns (naming those that exist), columns of
-            another type, duplicate ids, empty texts, and noun phrases that are not the characters of their text that
-            they claim to be, with row and id.
+        `ValueError`: A file is damaged (the first is named), a column is missing or has another type, or a row (named
+            with its id) has a duplicate or empty id, an empty text, or a noun phrase that differs from its span of the
+            text.
     """
     where = f"{name_or_path} (split {split!r})"
     try:
@@ -86,10 +85,13 @@ def load_triplets(
         if problem is None:
             raise
         raise ValueError(f"{where}: {problem}. Write or download it again.") from error
-    from_image_folder = {"reference", "target"} <= set(dataset.column_names)  # what is made of `*_file_name`
+    from_image_folder = {"reference", "target"} <= set(dataset.column_names)  # `datasets` makes these of `*_file_name`
     if from_image_folder:
         dataset = dataset.rename_columns({"reference": "reference_image", "target": "target_image"})
-    _check_types(dataset, where)
+    for name, expected in TRIPLET_FEATURES.items():
+        got = dataset.features.get(name)
+        if got is not None and not _fits(got, expected):
+            raise ValueError(f"{where}: column {name} has type {got}, expected {expected}. Cast or rebuild it.")
     if from_image_folder:
         dataset = _with_ids(dataset, name_or_path, where)
     if "noun_phrases" not in dataset.column_names and not require_noun_phrases:
@@ -101,33 +103,32 @@ def load_triplets(
         raise ValueError(
             f"{where}: no column {', '.join(missing)}; there are {', '.join(dataset.column_names)}.{hint}"
         )
-    dataset = _without_decoding(dataset.select_columns(list(TRIPLET_FEATURES)))
+    dataset = _undecoded(dataset.select_columns(list(TRIPLET_FEATURES)))
     _check_rows(dataset, where)
     return dataset
 
 
 def mix_triplets(parts: Sequence[datasets.Dataset], weights: Sequence[float], *, seed: int = 0) -> datasets.Dataset:
     """
-    Put data sets together, each seen as often in an epoch as its weight says, as the paper's aggregated data.
+    Concatenate data sets, each repeated or sampled by its weight, like the aggregated data of ConText-CIR.
 
     Args:
-        parts (`Sequence[datasets.Dataset]`): As from [`load_triplets`].
-        weights (`Sequence[float]`): 1 takes all rows of a part once, 2 twice, 0.5 half of them (drawn with the seed,
-            in their order).
-        seed (`int`, defaults to 0): Of the draw.
+        parts (`Sequence[datasets.Dataset]`): As from [`load_triplets`]. Equal image ids must mean equal images, also
+            in different parts. A batch that violates this is an error.
+        weights (`Sequence[float]`): 1 takes each row of a part once, 2 twice, 0.5 a random half in the same order.
+        seed (`int`, defaults to 0): Seed of the samples.
 
     Returns:
-        `datasets.Dataset`: The parts one after the other. Ids of images are those of the parts: the same id means
-        the same image, and a batch in which it does not is refused.
+        `datasets.Dataset`: The parts one after the other.
 
     Raises:
-        ValueError: for weights that are not positive, or that leave nothing of a part.
+        `ValueError`: A weight is not positive or so small that no row remains.
     """
     chosen = []
     for number, (part, weight) in enumerate(zip(parts, weights, strict=True)):
         count = round(weight * len(part)) if weight > 0 else 0
         if not count:
-            raise ValueError(f"The weight {weight} leaves nothing of data set {number} with its {len(part)} triplets.")
+            raise ValueError(f"The weight {weight} leaves no row of data set {number} with its {len(part)} triplets.")
         whole, rest = divmod(count, len(part))
         rows = list(range(len(part))) * whole
         rows += sorted(random.Random(f"{seed}/{number}").sample(range(len(part)), rest))
@@ -142,17 +143,18 @@ def add_noun_phrases(
     Fill the `noun_phrases` column from `modification_text`.
 
     Args:
-        dataset (`datasets.Dataset`): Triplets; an older `noun_phrases` column is replaced.
-        extractor ([`PhraseExtractor`]): Finds the phrases.
-        batch_size (`int`, defaults to 2000): Texts that are parsed together.
+        dataset (`datasets.Dataset`): Triplets. An existing `noun_phrases` column is replaced.
+        extractor ([`PhraseExtractor`]): Called once for each distinct text.
+        batch_size (`int`, defaults to 2000): Number of rows per call.
 
     Returns:
         `tuple[datasets.Dataset, dict]`: The triplets with the columns of `TRIPLET_FEATURES`, and counts: `rows`,
-        `distinct_texts`, `noun_phrases` and `without_noun_phrase` (normal: such a triplet has no consistency loss).
+        `distinct_texts`, `noun_phrases` and `without_noun_phrase` (such triplets are valid and have no consistency
+        loss).
     """
-    known: dict[str, list[dict]] = {}
+    known: dict[str, list[dict[str, Any]]] = {}
 
-    def extract(texts):
+    def extract(texts: list[str]) -> dict[str, list]:
         new = [text for text in dict.fromkeys(texts) if text not in known]
         known.update(zip(new, extractor.extract(new), strict=True))
         return {"noun_phrases": [known[text] for text in texts]}
@@ -176,13 +178,15 @@ def add_noun_phrases(
 
 
 def embedded_rows(dataset: datasets.Dataset) -> Iterator[dict[str, Any]]:
-    """The rows of triplets with their images inside, byte for byte, whether they were stored so or as paths."""
-    for row in _without_decoding(dataset):
-        yield row | {column: encoded_file(row[column]) for column in IMAGE_COLUMNS}
+    """Yield the rows of triplets with the content of all image files, byte for byte. An
+    [`~contextcir.data.images.ImageError`] names the triplet and column of a missing file."""
+    for row in _undecoded(dataset):
+        files = {name: encoded_file(row[name], f"triplet {row['id']!r}, {name}") for name in IMAGE_COLUMNS}
+        yield row | files
 
 
 def _damaged_files(folder: Path) -> Iterator[str]:
-    """What is wrong with files of a folder, by name. Read to their ends, since some reader has stumbled over one."""
+    """Yield a description of each damaged file in a folder. Each file is read to its end."""
     for path in sorted(folder.rglob("*.parquet")):
         try:
             for _ in pq.ParquetFile(path).iter_batches():
@@ -197,15 +201,9 @@ def _damaged_files(folder: Path) -> Iterator[str]:
                 yield f"{path}, line {number} is damaged ({error})"
 
 
-def _check_types(dataset: datasets.Dataset, where: str) -> None:
-    for name, expected in TRIPLET_FEATURES.items():
-        got = dataset.features.get(name)
-        if got is not None and not _fits(got, expected):
-            raise ValueError(f"{where}: column {name} has type {got}, expected {expected}. Cast it or make it again.")
-
-
-def _fits(got, expected) -> bool:
-    """Whether values of one type serve as another: integers and texts of any width, and nulls as anything."""
+def _fits(got: Any, expected: Any) -> bool:
+    """Return whether one type of column can serve as another. Widths of integers and texts may differ, and null fits
+    every type."""
     if isinstance(got, Value) and got.dtype == "null":
         return True
     if isinstance(expected, Image):
@@ -215,46 +213,43 @@ def _fits(got, expected) -> bool:
         return isinstance(got, dict) and all(name in got and _fits(got[name], expected[name]) for name in expected)
     if isinstance(expected, List):
         return isinstance(got, (List, LargeList)) and _fits(got.feature, expected.feature)
-    return isinstance(got, Value) and _family(got.dtype) == _family(expected.dtype)
+    return isinstance(got, Value) and _without_width(got.dtype) == _without_width(expected.dtype)
 
 
-def _family(dtype: str) -> str:
+def _without_width(dtype: str) -> str:
     return re.sub(r"^(u|large_)|\d+$", "", dtype)
 
 
 def _with_ids(dataset: datasets.Dataset, name_or_path: str, where: str) -> datasets.Dataset:
-    """Ids of an image folder, where its metadata has none: file names, and row numbers."""
-    dataset = _without_decoding(dataset)
-    folder = name_or_path if os.path.isdir(name_or_path) else None
+    """Add missing ids to an image folder: the file names, and the row numbers."""
+    dataset = _undecoded(dataset)
     for name in ("reference", "target"):
-        paths = [(image or {}).get("path") for image in dataset[f"{name}_image"]]
+        paths: list[Any] = [(image or {}).get("path") for image in dataset[f"{name}_image"]]
         if None in paths:
             raise ValueError(
                 f"{where}, row {paths.index(None)}: {name}_file_name is empty. Name an image or remove the row."
             )
         if f"{name}_id" not in dataset.column_names:
-            paths = [os.path.relpath(path, folder) if folder else path for path in paths]
+            if os.path.isdir(name_or_path):
+                paths = [os.path.relpath(path, name_or_path) for path in paths]
             dataset = dataset.add_column(f"{name}_id", paths)
     if "id" not in dataset.column_names:
         dataset = dataset.add_column("id", [str(row) for row in range(len(dataset))])
     return dataset
 
 
-def _without_decoding(dataset: datasets.Dataset) -> datasets.Dataset:
+def _undecoded(dataset: datasets.Dataset) -> datasets.Dataset:
     for column in IMAGE_COLUMNS:
         dataset = dataset.cast_column(column, Image(decode=False))
     return dataset
 
 
 def _check_rows(dataset: datasets.Dataset, where: str) -> None:
-    seen = {}
-    texts = dataset.remove_columns(list(IMAGE_COLUMNS))
-    for row, triplet in enumerate(texts):
-        key = triplet["id"]
-        at = f"{where}, row {row} (id {key!r})"
-        if key in seen:
-            raise ValueError(f"{at}: the id stands in row {seen[key]} as well. Ids must be unique.")
-        seen[key] = row
+    rows: dict[str, int] = {}  # of the ids
+    for row, triplet in enumerate(dataset.remove_columns(list(IMAGE_COLUMNS))):
+        at = f"{where}, row {row} (id {triplet['id']!r})"
+        if (first := rows.setdefault(triplet["id"], row)) != row:
+            raise ValueError(f"{at}: row {first} has the same id. Ids must be unique.")
         for name in ("id", "reference_id", "target_id"):
             if not triplet[name]:
                 raise ValueError(f"{at}: {name} is empty.")

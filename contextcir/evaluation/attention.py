@@ -1,6 +1,7 @@
-"""Where noun phrases look in a reference image, asked of a model: figure 5 of ConText-CIR (CVPR 2025) as arrays."""
+"""Attention maps of noun phrases over the reference image: figure 5 of ConText-CIR (CVPR 2025) as arrays."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,30 +13,30 @@ Maps = list[np.ndarray | None]
 
 
 def attention_maps(
-    model, processor, images: Sequence[Image.Image], texts: Sequence[str], noun_phrases: Sequence[Mapping]
+    model: Any, processor: Any, images: Sequence[Image.Image], texts: Sequence[str], noun_phrases: Sequence[Mapping]
 ) -> tuple[Maps, Maps]:
     """
-    Ask a model where noun phrases look.
+    Compute where a model attends for noun phrases.
 
     Args:
-        model (`torch.nn.Module`): With `get_concept_attentions`.
+        model (`torch.nn.Module`): A model with `get_concept_attentions`.
         processor: Its processor.
         images (`Sequence[Image.Image]`): The reference image of each phrase, RGB.
         texts (`Sequence[str]`): The text of each phrase.
-        noun_phrases (`Sequence[Mapping]`): `{"text", "start", "end"}`, characters of the text. There may be none.
+        noun_phrases (`Sequence[Mapping]`): `{"text", "start", "end"}`, characters of the text. May be empty.
 
     Returns:
-        `tuple` of two `list[np.ndarray | None]`: In context and isolated, for each phrase a distribution over patches
-        `(rows, columns)`, from the top left of what the processor leaves of the image; `None` where a phrase has no
-        tokens of its own in the text (cut off with it, for example).
+        `tuple` of two `list[np.ndarray | None]`: In context and isolated. For each phrase a distribution over patches,
+        shape `(rows, columns)`, from the top left of the image as the processor crops it; `None` if the phrase has no
+        tokens of its own in the text, for example because it was cut off.
 
     Raises:
-        `ValueError`: A span lies outside its text.
+        `ValueError`: A span is outside of its text.
     """
     maps: tuple[Maps, Maps] = [None] * len(noun_phrases), [None] * len(noun_phrases)
     if not noun_phrases:
         return maps
-    # One phrase a row: `phrase_sample` then names those that the processor kept.
+    # One phrase a row: then `phrase_sample` has the rows whose phrase the processor kept.
     rows = {"text": list(texts), "noun_phrases": [[phrase] for phrase in noun_phrases]}
     inputs = processor(images=list(images), **rows, return_tensors="pt")
     for counter in ("num_truncated_texts", "num_dropped_phrases"):

@@ -1,13 +1,14 @@
-"""An audit as one HTML file: every failure with its pictures, to be looked at without a server.
+"""Render an audit as one HTML file with all pictures, to browse failures without a server.
 
-Pictures are small JPEGs inside the file, each once. Filters by kind of failure and by words of the text are a few
-lines of script in the page; nothing is loaded from elsewhere.
+Each picture is a small JPEG inside the file, stored once. A script in the page filters by kind of failure and by words
+of the text. Nothing is loaded from elsewhere.
 """
 
 import base64
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment
 from PIL import Image
@@ -18,7 +19,7 @@ from contextcir.evaluation.audit import KINDS, Audit, Case
 
 TEMPLATE = Path(__file__).with_name("audit_page.html")
 SIDE = 128  # pixels
-MAX_CASES = 200  # some megabytes
+MAX_CASES = 200  # a page of some megabytes
 
 
 def audit_page(audit: Audit, parts: Sequence[Benchmark], retriever: str) -> str:
@@ -26,12 +27,12 @@ def audit_page(audit: Audit, parts: Sequence[Benchmark], retriever: str) -> str:
     Render the cases of an audit.
 
     Args:
-        audit ([`Audit`]): What [`audit`](contextcir.evaluation.audit.audit) found.
+        audit ([`Audit`]): From [`audit`](contextcir.evaluation.audit.audit).
         parts (`Sequence[Benchmark]`): The benchmark, for its images.
-        retriever (`str`): What the page calls what was audited.
+        retriever (`str`): Name of the audited retriever.
 
     Returns:
-        `str`: The page, of at most `MAX_CASES` cases, evenly spaced.
+        `str`: The page, with at most `MAX_CASES` evenly spaced cases.
     """
     benchmarks = {part.part: part for part in parts}
     images: dict[str, str] = {}
@@ -50,27 +51,26 @@ def audit_page(audit: Audit, parts: Sequence[Benchmark], retriever: str) -> str:
     )
 
 
-def _shown(case: Case, part: Benchmark, images: dict[str, str]) -> dict:
-    """What the template needs of a case; its pictures go into `images`."""
+def _shown(case: Case, part: Benchmark, images: dict[str, str]) -> dict[str, Any]:
+    """Prepare a case for the template, and add its pictures to `images`."""
 
-    def keep(key: str, load) -> str:
+    def gallery_image(id_: str) -> str:
+        key = f"{case.part}/{id_}"
         if key not in images:
-            images[key] = _data_uri(load())
+            images[key] = _data_uri(part.gallery.image(id_))
         return key
-
-    def of_gallery(id_: str) -> str:
-        return keep(f"{case.part}/{id_}", lambda: part.gallery.image(id_))
 
     scores = [f" {score:.3f}" for score in case.scores] or [""] * len(case.top)
     hits = [
-        {"image": of_gallery(id_), "target": id_ in case.targets, "caption": f"{place}. {id_}{score}"}
+        {"image": gallery_image(id_), "target": id_ in case.targets, "caption": f"{place}. {id_}{score}"}
         for place, (id_, score) in enumerate(zip(case.top, scores, strict=True), start=1)
     ]
     hits += [
-        {"image": of_gallery(id_), "target": True, "caption": f"target {id_}"}
+        {"image": gallery_image(id_), "target": True, "caption": f"target {id_}"}
         for id_ in sorted(set(case.targets) - set(case.top))[:3]
     ]
-    reference = keep(f"{case.part}/reference of {case.query.id}", lambda: part.gallery.reference_image(case.query))
+    reference = f"{case.part}/reference of {case.query.id}"
+    images[reference] = _data_uri(part.gallery.reference_image(case.query))
     return {
         "id": case.query.id,
         "part": case.part,

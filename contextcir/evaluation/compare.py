@@ -1,8 +1,7 @@
-"""Two results of one benchmark, query by query: by how much one retriever is above another, and how sure that is.
+"""Compare two results on one benchmark, query by query: paired differences with 95 % intervals.
 
-The two answered the same queries, so the interval is that of the paired difference: what is hard for both cancels out,
-and a difference can be certain where the intervals of the two means overlap. Nothing but one protocol on one set of
-queries compares; all else is refused.
+Both retrievers answered the same queries, so queries that are hard for both cancel out. A difference can be certain
+although the intervals of the two means overlap. Results of different protocols or queries are refused.
 """
 
 import json
@@ -13,57 +12,62 @@ from typing import Any
 
 import numpy as np
 
-from contextcir.evaluation.bootstrap import paired_difference
-from contextcir.evaluation.results import side_file
+from contextcir.evaluation.bootstrap import mean_over_parts, paired_difference
+from contextcir.evaluation.results import align, side_file
 
-HOW = "Write it with benchmark.py --output."
-TOLERANCE = 0.005  # half of the last digit that tables show
+HOW = "Write it with contextcir benchmark --output, or Record.save."
+TOLERANCE = 0.005  # half of the last digit in tables
+
+Scores = dict[tuple[str, str], dict[str, float]]  # (part, query id) -> metric -> score, NaN if the query has none
 
 
 def compare(
     path_a: str | Path, path_b: str | Path, retriever_a: str | None = None, retriever_b: str | None = None
 ) -> dict[str, Any]:
     """
-    Compare two results that `benchmark.py --output` wrote.
+    Compare two results of `contextcir benchmark --output` or [`~contextcir.evaluation.measure.Record.save`].
 
     Args:
-        path_a (`str` or `Path`): The JSON file of one; its [`side_file`] lies beside it.
-        path_b (`str` or `Path`): Of the other, or the same file for two retrievers of one run.
-        retriever_a (`str`, *optional*): Which result of the first file; by default its first.
-        retriever_b (`str`, *optional*): Which of the second.
+        path_a (`str` or `Path`): JSON file of one result, with its [`side_file`] beside it.
+        path_b (`str` or `Path`): The other one; may be the same file for two retrievers.
+        retriever_a (`str`, *optional*): The retriever in the first file; by default its first.
+        retriever_b (`str`, *optional*): The retriever in the second file; by default its first.
 
     Returns:
-        `dict`: `benchmark`, `protocol_id`, `path_a`, `path_b`, `retriever_a`, `retriever_b`; and `metrics`, which has
-        for each metric that both have `a` and `b` (the means over the parts' means over queries, in the metric's
-        unit), `difference` (b - a), the bounds `low` and `high` of its 95 % interval, and `num_queries`.
+        `dict`: `benchmark`, `protocol_id`, `path_a`, `path_b`, `retriever_a`, `retriever_b`; and `metrics`, for each
+        metric of both a dict of `a` and `b` (means over parts of the means over queries, in the metric's unit),
+        `difference` (b - a), the bounds `low` and `high` of its 95 % interval, and `num_queries`.
 
     Raises:
-        `ValueError`: The protocols or the queries differ, a file is missing, is not as `benchmark.py` writes it or
-            does not belong to the other, or a file has no such retriever.
+        `ValueError`: The protocols or the queries differ, a file is missing or malformed, the two files of a result
+            do not belong together, or a file has no such retriever.
     """
     a, b = _read_result(Path(path_a), retriever_a), _read_result(Path(path_b), retriever_b)
     if a.protocol_id != b.protocol_id:
         raise ValueError(
-            f"{a.path} was measured by {a.protocol_id}, {b.path} by {b.protocol_id}. Numbers compare only under one"
-            " protocol."
+            f"{a.path} was measured with the protocol {a.protocol_id}, {b.path} with {b.protocol_id}. Only results of"
+            " one protocol can be compared."
         )
     scores_a, scores_b = _read_scores(a), _read_scores(b)
-    _refuse_different_queries(a, scores_a, b, scores_b)
-    _refuse_different_queries(b, scores_b, a, scores_a)
-
-    names = [name for name in scores_a.metrics if name in scores_b.metrics]
+    _refuse_missing_queries(a, scores_a, b, scores_b)
+    _refuse_missing_queries(b, scores_b, a, scores_a)
+    metrics_a, metrics_b = _metrics(scores_a), _metrics(scores_b)
+    names = [name for name in metrics_a if name in metrics_b]
     if not names:
         raise ValueError(
-            f"{a.path} has the metrics {', '.join(scores_a.metrics)}, {b.path} {', '.join(scores_b.metrics)}:"
-            " none in common."
+            f"{a.path} has the metrics {', '.join(metrics_a)}, {b.path} {', '.join(metrics_b)}: none in common."
         )
-    parts_a, parts_b = [], []  # of shape (queries, metrics) each, rows in the order of a
-    for part, rows_a in scores_a.parts.items():
-        rows_b = scores_b.parts[part]
-        parts_a.append(np.array([[scores[name] for name in names] for scores in rows_a.values()]))
-        parts_b.append(np.array([[rows_b[id_][name] for name in names] for id_ in rows_a]))
-    means_a, means_b = _means(a, names, parts_a), _means(b, names, parts_b)
-    columns = {"a": means_a, "b": means_b, **paired_difference(parts_a, parts_b)}
+    parts: dict[str, list[tuple[str, str]]] = {}
+    for query in scores_a:
+        parts.setdefault(query[0], []).append(query)
+    arrays_a, arrays_b = (  # for each part (num_queries, num_metrics)
+        [np.array([[scores[query][name] for name in names] for query in queries]) for queries in parts.values()]
+        for scores in (scores_a, scores_b)
+    )
+    columns = {"a": mean_over_parts(arrays_a), "b": mean_over_parts(arrays_b)}
+    _check_means(a, names, columns["a"])
+    _check_means(b, names, columns["b"])
+    columns |= paired_difference(arrays_a, arrays_b)
     return {
         "benchmark": a.benchmark,
         "protocol_id": a.protocol_id,
@@ -78,65 +82,41 @@ def compare(
 
 
 def format_comparison(comparison: dict[str, Any]) -> str:
-    """What [`compare`] found, a line for each metric; a star where the interval excludes 0."""
-    lines = [("", "A", "B", "B - A", "", "95 % interval", "queries")]
+    """Format the result of [`compare`], one line for each metric, with a star if the interval excludes 0."""
+    rows = [("", "A", "B", "B - A  ", "95 % interval", "queries")]
     for name, found in comparison["metrics"].items():
-        certain = found["low"] > 0 or found["high"] < 0
-        lines.append(
+        star = "*" if found["low"] > 0 or found["high"] < 0 else " "
+        rows.append(
             (
                 name,
                 f"{found['a']:.2f}",
                 f"{found['b']:.2f}",
-                f"{found['difference']:+.2f}",
-                "*" if certain else "",
+                f"{found['difference']:+.2f} {star}",
                 f"{found['low']:+.2f} to {found['high']:+.2f}",
                 f"{found['num_queries']:,}",
             )
         )
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    gaps = ["", "  ", "  ", "  ", " ", "  ", "  "]  # the star stands next to its number
-    table = [
-        "".join(
-            gap + (cell.rjust(width) if place else cell.ljust(width))
-            for place, (gap, cell, width) in enumerate(zip(gaps, line, widths, strict=True))
-        )
-        for line in lines
-    ]
-    return "\n".join(
-        [
-            f"{comparison['protocol_id']}: the same queries, paired",
-            f"A: {comparison['retriever_a']} ({comparison['path_a']})",
-            f"B: {comparison['retriever_b']} ({comparison['path_b']})",
-            "",
-            *table,
-            "",
-            "* the interval of the difference excludes 0",
-            "",
-        ]
+    return (
+        f"{comparison['protocol_id']}: the same queries, paired\n"
+        f"A: {comparison['retriever_a']} ({comparison['path_a']})\n"
+        f"B: {comparison['retriever_b']} ({comparison['path_b']})\n\n"
+        f"{align(rows)}\n\n* the interval of the difference excludes 0\n"
     )
 
 
 @dataclass
 class _Result:
-    """One retriever's result in a file of `benchmark.py`."""
+    """The result of one retriever in a JSON file; `means` are the numbers in its table."""
 
     path: Path
     benchmark: str
     protocol_id: str
     retriever: str
-    means: dict[str, float]  # metric -> the number that the table shows
-
-
-@dataclass
-class _Scores:
-    """One retriever's scores in a side file."""
-
-    metrics: list[str]
-    parts: dict[str, dict[str, dict[str, float]]]  # part -> query id -> metric -> score, NaN where it is not defined
+    means: dict[str, float]
 
 
 def _read_result(path: Path, retriever: str | None) -> _Result:
-    """The named result of a file, or its first."""
+    """Read the result of this retriever, or the first in the file."""
     if not path.is_file():
         raise ValueError(f"{path} is missing. {HOW}")
     try:
@@ -144,7 +124,7 @@ def _read_result(path: Path, retriever: str | None) -> _Result:
         means = {result["retriever"]: result["metrics"] for result in record["results"]}
         benchmark, protocol_id = record["benchmark"], record["protocol_id"]
     except (ValueError, KeyError, TypeError) as error:  # not text or JSON, or not this JSON
-        raise ValueError(f"{path} is not a result of benchmark.py: {type(error).__name__} {error}. {HOW}") from error
+        raise ValueError(f"{path} is not a result: {type(error).__name__} {error}. {HOW}") from error
     if not means:
         raise ValueError(f"{path} has no results. {HOW}")
     if retriever is None:
@@ -154,67 +134,57 @@ def _read_result(path: Path, retriever: str | None) -> _Result:
     return _Result(path, benchmark, protocol_id, retriever, means[retriever])
 
 
-def _read_scores(result: _Result) -> _Scores:
-    """The scores of a result's queries."""
+def _read_scores(result: _Result) -> Scores:
     path = side_file(result.path)
     if not path.is_file():
         raise ValueError(
-            f"{path} is missing: a comparison needs the scores of each query. benchmark.py --output {result.path}"
-            " writes both files."
+            f"{path} with the scores of each query is missing. Write it together with {result.path}. {HOW}"
         )
-    metrics: list[str] = []
-    parts: dict[str, dict[str, dict[str, float]]] = {}
+    scores: Scores = {}
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
+            where = f"{path}, line {number}"
             try:
                 row = json.loads(line)
                 if row["retriever"] != result.retriever:
                     continue
-                part, id_ = str(row["part"]), str(row["id"])
-                scores = {name: math.nan if value is None else float(value) for name, value in row["scores"].items()}
+                query = (str(row["part"]), str(row["id"]))
+                found = {name: math.nan if value is None else float(value) for name, value in row["scores"].items()}
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ValueError(
-                    f"{path}, line {number}: got {line[:80].rstrip()!r}, expected an object with retriever, part,"
-                    f" id and scores. {HOW}"
-                ) from error
-            metrics = metrics or list(scores)
-            if scores.keys() != set(metrics):
-                raise ValueError(
-                    f"{path}, line {number}: got the metrics {', '.join(scores)}, expected {', '.join(metrics)}."
-                )
-            rows = parts.setdefault(part, {})
-            if id_ in rows:
-                raise ValueError(f"{path}, line {number}: the query {id_!r} of part {part!r} is there twice.")
-            rows[id_] = scores
-    if not parts:
+                expected = "an object with retriever, part, id and scores"
+                raise ValueError(f"{where}: got {line[:80].rstrip()!r}, expected {expected}. {HOW}") from error
+            if scores and found.keys() != set(metrics := _metrics(scores)):
+                raise ValueError(f"{where}: has the metrics {', '.join(found)}, expected {', '.join(metrics)}.")
+            if query in scores:
+                raise ValueError(f"{where}: the query {query[1]!r} of part {query[0]!r} occurs twice.")
+            scores[query] = found
+    if not scores:
         raise ValueError(f"{path} has no scores of {result.retriever!r}, which {result.path} has. {HOW}")
-    return _Scores(metrics, parts)
+    return scores
 
 
-def _refuse_different_queries(a: _Result, scores_a: _Scores, b: _Result, scores_b: _Scores) -> None:
-    """Raise a `ValueError` that names the first query of a that b does not have."""
-    for part, rows in scores_a.parts.items():
-        there = scores_b.parts.get(part, {})
-        missing = [id_ for id_ in rows if id_ not in there]
-        if missing:
-            where = f" of part {part!r}" if part else ""
-            raise ValueError(
-                f"{side_file(b.path)} has no scores of {b.retriever!r} for the query {missing[0]!r}{where}, which"
-                f" {side_file(a.path)} has. Measure both on the same queries."
-            )
+def _metrics(scores: Scores) -> list[str]:
+    """Return the names of the metrics, which all queries share."""
+    return list(next(iter(scores.values())))
 
 
-def _means(result: _Result, names: list[str], parts: list[np.ndarray]) -> np.ndarray:
-    """The means over the parts' means over queries, which have to be those that the result reports."""
-    defined = [~np.isnan(part) for part in parts]
-    with np.errstate(invalid="ignore"):  # 0 / 0 where a part has no query with the metric
-        of_parts = [np.nansum(part, axis=0) / some.sum(axis=0) for part, some in zip(parts, defined, strict=True)]
-    means = np.mean(of_parts, axis=0)
+def _refuse_missing_queries(a: _Result, scores_a: Scores, b: _Result, scores_b: Scores) -> None:
+    """Raise a `ValueError` with the first query of a that b does not have."""
+    if missing := [query for query in scores_a if query not in scores_b]:
+        part, id_ = missing[0]
+        where = f" of part {part!r}" if part else ""
+        raise ValueError(
+            f"{side_file(b.path)} has no scores of {b.retriever!r} for the query {id_!r}{where}, which"
+            f" {side_file(a.path)} has. Measure both on the same queries."
+        )
+
+
+def _check_means(result: _Result, names: list[str], means: np.ndarray) -> None:
+    """Raise a `ValueError` if these are not the means of the result file."""
     for name, mean in zip(names, means, strict=True):
         reported = result.means.get(name)
         if reported is not None and abs(reported - mean) > TOLERANCE:
             raise ValueError(
-                f"{side_file(result.path)} gives {name} {mean:.2f} for {result.retriever!r}, {result.path} says"
-                f" {reported:.2f}: they are not of one run. benchmark.py --output writes both."
+                f"{side_file(result.path)} gives {name} {mean:.2f} for {result.retriever!r}, {result.path} has"
+                f" {reported:.2f}: they are not of one run. {HOW}"
             )
-    return means

@@ -1,9 +1,4 @@
-"""Measure retrievers on a benchmark: a table, a JSON record, and the scores of every query.
-
-record = measure(DenseRetriever.from_model(model, processor), load_benchmark("scenes", "data/scenes"))
-print(record)
-record.save("metrics.json")
-"""
+"""Measure retrievers on a benchmark: a table, a JSON record, and the scores of every query."""
 
 import json
 import time
@@ -22,21 +17,26 @@ from contextcir.runtime.provenance import provenance
 
 class Record:
     """
-    What was measured on one benchmark. Printed, it is a table; as a `dict`, JSON.
+    The results of retrievers on one benchmark. `str(record)` is a table, [`Record.as_dict`] is JSON.
 
     Args:
-        benchmark ([`Benchmark`] or `Sequence[Benchmark]`): One, or the parts of one.
-        name (`str`, *optional*): What the benchmark is called; by default as it calls itself.
+        benchmark ([`Benchmark`] or `Sequence[Benchmark]`): One, or all parts of one.
+        name (`str`, *optional*): Name of the benchmark; by default its own.
 
     Attributes:
-        results (`list[dict]`): One for each retriever, see [`~contextcir.evaluation.results.summarise`]. Empty where
-            the targets are not public.
+        results (`list[dict]`): One for each retriever, see [`~contextcir.evaluation.results.summarise`]. Empty if the
+            targets are not public.
         lines (`list[dict]`): The scores of each retriever on each query.
-        facts (`dict`): What else the record holds: what was random, commit, versions and device; add your own.
+        facts (`dict`): The other entries of the record: benchmark, commit, versions, device. You can add more.
+
+    Raises:
+        `ValueError`: There are no parts.
     """
 
     def __init__(self, benchmark: Benchmark | Sequence[Benchmark], name: str | None = None):
         self.parts = [benchmark] if isinstance(benchmark, Benchmark) else list(benchmark)
+        if not self.parts:
+            raise ValueError("Got no benchmark to measure on, expected one or its parts.")
         self.results: list[dict[str, Any]] = []
         self.lines: list[dict[str, Any]] = []
         state = process_state()
@@ -57,7 +57,11 @@ class Record:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """`dict[str, float]`: `metric@k` -> percent, of the retriever that was measured first."""
+        """`dict[str, float]`: `metric@k` -> percent, for the retriever that was measured first."""
+        if not self.results:
+            raise ValueError(
+                f"{self.facts['protocol_id']}: no retriever has been measured, or it has no public targets."
+            )
         return self.results[0]["metrics"]
 
     def add(self, name: str, retriever: Retriever) -> list[Ranking]:
@@ -65,16 +69,18 @@ class Record:
         Measure one more retriever.
 
         Args:
-            name (`str`): What tables call it.
-            retriever (`Retriever`): Anything that ranks. Where it has a method `report`, the `dict` that this returns
-                becomes part of the result.
+            name (`str`): Its name in tables, not used before.
+            retriever (`Retriever`): Any object with `search`. If it also has a method `report`, the returned `dict`
+                is merged into its result.
 
         Returns:
-            `list[Ranking]`: Its ranking of each part, for a submission or a picture.
+            `list[Ranking]`: Its ranking of each part, for example for a submission.
 
         Raises:
-            `ValueError`: A ranking does not keep to the protocol.
+            `ValueError`: The name is used twice, or a ranking breaks the protocol.
         """
+        if any(result["retriever"] == name for result in self.results):
+            raise ValueError(f"{name!r} has been measured before. Give each retriever its own name.")
         start = time.perf_counter()
         rankings = [part.rank(retriever) for part in self.parts]
         seconds = time.perf_counter() - start
@@ -91,9 +97,10 @@ class Record:
 
     def add_grounding(self, name: str, model, processor, *, batch_size: int = 64) -> None:
         """
-        Measure where the noun phrases of a model look, if the model has attention maps of noun phrases and the
-        benchmark knows what these denote; else do nothing. Arguments as for
-        [`~contextcir.evaluation.grounding.measure_grounding`].
+        Measure the grounding of noun phrases, see [`~contextcir.evaluation.grounding.measure_grounding`].
+
+        Does nothing if the model has no attention maps of noun phrases, or the benchmark does not know what noun
+        phrases denote.
         """
         part = self.parts[0]
         if part.ground_truth is not None and hasattr(model, "get_concept_attentions"):
@@ -101,13 +108,13 @@ class Record:
             self.facts |= {"grounding": found, "grounded": name}
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything but the lines, as JSON: `facts`, `results`, and `chance`, what a random ranking scores."""
+        """Return the record as JSON: `facts`, `results`, and `chance`, the scores of a random ranking."""
         chances = [part.chance() for part in self.parts] if self.results else [{}]
         chance = {key: sum(some[key] for some in chances) / len(chances) for key in chances[0]}
         return {**self.facts, "results": self.results, "chance": chance}
 
     def save(self, path: str | Path) -> None:
-        """Write the record, and beside it the lines: `metrics.json` and `metrics.queries.jsonl`."""
+        """Write the record, and the scores of queries beside it: `metrics.json` and `metrics.queries.jsonl`."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(self.as_dict(), indent=2) + "\n", encoding="utf-8")
@@ -115,10 +122,9 @@ class Record:
 
     def __str__(self) -> str:
         if not self.results:
-            return f"{self.facts['protocol_id']}: the targets are not public, there is nothing to score.\n"
+            return f"{self.facts['protocol_id']}: no results. The targets are not public, or nothing was measured.\n"
         tables = [format_table(self.as_dict())]
-        profiles = {result["retriever"]: result["profile"] for result in self.results if "profile" in result}
-        if profiles:
+        if profiles := {result["retriever"]: result["profile"] for result in self.results if "profile" in result}:
             tables.append(format_profiles(profiles))
         if "grounding" in self.facts:
             tables.append(format_grounding(self.facts["grounded"], self.facts["grounding"]))
@@ -130,15 +136,15 @@ def measure(retriever: Retriever, benchmark: Benchmark | Sequence[Benchmark], *,
     Measure a retriever on a benchmark.
 
     Args:
-        retriever (`Retriever`): Such as a [`~contextcir.retrieval.dense.DenseRetriever`].
+        retriever (`Retriever`): Any object with `search`, such as a [`~contextcir.retrieval.dense.DenseRetriever`].
         benchmark ([`Benchmark`] or `Sequence[Benchmark]`): From [`~contextcir.benchmarks.registry.load_benchmark`].
-        name (`str`, defaults to `"model"`): What tables call the retriever.
+        name (`str`, *optional*, defaults to `"model"`): Name of the retriever in tables.
 
     Returns:
         [`Record`]: [`Record.add`] measures others beside it.
 
     Raises:
-        `ValueError`: A ranking does not keep to the protocol.
+        `ValueError`: There are no parts, or a ranking breaks the protocol.
 
     Example:
 
@@ -146,6 +152,8 @@ def measure(retriever: Retriever, benchmark: Benchmark | Sequence[Benchmark], *,
     >>> record = measure(DenseRetriever.from_model(model, processor), load_benchmark("scenes", "data/scenes"))
     >>> record.metrics["recall@1"]
     30.6
+    >>> print(record)  # a table
+    >>> record.save("metrics.json")  # and metrics.queries.jsonl
     ```"""
     record = Record(benchmark)
     record.add(name, retriever)

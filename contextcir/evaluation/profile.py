@@ -1,8 +1,8 @@
-"""What a retriever returns in place of the target: its mistakes by kind, beside those of a random ranking.
+"""Error profile: the mistakes of a retriever by kind, compared with a random ranking.
 
-For benchmarks that can name the mistake that a wrong image is. Two questions: what stands at rank 1, and how many
-images of each kind stand above the first target, as far down as the ranking goes. A kind is no weakness because it is
-frequent in the gallery: so what a random ranking does, in closed form, stands beside each number.
+For benchmarks that know the kind of mistake of each wrong image. The profile counts what is at rank 1, and the images
+of each kind above the first target, as far down as the ranking goes. A kind may only be frequent because the gallery
+has many such images. So each number is reported together with that of a random ranking, in closed form.
 """
 
 from collections import Counter
@@ -13,32 +13,34 @@ import numpy as np
 
 from contextcir.benchmarks.base import Benchmark
 from contextcir.evaluation.bootstrap import interval
+from contextcir.evaluation.results import align
 from contextcir.retrieval.base import Query, Ranking
 from contextcir.scenes import KINDS
 
 TARGET, UNRELATED = "target", "unrelated"
-DEPTH = 50  # ranks that are looked at
+DEPTH = 50  # ranks to count
 
 
 def error_profile(benchmark: Benchmark, ranking: Ranking) -> dict[str, dict[str, Any]]:
     """
-    Count a ranking's mistakes.
+    Count the mistakes of a ranking.
 
     Args:
-        benchmark (`Benchmark`): With `distractors`.
-        ranking (`Ranking`): Of its queries; the first 50 ids of each are looked at.
+        benchmark (`Benchmark`): A benchmark with `distractors`.
+        ranking (`Ranking`): A ranking of its queries. The first 50 ids of each query are counted.
 
     Returns:
-        `dict`: For `all` queries and for those of each tag `split:...` and `edits:...` a dict of `num_queries`,
-        `recall@1` in percent, `interval` (its 95 % interval), and `kinds`: for each kind of distractor, `target` and
-        `unrelated`, `rank1`, the percent of queries that have it at rank 1; `above`, how many stand above the first
-        target in the mean; and `rank1_chance` and `above_chance`, the same of a random ranking.
+        `dict`: For `all` queries and for each tag `split:...` and `edits:...` a dict of `num_queries`, `recall@1` in
+        percent, `interval` (its 95 % interval) and `kinds`. `kinds` has for each kind of distractor, `target` and
+        `unrelated`: `rank1`, the percentage of queries with this kind at rank 1; `above`, the mean number above the
+        first target; and `rank1_chance` and `above_chance`, the same for a random ranking.
     """
     places = {id_: place for place, id_ in enumerate(ranking.query_ids)}
     rows = [_counts(benchmark, query, ranking.gallery_ids[places[query.id]]) for query in benchmark.queries]
     ranked = {kind for row in rows for kind in row["expected"]} - {TARGET, UNRELATED}
-    kinds = [TARGET, *sorted(ranked, key=_order), UNRELATED]
-    tags = dict.fromkeys(tag for query in benchmark.queries for tag in query.tags)
+    in_order = [kind for kind in KINDS if kind in ranked] + sorted(ranked - set(KINDS))
+    kinds = [TARGET, *in_order, UNRELATED]
+    tags = list(dict.fromkeys(tag for query in benchmark.queries for tag in query.tags))
     tags = [tag for tag in tags if tag.startswith("split:")] + sorted(tag for tag in tags if tag.startswith("edits:"))
     groups = {"all": rows}
     for tag in tags:
@@ -46,15 +48,9 @@ def error_profile(benchmark: Benchmark, ranking: Ranking) -> dict[str, dict[str,
     return {name: _summary(some, kinds) for name, some in groups.items()}
 
 
-def _order(kind: str) -> tuple[int, str]:
-    """As scenes lists them, then by name."""
-    names = list(KINDS)
-    return (names.index(kind) if kind in names else len(names)), kind
-
-
 def _counts(benchmark: Benchmark, query: Query, ranked: Sequence[str]) -> dict[str, Any]:
-    """One query: the kind at rank 1, how many of each kind stand above the first target, and both by chance."""
-    targets, names = benchmark.relevance[query.id], benchmark.distractors[query.id]
+    """Count for one query: the kind at rank 1, each kind above the first target, and the expectation of both."""
+    targets, names = benchmark.relevance[query.id], (benchmark.distractors or {}).get(query.id, {})
     excluded = {query.reference_id} if benchmark.exclude_reference else set()
     in_gallery = Counter(kind for id_, kind in names.items() if id_ not in excluded)
     size = len(benchmark.gallery) - len(excluded & benchmark.gallery.positions.keys())
@@ -62,25 +58,16 @@ def _counts(benchmark: Benchmark, query: Query, ranked: Sequence[str]) -> dict[s
 
     kinds = [TARGET if id_ in targets else names.get(id_, UNRELATED) for id_ in ranked[:DEPTH]]
     above = kinds[: kinds.index(TARGET)] if TARGET in kinds else kinds
-    ahead = expected_above(size, len(targets), DEPTH)
+    ahead = _expected_above(size, len(targets), DEPTH)
     wrong = size - len(targets)
     expected = {kind: (100 * count / size, ahead * count / wrong) for kind, count in in_gallery.items() if count}
     expected[TARGET] = (100 * len(targets) / size, 0.0)
     return {"first": kinds[0], "above": Counter(above), "expected": expected}
 
 
-def expected_above(size: int, targets: int, depth: int) -> float:
-    """
-    How many images stand above the first target in a random ranking, of the first `depth`.
-
-    Args:
-        size (`int`): Images that are ranked.
-        targets (`int`): How many of them are relevant.
-        depth (`int`): How far down to look.
-
-    Returns:
-        `float`: The sum over ranks of the probability that there is no target down to there.
-    """
+def _expected_above(size: int, targets: int, depth: int) -> float:
+    """Compute the expected number of images above the first target in a random ranking, among the first `depth`: the
+    sum over ranks of the probability that no target is at this rank or above."""
     none_yet, total = 1.0, 0.0
     for rank in range(min(depth, size - targets)):
         none_yet *= (size - targets - rank) / (size - rank)
@@ -102,35 +89,27 @@ def _summary(rows: Sequence[Mapping[str, Any]], kinds: Iterable[str]) -> dict[st
     return {
         "num_queries": len(rows),
         "recall@1": float(found.mean()),
-        "interval": list(interval([found])),
+        "interval": interval([found]).tolist(),
         "kinds": by_kind,
     }
 
 
 def format_profiles(profiles: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    """Three tables of the profiles of several retrievers, by name: what stands at rank 1, what stands above the first
+    """Format the profiles of several retrievers, by name, as three tables: what is at rank 1, what is above the first
     target, and recall@1 by group."""
-    everything = next(iter(profiles.values()))["all"]
+    first = next(iter(profiles.values()))
+    kinds = first["all"]["kinds"]
     tables = []
     for title, key in (
         ("At rank 1, in percent of the queries", "rank1"),
-        (f"Above the first target, images in the mean (of the first {DEPTH})", "above"),
+        (f"Above the first target, mean number of images (among the first {DEPTH})", "above"),
     ):
-        rows = {name: [row[key] for row in profile["all"]["kinds"].values()] for name, profile in profiles.items()}
-        rows["chance"] = [row[f"{key}_chance"] for row in everything["kinds"].values()]
-        tables.append(_table(title, everything["kinds"], rows, "{:.2f}"))
-    groups = next(iter(profiles.values()))
-    rows = {name: [profile[tag]["recall@1"] for tag in groups] for name, profile in profiles.items()}
-    rows["queries"] = [group["num_queries"] for group in groups.values()]
-    tables.append(_table("recall@1", [tag.removeprefix("split:") for tag in groups], rows, "{:.1f}"))
-    return "\n".join(tables)
-
-
-def _table(title: str, columns: Iterable[str], rows: Mapping[str, Sequence[float]], form: str) -> str:
-    columns = list(columns)
-    names, width = max(map(len, rows)), 2 + max(8, *map(len, columns))
-    cells = {name: [f"{value}" if isinstance(value, int) else form.format(value) for value in values]
-             for name, values in rows.items()}  # fmt: skip
-    lines = ["".ljust(names) + "".join(column.rjust(width) for column in columns)]
-    lines += [name.ljust(names) + "".join(cell.rjust(width) for cell in some) for name, some in cells.items()]
-    return f"{title}\n\n" + "\n".join(lines) + "\n"
+        rows = [["", *kinds]]
+        for name, profile in profiles.items():
+            rows.append([name, *(f"{row[key]:.2f}" for row in profile["all"]["kinds"].values())])
+        rows.append(["chance", *(f"{row[f'{key}_chance']:.2f}" for row in kinds.values())])
+        tables.append(f"{title}\n\n{align(rows)}\n")
+    rows = [["", *(tag.removeprefix("split:") for tag in first)]]
+    rows += [[name, *(f"{profile[tag]['recall@1']:.1f}" for tag in first)] for name, profile in profiles.items()]
+    rows.append(["queries", *(str(group["num_queries"]) for group in first.values())])
+    return "\n".join([*tables, f"recall@1\n\n{align(rows)}\n"])

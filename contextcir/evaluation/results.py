@@ -1,7 +1,7 @@
-"""From scores of queries to what people read: metrics with intervals, by part and by tag, as a record and as a table.
+"""From scores of queries to results: metrics with intervals, by part and by tag, as JSON and as a table.
 
-A benchmark of several parts (FashionIQ's categories) is reported by the mean over its parts. Every number carries its
-95 % bootstrap interval over queries: 800 queries alone make a point or two of chance.
+A benchmark of several parts (the categories of FashionIQ) is reported by the mean over its parts. Every number has its
+95 % bootstrap interval over queries: with 800 queries, chance alone makes a point or two.
 """
 
 import math
@@ -20,28 +20,28 @@ TOP = 10  # ids of each query's ranking that are kept
 
 def summarise(name: str, parts: Sequence[Benchmark], scores: Sequence[dict[str, np.ndarray]]) -> dict[str, Any]:
     """
-    What is said of one retriever.
+    Summarise the scores of one retriever.
 
     Args:
-        name (`str`): What the table calls it.
-        parts (`Sequence[Benchmark]`): The benchmark.
-        scores (`Sequence[dict[str, np.ndarray]]`): What [`Benchmark.scores`] gave for each part.
+        name (`str`): Name of the retriever in tables.
+        parts (`Sequence[Benchmark]`): The parts of the benchmark.
+        scores (`Sequence[dict[str, np.ndarray]]`): The result of [`Benchmark.scores`] for each part.
 
     Returns:
         `dict`: `retriever`; `metrics`, `metric@k` -> percent, the mean over parts of the means over queries;
-        `intervals`, the same -> `[low, high]`; `parts`, part -> its own metrics, where there are several; and
-        `by_tag` of the queries of all parts.
+        `intervals`, the same -> `[low, high]`; `parts`, part -> its metrics, if there are several; and `by_tag`, tag
+        -> means over the queries of all parts.
     """
     of_parts = [means(some) for some in scores]
     metrics = {key: float(np.mean([part[key] for part in of_parts])) for key in of_parts[0]}
-    low, high = interval([np.stack([some[key] for key in metrics], axis=1) for some in scores])
+    intervals = interval([np.stack([some[key] for key in metrics], axis=1) for some in scores])  # (2, num_metrics)
     queries = [query for part in parts for query in part.queries]
     by_query = {key: np.concatenate([some[key] for some in scores]) for key in metrics}
-    tagged = len(queries) == len(next(iter(by_query.values())))  # not where one score belongs to several queries
+    tagged = len(queries) == len(next(iter(by_query.values())))  # false if a score belongs to several queries
     return {
         "retriever": name,
         "metrics": metrics,
-        "intervals": {key: [float(low[i]), float(high[i])] for i, key in enumerate(metrics)},
+        "intervals": dict(zip(metrics, intervals.T.tolist(), strict=True)),
         "parts": {part.part: found for part, found in zip(parts, of_parts, strict=True)} if len(parts) > 1 else {},
         "by_tag": means_by_tag(queries, by_query) if tagged else {},
     }
@@ -50,19 +50,17 @@ def summarise(name: str, parts: Sequence[Benchmark], scores: Sequence[dict[str, 
 def query_lines(
     name: str, parts: Sequence[Benchmark], rankings: Sequence[Ranking], scores: Sequence[dict[str, np.ndarray]]
 ) -> Iterator[dict[str, Any]]:
-    """One JSON object for each part and query of a retriever, with its scores (null: not defined for it) and the best
-    ids: what `benchmark.py compare` pairs."""
+    """Yield one JSON object for each part and query: its scores (null if it does not have the metric) and its best
+    ids. [`~contextcir.evaluation.compare.compare`] reads them. Arguments as for [`summarise`]."""
     for part, ranking, some in zip(parts, rankings, scores, strict=True):
-        ids = part.unit_ids
         places = {id_: place for place, id_ in enumerate(ranking.query_ids)}
-        for row, id_ in enumerate(ids):
+        for row, id_ in enumerate(part.unit_ids):
+            values = {key: float(of_metric[row]) for key, of_metric in some.items()}
             line = {
                 "retriever": name,
                 "part": part.part,
                 "id": id_,
-                "scores": {
-                    key: None if math.isnan(values[row]) else float(values[row]) for key, values in some.items()
-                },
+                "scores": {key: None if math.isnan(value) else value for key, value in values.items()},
             }
             if id_ in places:
                 line["top"] = ranking.gallery_ids[places[id_]][:TOP]
@@ -70,44 +68,39 @@ def query_lines(
 
 
 def side_file(path: str | Path) -> Path:
-    """The file of the scores of single queries: `metrics.queries.jsonl` beside `metrics.json`."""
+    """Return the path of the scores of single queries: `metrics.queries.jsonl` for `metrics.json`."""
     return Path(path).with_suffix(".queries.jsonl")
 
 
-def format_table(record: dict[str, Any]) -> str:
-    """The metrics of every retriever in lines of equal width, each with its interval below; then chance."""
-    groups: dict[str, list[str]] = {}
-    for key in record["results"][0]["metrics"]:
-        groups.setdefault(key.partition("@")[0], []).append(key)
-    rows = []
-    for result in record["results"]:
-        rows.append((result["retriever"], {key: f"{value:.2f}" for key, value in result["metrics"].items()}))
-        rows.append(("", {key: f"{low:.1f}-{high:.1f}" for key, (low, high) in result["intervals"].items()}))
-    if record["chance"]:
-        rows.append(("chance", {key: f"{value:.2f}" for key, value in record["chance"].items()}))
-    width = max(len(label) for label, _ in rows)
-    cell = max(7, 2 + max(len(text) for _, cells in rows for text in cells.values()))
-
-    def line(label, cells):
-        return (label.ljust(width) + "".join("  " + text for text in cells)).rstrip()
-
-    def columns(texts):
-        return "".join(text.rjust(cell) for text in texts)
-
+def align(rows: Sequence[Sequence[str]]) -> str:
+    """Format rows of cells as lines of equal length: first column to the left, the others to the right."""
+    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
     lines = [
-        line("", [group.rjust(cell).ljust(cell * len(keys)) for group, keys in groups.items()]),
-        line("", [columns("".join(key.partition("@")[1:]) for key in keys) for keys in groups.values()]),
-        *(line(label, [columns(cells.get(k, "") for k in keys) for keys in groups.values()]) for label, cells in rows),
+        name.ljust(first) + "".join(f"  {cell:>{width}}" for cell, width in zip(cells, others, strict=True))
+        for name, *cells in rows
     ]
+    return "\n".join(lines)
+
+
+def format_table(record: dict[str, Any]) -> str:
+    """Format the metrics of every retriever, each with its interval below, then those of chance."""
+    first = record["results"][0]
+    names, values = zip(*(key.partition("@")[::2] for key in first["metrics"]), strict=True)
+    rows = [
+        ["", *(name if place == names.index(name) else "" for place, name in enumerate(names))],
+        ["", *(value and f"@{value}" for value in values)],
+    ]
+    for result in record["results"]:
+        rows.append([result["retriever"], *(f"{value:.2f}" for value in result["metrics"].values())])
+        rows.append(["", *(f"{low:.1f}-{high:.1f}" for low, high in result["intervals"].values())])
+    if record["chance"]:
+        rows.append(["chance", *(f"{record['chance'][key]:.2f}" for key in first["metrics"])])
     title = f"{record['num_queries']:,} queries, {record['gallery_size']:,} images, in percent with 95 % intervals"
-    tables = [f"{record['protocol_id']}: {title}", "", *lines, ""]
-    if "bri" in groups:
-        tables += ["bri is no percentage, and lower is better.", ""]
-    parts = record["results"][0]["parts"]
-    if parts:
-        tables += [f"The mean of {', '.join(parts)}: {record['results'][0]['retriever']}", ""]
-        names = max(map(len, parts))
-        for part, found in parts.items():
-            tables.append(part.ljust(names) + "  " + "  ".join(f"{key} {value:.2f}" for key, value in found.items()))
-        tables.append("")
+    tables = [f"{record['protocol_id']}: {title}\n\n{align(rows)}\n"]
+    if "bri" in names:
+        tables.append("bri is not in percent. Lower is better.\n")
+    if parts := first["parts"]:
+        of_parts = [[name, *(f"{found[key]:.2f}" for key in first["metrics"])] for name, found in parts.items()]
+        mean = f"The mean of {', '.join(parts)}: {first['retriever']}"
+        tables.append(f"{mean}\n\n{align([['', *first['metrics']], *of_parts])}\n")
     return "\n".join(tables)

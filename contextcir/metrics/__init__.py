@@ -1,1 +1,1 @@
-"""Scores of ranked ids and of dialogues, what a random ranking scores, and bounds. Plain functions."""
+"""Metrics of rankings and dialogues, their chance levels and bounds, as pure functions."""

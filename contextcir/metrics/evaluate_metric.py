@@ -1,8 +1,11 @@
 """The metrics as modules of the `evaluate` library: `evaluate.load(PATH_OF_THIS_FILE, "recall")`.
 
-Configurations: `recall`, `map`, `ndcg` and `mrr` of ranked ids (`predictions`: ids best first; `references`: relevant
-ids), `hits` and `bri` of dialogues (`predictions`: a row of ranks for each dialogue, round by round).
+The configurations `recall`, `map`, `ndcg` and `mrr` take ranked ids (`predictions`: ids, best first; `references`:
+relevant ids). `hits` and `bri` take dialogues (`predictions`: for each dialogue, its ranks from 0, round by round).
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import datasets
 import evaluate
@@ -10,13 +13,18 @@ import numpy as np
 
 from contextcir.metrics import dialogues, ranking
 
-OF_IDS = {"recall": ranking.recall_at_k, "map": ranking.map_at_k, "ndcg": ranking.ndcg_at_k, "mrr": ranking.mrr}
-OF_DIALOGUES = ("hits", "bri")
+ID_METRICS: dict[str, Callable[..., float]] = {
+    "recall": ranking.hit_at_k,
+    "map": ranking.average_precision_at_k,
+    "ndcg": ranking.discounted_gain_at_k,
+    "mrr": ranking.reciprocal_rank,
+}
+METRICS = (*ID_METRICS, "hits", "bri")
 
 
 class CIRMetric(evaluate.Metric):
     """
-    One of the metrics, by its configuration.
+    The metric that the configuration names.
 
     Example:
 
@@ -26,26 +34,24 @@ class CIRMetric(evaluate.Metric):
     {'recall@1': 50.0}
     ```"""
 
-    def _info(self):
-        if self.config_name not in (*OF_IDS, *OF_DIALOGUES):
-            raise ValueError(
-                f"There is no metric {self.config_name!r}. Choose one of {', '.join((*OF_IDS, *OF_DIALOGUES))}."
-            )
+    def _info(self) -> evaluate.MetricInfo:
+        if self.config_name not in METRICS:
+            raise ValueError(f"Got the metric {self.config_name!r}, expected one of {', '.join(METRICS)}.")
         ids = datasets.Sequence(datasets.Value("string"))
         ranks = datasets.Sequence(datasets.Value("int64"))
-        columns = {"predictions": ids, "references": ids} if self.config_name in OF_IDS else {"predictions": ranks}
+        columns = {"predictions": ids, "references": ids} if self.config_name in ID_METRICS else {"predictions": ranks}
         return evaluate.MetricInfo(
             description=__doc__, citation="", inputs_description="", features=datasets.Features(columns)
         )
 
-    def _compute(self, predictions, references=None, ks=None):
+    def _compute(self, predictions, references=None, ks=None) -> dict[str, Any]:
         name = self.config_name
-        if name in OF_IDS:
+        if name in ID_METRICS:
             ks = ks or ([None] if name == "mrr" else [1, 5, 10, 50])
-            score = OF_IDS[name]
-            return {name if k is None else f"{name}@{k}": score(predictions, references, k) for k in ks}
-        ranks = np.array(predictions).T
+            scores = {k: ranking.mean_over_queries(ID_METRICS[name], predictions, references, k) for k in ks}
+            return {name if k is None else f"{name}@{k}": score for k, score in scores.items()}
+        ranks = np.array(predictions).T  # (rounds, dialogues)
         if name == "bri":
-            return {"bri": dialogues.bri(ranks)}
-        by_round = {k: dialogues.hits_at_k(ranks, k) for k in ks or [10]}
+            return {"bri": float(dialogues.dialogue_bri(ranks).mean())}
+        by_round = {k: dialogues.dialogue_hits_at_k(ranks, k).mean(axis=1) for k in ks or [10]}
         return {f"hits@{k}/r{turn}": float(hits) for k, some in by_round.items() for turn, hits in enumerate(some)}

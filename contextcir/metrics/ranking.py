@@ -1,21 +1,22 @@
-"""Scores of ranked ids, in percent: recall, average precision, reciprocal rank and discounted gain.
+"""Metrics of ranked ids, in percent: recall, average precision, reciprocal rank and discounted cumulative gain.
 
-Each score has a function of one query, and one of many that is the mean over the queries. Ranked ids are best first,
-each at most once.
+Each metric is a function of one query; [`mean_over_queries`] takes the mean. Ranked ids are best first, each at most
+once.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 
 def hit_at_k(ranking: Sequence[str], targets: Iterable[str], k: int) -> float:
     """
-    Whether any target of a query is among the first `k`: recall as CIRR and FashionIQ count it.
+    Whether any target of a query is among the first `k`: recall as defined by CIRR and FashionIQ.
 
     Args:
         ranking (`Sequence[str]`): Ranked ids.
-        targets (`Iterable[str]`): The relevant ids.
-        k (`int`): How far down to look.
+        targets (`Iterable[str]`): Relevant ids.
+        k (`int`): Number of ranks that count.
 
     Returns:
         `float`: 0 or 100.
@@ -36,13 +37,8 @@ def hit_at_k(ranking: Sequence[str], targets: Iterable[str], k: int) -> float:
 
 def share_at_k(ranking: Sequence[str], targets: Iterable[str], k: int) -> float:
     """
-    The share of a query's targets among the first `k`: recall as information retrieval has it, and as Pic2Word counts
-    domain conversion (Saito et al., CVPR 2023).
-
-    Args:
-        ranking (`Sequence[str]`): Ranked ids.
-        targets (`Iterable[str]`): The relevant ids.
-        k (`int`): How far down to look.
+    Share of a query's targets among the first `k`: recall as defined in information retrieval, and by Pic2Word for
+    domain conversion (Saito et al., CVPR 2023). Arguments as for [`hit_at_k`].
 
     Returns:
         `float`: In [0, 100].
@@ -62,19 +58,8 @@ def share_at_k(ranking: Sequence[str], targets: Iterable[str], k: int) -> float:
 
 def average_precision_at_k(ranking: Sequence[str], targets: Iterable[str], k: int) -> float:
     """
-    Average precision of a query among its first `k`, as CIRCO defines it (Baldrati et al., ICCV 2023): the precision
-    at each place that holds a target, summed over the first k places and divided by `min(number of targets, k)`.
-
-    Args:
-        ranking (`Sequence[str]`): Ranked ids.
-        targets (`Iterable[str]`): The relevant ids.
-        k (`int`): How far down to look.
-
-    Returns:
-        `float`: In [0, 100]; 100 where the first places hold targets only, as many as there are or as fit.
-
-    Raises:
-        `ValueError`: There is no target, an id occurs twice among the first `k`, or `k` is less than 1.
+    Average precision among the first `k`, as defined by CIRCO (Baldrati et al., ICCV 2023): the sum of the precisions
+    at the ranks of targets, divided by `min(number of targets, k)`. Arguments, range and errors as for [`share_at_k`].
 
     Example:
 
@@ -84,27 +69,17 @@ def average_precision_at_k(ranking: Sequence[str], targets: Iterable[str], k: in
     ```"""
     top, relevant = _checked(ranking, targets, k)
     found, precisions = 0, 0.0
-    for place, id_ in enumerate(top, start=1):
+    for rank, id_ in enumerate(top, start=1):
         if id_ in relevant:
             found += 1
-            precisions += found / place
+            precisions += found / rank
     return 100 * precisions / min(len(relevant), k)
 
 
 def reciprocal_rank(ranking: Sequence[str], targets: Iterable[str], k: int | None = None) -> float:
     """
-    One over the place of the first target: 100 for the first place, 50 for the second.
-
-    Args:
-        ranking (`Sequence[str]`): Ranked ids.
-        targets (`Iterable[str]`): The relevant ids.
-        k (`int`, *optional*): How far down to look; by default to the end of the ranking.
-
-    Returns:
-        `float`: In [0, 100]; 0 where no target is found.
-
-    Raises:
-        `ValueError`: There is no target, an id occurs twice as far down as is looked, or `k` is less than 1.
+    100 divided by the rank of the first target, or 0 if there is none among the first `k`. Arguments, range and errors
+    as for [`share_at_k`]; by default, `k` is the length of the ranking.
 
     Example:
 
@@ -113,24 +88,14 @@ def reciprocal_rank(ranking: Sequence[str], targets: Iterable[str], k: int | Non
     (50.0, 0.0)
     ```"""
     top, relevant = _checked(ranking, targets, len(ranking) or 1 if k is None else k)
-    return next((100 / place for place, id_ in enumerate(top, start=1) if id_ in relevant), 0.0)
+    return next((100 / rank for rank, id_ in enumerate(top, start=1) if id_ in relevant), 0.0)
 
 
 def discounted_gain_at_k(ranking: Sequence[str], targets: Iterable[str], k: int) -> float:
     """
-    Normalised discounted cumulative gain of a query among its first `k` (Järvelin and Kekäläinen, TOIS 2002), with an
-    id relevant or not, and the discount `1 / log2(1 + place)` that BEIR and MTEB use.
-
-    Args:
-        ranking (`Sequence[str]`): Ranked ids.
-        targets (`Iterable[str]`): The relevant ids.
-        k (`int`): How far down to look.
-
-    Returns:
-        `float`: In [0, 100]; 100 where the first places hold targets only, as many as there are or as fit.
-
-    Raises:
-        `ValueError`: There is no target, an id occurs twice among the first `k`, or `k` is less than 1.
+    Normalised discounted cumulative gain among the first `k` (Järvelin and Kekäläinen, TOIS 2002). Relevance is
+    binary, the discount is `1 / log2(1 + rank)`, as in BEIR and MTEB. Arguments, range and errors as for
+    [`share_at_k`].
 
     Example:
 
@@ -139,88 +104,49 @@ def discounted_gain_at_k(ranking: Sequence[str], targets: Iterable[str], k: int)
     (100.0, 50.0)
     ```"""
     top, relevant = _checked(ranking, targets, k)
-    gain = sum(1 / math.log2(1 + place) for place, id_ in enumerate(top, start=1) if id_ in relevant)
-    best = sum(1 / math.log2(1 + place) for place in range(1, min(len(relevant), k) + 1))
+    gain = sum(1 / math.log2(1 + rank) for rank, id_ in enumerate(top, start=1) if id_ in relevant)
+    best = sum(1 / math.log2(1 + rank) for rank in range(1, min(len(relevant), k) + 1))
     return 100 * gain / best
 
 
-def recall_at_k(rankings: Sequence[Sequence[str]], targets: Sequence[Iterable[str]], k: int) -> float:
+def mean_over_queries(
+    score: Callable[..., float], rankings: Sequence[Sequence[str]], targets: Sequence[Iterable[str]], k: int | None
+) -> float:
     """
-    Mean of [`hit_at_k`] over the queries: the share of queries with a target among their first `k`.
+    Mean score of many queries: recall@k with [`hit_at_k`], mAP@k with [`average_precision_at_k`], MRR with
+    [`reciprocal_rank`], nDCG@k with [`discounted_gain_at_k`].
 
     Args:
+        score (`Callable`): A metric of one query, one of the functions above.
         rankings (`Sequence[Sequence[str]]`): Ranked ids of each query.
-        targets (`Sequence[Iterable[str]]`): The relevant ids of each query.
-        k (`int`): How far down to look.
+        targets (`Sequence[Iterable[str]]`): Relevant ids of each query.
+        k (`int`, *optional*): Number of ranks that count. `None` is valid for [`reciprocal_rank`] only.
 
     Returns:
         `float`: In [0, 100].
 
     Raises:
-        `ValueError`: There are no queries, the lengths differ, or as [`hit_at_k`].
+        `ValueError`: There are no queries, the lengths differ, or the metric raises it.
 
     Example:
 
     ```python
-    >>> recall_at_k([["b", "a"], ["c", "b"]], [{"a"}, {"c"}], 1)
-    50.0
-    ```"""
-    return _mean(hit_at_k, rankings, targets, k)
-
-
-def map_at_k(rankings: Sequence[Sequence[str]], targets: Sequence[Iterable[str]], k: int) -> float:
-    """
-    Mean of [`average_precision_at_k`] over the queries. Arguments, result and errors as for [`recall_at_k`].
-
-    Example:
-
-    ```python
-    >>> map_at_k([["a", "b"], ["b", "a"]], [{"a"}, {"a"}], 2)
+    >>> mean_over_queries(average_precision_at_k, [["a", "b"], ["b", "a"]], [{"a"}, {"a"}], 2)
     75.0
     ```"""
-    return _mean(average_precision_at_k, rankings, targets, k)
-
-
-def mrr(rankings: Sequence[Sequence[str]], targets: Sequence[Iterable[str]], k: int | None = None) -> float:
-    """
-    Mean of [`reciprocal_rank`] over the queries. Arguments, result and errors as for [`recall_at_k`]. A ranking that
-    was cut gives MRR@k for the length that it was cut to.
-
-    Example:
-
-    ```python
-    >>> mrr([["a", "b"], ["b", "a"]], [{"a"}, {"a"}])
-    75.0
-    ```"""
-    return _mean(reciprocal_rank, rankings, targets, k)
-
-
-def ndcg_at_k(rankings: Sequence[Sequence[str]], targets: Sequence[Iterable[str]], k: int) -> float:
-    """
-    Mean of [`discounted_gain_at_k`] over the queries. Arguments, result and errors as for [`recall_at_k`].
-
-    Example:
-
-    ```python
-    >>> ndcg_at_k([["a", "b", "c"], ["b", "c", "a"]], [{"a"}, {"a"}], 3)
-    75.0
-    ```"""
-    return _mean(discounted_gain_at_k, rankings, targets, k)
-
-
-def _checked(ranking: Sequence[str], targets: Iterable[str], k: int) -> tuple[Sequence[str], set[str]]:
-    """The first `k` ids and the targets, both fit for a score."""
-    top, relevant = ranking[:k], set(targets)
-    if k < 1 or not relevant:
-        raise ValueError(f"Got {len(relevant)} targets and k={k}, expected at least 1 of each.")
-    if len(set(top)) < len(top):
-        raise ValueError(f"An id occurs twice among the first {len(top)}. A ranking holds each id once.")
-    return top, relevant
-
-
-def _mean(score: Callable, rankings: Sequence[Sequence[str]], targets: Sequence[Iterable[str]], k) -> float:
     if not len(rankings) or len(rankings) != len(targets):
         raise ValueError(
             f"Got {len(rankings)} rankings and {len(targets)} sets of targets, expected equally many, at least one."
         )
     return sum(score(ranking, own, k) for ranking, own in zip(rankings, targets, strict=True)) / len(rankings)
+
+
+def _checked(ranking: Sequence[str], targets: Iterable[str], k: int) -> tuple[Sequence[str], set[str]]:
+    """Return the first `k` ids and the targets."""
+    top, relevant = ranking[:k], set(targets)
+    if k < 1 or not relevant:
+        raise ValueError(f"Got {len(relevant)} targets and k={k}, expected at least 1 of each.")
+    if len(set(top)) < len(top):
+        repeated = next(id_ for id_, count in Counter(top).items() if count > 1)
+        raise ValueError(f"The id {repeated!r} occurs twice among the first {len(top)}, expected each id once.")
+    return top, relevant

@@ -1,13 +1,16 @@
-"""The constituency parser behind noun phrases: benepar's chart parser (Kitaev and Klein, 2018), compact and on file.
+"""The constituency parser for noun phrases: benepar's chart parser (Kitaev and Klein, 2018), in a compact form.
 
-The parser that ships in `contextcir/parser/` (trained by `datasets_scripts/train_parser.py`) reads characters and
-needs no pretrained language model; any released benepar model works as well. No other file imports benepar.
+The shipped parser in `contextcir/phrases/parser/` (trained by `datasets_scripts/train_parser.py`) reads characters and
+needs no pretrained language model. Released benepar models work as well. Only this file imports benepar.
 """
 
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,22 +19,23 @@ DEFAULT_PARSER = Path(__file__).parent / "parser" / "parser.pt"
 
 
 class BiLSTMEncoder(nn.Module):
-    """Stands in for benepar's transformer: trained from scratch on a few thousand trees, recurrence learns more.
+    """
+    Bidirectional LSTM in place of benepar's transformer. It learns more from scratch on a few thousand trees.
 
     Args:
-        d_model (`int`): Input and output width; each direction gets half of the output.
+        d_model (`int`): Input and output width. Each direction gives half of the output.
         num_layers (`int`): Number of bidirectional layers.
-        dropout (`float`): Share of the features dropped between the layers, the same ones at each word of a sentence.
+        dropout (`float`): Share of features dropped between the layers, the same for all words of a sentence.
     """
 
-    def __init__(self, d_model, num_layers, dropout):
+    def __init__(self, d_model: int, num_layers: int, dropout: float):
         super().__init__()
         self.layers = nn.ModuleList(
             nn.LSTM(d_model, d_model // 2, bidirectional=True, batch_first=True) for _ in range(num_layers)
         )
         self.dropout = dropout
 
-    def forward(self, x, mask):
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Encode `x` (`(batch_size, num_words, d_model)`) where `mask` (`(batch_size, num_words)`, bool) is set."""
         lengths = mask.sum(-1).cpu()
         for layer in self.layers:
@@ -40,33 +44,33 @@ class BiLSTMEncoder(nn.Module):
         # benepar reads the even features at the word before a boundary and the odd ones at the word after it
         return self._drop(x).unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
 
-    def _drop(self, x):
+    def _drop(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return x
         keep = x.new_empty(x.shape[0], 1, x.shape[2]).bernoulli_(1 - self.dropout)
         return x * keep / (1 - self.dropout)
 
 
-def _import_benepar():
+def _import_benepar() -> tuple[type[nn.Module], type]:
     try:
         import torch_struct
         from benepar import nkutil, parse_chart
     except ImportError as error:
         raise ImportError(f"Noun phrases need spaCy and benepar ({error}): pip install contextcir[parse]") from error
-    torch_struct.TreeCRF.arg_constraints = {}  # else torch warns about benepar's decoder, once a process
+    torch_struct.TreeCRF.arg_constraints = {}  # without this, torch warns about benepar's decoder
     return parse_chart.ChartParser, nkutil.HParams
 
 
 @cache
-def _compact_parser_class():
-    parser_class, _ = _import_benepar()
+def _compact_parser_class() -> type[nn.Module]:
+    parser_class: Any = _import_benepar()[0]
 
     class CompactParser(parser_class):
-        """benepar's character parser with the same scores for a third of the work.
+        """
+        benepar's character parser with equal scores in a third of the time.
 
-        Every distinct word of a batch is read once, only real spans are scored (no padding, no `end < start`), and
-        the first linear layer of the label scorer is applied to the boundaries between words instead of to their
-        differences.
+        Each distinct word of a batch is encoded once. Only valid spans are scored (no padding, no `end < start`). The
+        first linear layer of the label scorer is applied to the boundaries between words, not to their differences.
         """
 
         def encode(self, example):
@@ -76,14 +80,14 @@ def _compact_parser_class():
             sentences = [encoded["words"] for encoded in encoded_batch]
             distinct = {word: i for i, word in enumerate(dict.fromkeys(chain.from_iterable(sentences)), start=1)}
             chars = self.retokenizer.pad([self.retokenizer(list(distinct), return_tensors="np")], return_tensors="pt")
-            ids = [torch.tensor([0, *map(distinct.get, words), len(distinct) + 1]) for words in sentences]
-            ids = nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=-1)
+            rows = [torch.tensor([0, *map(distinct.get, words), len(distinct) + 1]) for words in sentences]
+            ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
             return {"distinct_words": chars, "word_ids": ids, "valid_token_mask": ids >= 0}
 
         def read(self, batch):
-            """Word boundaries `(batch_size, num_words + 1, d_label_hidden)` and tag scores.
-
-            Tag scores are `(batch_size, num_words + 2, num_tags)`: sentence start and stop count as words.
+            """
+            Compute word boundaries, `(batch_size, num_words + 1, d_label_hidden)`, and tag scores, `(batch_size,
+            num_words + 2, num_tags)`. For tags, the start and stop of a sentence count as words.
             """
             mask, distinct = batch["valid_token_mask"], batch["distinct_words"]
             # start, the words, stop
@@ -96,9 +100,9 @@ def _compact_parser_class():
             return nn.functional.linear(boundaries, self.f_label[0].weight), self.f_tag(words)
 
         def score(self, boundaries, row, start, end):
-            """Label scores `(num_spans, num_labels)` of the spans from word `start` to word `end`, both included.
-
-            The first label, "no constituent", scores 0.
+            """
+            Compute label scores, `(num_spans, num_labels)`, of the spans from word `start` to word `end` (inclusive)
+            of the sentences `row`. The first label, "no constituent", scores 0.
             """
             row = row * boundaries.shape[1]
             boundaries = boundaries.flatten(0, 1)
@@ -120,8 +124,15 @@ def _compact_parser_class():
     return CompactParser
 
 
-def new_parser(tag_vocab, label_vocab, char_vocab, hparams, **kwargs):
-    """A benepar `ChartParser` with random weights; `hparams["encoder"] == "bilstm"` replaces its transformer."""
+def new_parser(
+    tag_vocab: Mapping[str, int],
+    label_vocab: Mapping[str, int],
+    char_vocab: Mapping[str, int] | None,
+    hparams: Mapping[str, Any],
+    **kwargs: Any,
+) -> Any:
+    """Return a benepar `ChartParser` with random weights. `hparams["encoder"] == "bilstm"` replaces its
+    transformer."""
     parser_class, hparams_class = _import_benepar()
     if hparams["use_chars_lstm"]:
         parser_class = _compact_parser_class()
@@ -131,19 +142,20 @@ def new_parser(tag_vocab, label_vocab, char_vocab, hparams, **kwargs):
     return parser
 
 
-def save_parser(parser, path):
-    """Write a parser without pretrained encoder as one file, in half precision."""
+def save_parser(parser: Any, path: str | os.PathLike) -> None:
+    """Write a parser without pretrained encoder to one file, in half precision."""
     state = {name: tensor.half() for name, tensor in parser.state_dict().items()}
     torch.save({"config": parser.config, "state_dict": state}, path)
 
 
 @contextmanager
-def _special_tokens_shim():
-    """Lets benepar 0.2 load its released models (T5, BERT) under transformers 5.
+def _special_tokens_shim() -> Iterator[None]:
+    """
+    Let benepar 0.2 load its released models (T5, BERT) under transformers 5.
 
-    benepar calls `tokenizer.build_inputs_with_special_tokens([-100])` once, to see where the special tokens go;
-    transformers 5 has no such method any more (https://github.com/nikitakit/self-attentive-parser/issues/111, open;
-    benepar's last release is of 2021). Here it is rebuilt from an encoded word: what stands before it and after it.
+    benepar calls `tokenizer.build_inputs_with_special_tokens([-100])` once, to find the places of the special tokens.
+    transformers 5 has removed that method (https://github.com/nikitakit/self-attentive-parser/issues/111, open; the
+    last release of benepar is from 2021). It is rebuilt here from the special tokens around an encoded word.
     """
     from transformers import PreTrainedTokenizerBase
 
@@ -163,23 +175,23 @@ def _special_tokens_shim():
             del PreTrainedTokenizerBase.build_inputs_with_special_tokens
 
 
-def load_parser(name_or_path=None):
-    """Load a benepar parser.
+def load_parser(name_or_path: str | os.PathLike | None = None) -> Any:
+    """
+    Load a benepar parser.
 
     Args:
-        name_or_path (`str` or `os.PathLike`, *optional*): A benepar name (`"benepar_en3"`, when downloaded), a
-            released model's folder, or a file written by `save_parser`. By default the parser that ships with the
-            package.
+        name_or_path (`str` or `os.PathLike`, *optional*): Name of a downloaded benepar model (`"benepar_en3"`), the
+            folder of a released model, or a file of [`save_parser`]. By default the shipped parser.
 
     Returns:
-        `benepar.parse_chart.ChartParser`: In evaluation mode, in float32.
+        `benepar.parse_chart.ChartParser`: In evaluation mode and float32.
 
     Raises:
-        FileNotFoundError: There is no such file, folder or downloaded benepar model.
-        ValueError: The file holds no parser, or weights that are not finite.
+        `FileNotFoundError`: There is no such file, folder or downloaded benepar model.
+        `ValueError`: The file holds no parser, or weights that are not finite.
     """
     _import_benepar()
-    path = _locate(name_or_path)
+    path = _locate(DEFAULT_PARSER if name_or_path is None else name_or_path)
     pretrained = {}
     if path.is_dir():
         from transformers import AutoConfig
@@ -192,12 +204,12 @@ def load_parser(name_or_path=None):
         config, state = (data.get("config"), data.get("state_dict")) if isinstance(data, dict) else (None, None)
     if not config or not state:
         raise ValueError(
-            f"{path} is no benepar parser: expected a configuration with label_vocab and hparams, and weights."
+            f"{path} is not a benepar parser: expected a configuration with label_vocab and hparams, and weights."
         )
     hparams = {"force_root_constituent": True} | config["hparams"]
     with _special_tokens_shim():
         parser = new_parser(config["tag_vocab"], config["label_vocab"], config["char_vocab"], hparams, **pretrained)
-    # position_ids: buffers that BERT-based releases still hold and transformers no longer has
+    # BERT-based releases hold buffers named position_ids, which transformers has removed
     state = {name: tensor.float() for name, tensor in state.items() if not name.endswith("position_ids")}
     if not all(tensor.isfinite().all() for tensor in state.values()):
         raise ValueError(f"{path} holds weights that are not finite; train or download it again.")
@@ -205,8 +217,8 @@ def load_parser(name_or_path=None):
     return parser.eval()
 
 
-def _locate(name_or_path):
-    path = Path(DEFAULT_PARSER if name_or_path is None else name_or_path)
+def _locate(name_or_path: str | os.PathLike) -> Path:
+    path = Path(name_or_path)
     if path.exists():
         return path
     from benepar.integrations.downloader import locate_model
@@ -215,6 +227,6 @@ def _locate(name_or_path):
         return Path(locate_model(str(name_or_path)))
     except LookupError as error:
         raise FileNotFoundError(
-            f"No benepar parser {str(name_or_path)!r}: no such file or folder, and no benepar model of that name is "
-            f"installed; benepar.download({str(name_or_path)!r}) gets released ones."
+            f"There is no file or folder {str(name_or_path)!r}, and no downloaded benepar model of that name. Check"
+            f" the path, or call benepar.download({str(name_or_path)!r})."
         ) from error

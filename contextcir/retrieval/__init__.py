@@ -1,1 +1,1 @@
-"""From queries and a gallery to ranked ids: `base` says what a retriever is, `index` searches, `dense` embeds."""
+"""Rank a gallery for queries: `base` is the contract; `dense` searches by embeddings, `imagescope` by chat models."""

@@ -1,36 +1,36 @@
-"""What a retriever is given and what it gives back: queries and a gallery in, ranked ids out.
+"""The contract of a retriever: queries and a gallery in, ranked ids out.
 
-A retriever need not embed anything: whatever ranks the ids of a gallery for a query can be measured. So rankings are
-ids and not tensors, and a query's few *candidates* (the subset that CIRR's second metric ranks) are ranked by the
-retriever too, since nobody else can order those that are not among the first k.
+Rankings hold ids and no tensors, so that a retriever without embeddings can be measured too. A retriever also ranks
+each query's *candidates* (the subset of CIRR's second metric), since some of them may not be among its first k.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from PIL import Image
 
-from contextcir.data.images import load_image
+from contextcir.data.images import images_in, load_image
 
 
 @dataclass(frozen=True)
 class Query:
     """
-    A reference image and what to change about it.
+    A reference image and a modification text.
 
     Args:
         id (`str`): Unique among the queries.
-        modification_text (`str`): What the target looks like, seen from the reference image.
-        reference_image: Anything that [`~contextcir.data.images.load_image`] reads. Where it is `None`, the gallery's
-            image called `reference_id` is meant; where that is `None` too, there is no reference image.
-        reference_id (`str`, *optional*): Id of the reference image, in the gallery where it is part of it.
-        paraphrases (`tuple[str, ...]`): Other wordings of the text, as some protocols of FashionIQ have them. A query
-            is one point: a retriever that embeds takes the normalised sum of what all wordings give.
-        turns (`tuple[str, ...]`): In a conversation, what was said so far, the text being all of it.
-        candidate_ids (`tuple[str, ...]`, *optional*): A small part of the gallery to rank by itself, of equal scores
-            the one that is named earlier. The reference may be among them and is left out.
-        tags (`tuple[str, ...]`, *optional*): Kinds of query, to report by.
+        modification_text (`str`): The change from the reference image to the target.
+        reference_image (*optional*): Any form that [`~contextcir.data.images.load_image`] reads. By default, the
+            gallery image `reference_id`. If both are `None`, the query has no reference image.
+        reference_id (`str`, *optional*): Id of the reference image, as in the gallery if it is part of it.
+        paraphrases (`tuple[str, ...]`): Other wordings of the text, as in some protocols of FashionIQ. The embedding
+            of a query is the normalised sum over all wordings.
+        turns (`tuple[str, ...]`): The turns of a conversation so far. The modification text joins all of them.
+        candidate_ids (`tuple[str, ...]`, *optional*): A subset of the gallery to rank separately; of equal scores, the
+            earlier candidate is first. The reference may be among them and is left out.
+        tags (`tuple[str, ...]`, *optional*): Kinds of query, for results by kind.
     """
 
     id: str
@@ -55,68 +55,88 @@ class Query:
 
 class Gallery:
     """
-    The images to search, known by id and read one at a time.
+    The images to search, with ids. Images are read one at a time.
 
     Args:
-        ids (`Sequence[str]`): Unique ids. Their order is the order of the gallery, by which ties are broken.
-        images (`Sequence`): As many images, in any form that [`~contextcir.data.images.load_image`] reads. A column of
-            a `datasets.Dataset` will do and is read lazily.
+        ids (`Sequence[str]`): Unique ids. Of equal scores, the image with the earlier id is first.
+        images (`Sequence`): One image for each id, in any form that [`~contextcir.data.images.load_image`] reads. A
+            column of a `datasets.Dataset` is read lazily.
 
     Raises:
-        `ValueError`: An id occurs twice, or there are not as many images as ids.
+        `ValueError`: An id occurs twice, or the numbers of images and ids differ.
     """
 
-    def __init__(self, ids: Sequence[str], images: Sequence):
+    def __init__(self, ids: Sequence[str], images: Sequence[Any]):
         self.ids = list(ids)
         self.images = images
         if len(self.ids) != len(images):
             raise ValueError(
                 f"The gallery has {len(self.ids)} ids and {len(images)} images; expected one id for each image."
             )
+        refuse_repeated(self.ids, "The gallery's images")
         self.positions = {id_: position for position, id_ in enumerate(self.ids)}
-        if len(self.positions) < len(self.ids):
-            twice = next(id_ for position, id_ in enumerate(self.ids) if self.positions[id_] != position)
-            raise ValueError(
-                f"The gallery has the id {twice!r} more than once. Ids must be unique: remove or rename one."
-            )
+
+    @classmethod
+    def from_folder(cls, folder: str | os.PathLike) -> "Gallery":
+        """
+        Take all images of a folder and of the folders inside it.
+
+        Args:
+            folder (`str` or `os.PathLike`): The folder.
+
+        Returns:
+            `Gallery`: In the order of names. An id is the path inside the folder, with `/`.
+
+        Raises:
+            `ValueError`: There are no images.
+        """
+        names = images_in(folder)
+        return cls(names, [os.path.join(folder, name) for name in names])
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def image(self, id_: str) -> Image.Image:
-        """Read the image called `id_`, in RGB."""
+        """Read the image `id_` in RGB. Raises an `ImageError` that names it."""
         return load_image(self.images[self.positions[id_]], name=f"gallery image {id_!r}")
 
-    def reference_image(self, query: Query) -> Image.Image:
+    def reference_source(self, query: Query) -> Any:
         """
-        Read the reference image of a query, in RGB: its own, or else the one in the gallery.
+        Get the reference image of a query as it is stored, without reading it: the query's own, or the gallery's.
 
         Raises:
             `ValueError`: The query has no image of its own, and its `reference_id` is not in the gallery.
         """
         if query.reference_image is not None:
-            return load_image(query.reference_image, name=f"reference image of query {query.id!r}")
+            return query.reference_image
         if query.reference_id not in self.positions:
             raise ValueError(
-                f"Query {query.id!r} has no reference_image, and the gallery has no image called"
-                f" {query.reference_id!r}. Give it one of the two."
+                f"Query {query.id!r} has no reference_image, and the gallery has no image {query.reference_id!r}. Set"
+                " reference_image, or a reference_id of the gallery."
             )
-        return self.image(query.reference_id)
+        return self.images[self.positions[query.reference_id]]
+
+    def reference_image(self, query: Query) -> Image.Image:
+        """Read the reference image of a query in RGB. Raises as [`Gallery.reference_source`] does, or an `ImageError`
+        that names the image."""
+        own = query.reference_image is not None
+        name = f"reference image of query {query.id!r}" if own else f"gallery image {query.reference_id!r}"
+        return load_image(self.reference_source(query), name=name)
 
 
 @dataclass(frozen=True)
 class Ranking:
     """
-    What a retriever found, one entry of every list for each query.
+    The results of a retriever. Each list has one entry for each query.
 
     Args:
         query_ids (`list[str]`): The queries, in any order.
         gallery_ids (`list[list[str]]`): Ids of the gallery, best first.
-        scores (`list[list[float]]`, *optional*): As many scores, falling.
-        candidate_ids (`list[list[str]]`, *optional*): The query's `ranked_candidate_ids`, best first; empty where it
-            has none.
-        wanted_ranks (`dict[str, int]`, *optional*): For each query of which it was asked, how many images of the
-            gallery stand above the one that was wanted.
+        scores (`list[list[float]]`, *optional*): The scores of these images, in descending order.
+        candidate_ids (`list[list[str]]`, *optional*): The query's `ranked_candidate_ids`, best first; an empty list
+            for a query without candidates.
+        wanted_ranks (`dict[str, int]`, *optional*): Query id -> number of gallery images above the wanted one, for
+            the queries in `wanted`.
     """
 
     query_ids: list[str]
@@ -127,7 +147,8 @@ class Ranking:
 
 
 class Retriever(Protocol):
-    """Anything that ranks a gallery for queries."""
+    """The contract of a retriever: any object with this method can be measured on every benchmark. It need not embed
+    anything, and need not inherit from this class."""
 
     def search(
         self,
@@ -139,37 +160,38 @@ class Retriever(Protocol):
         wanted: Mapping[str, str] | None = None,
     ) -> Ranking:
         """
-        Rank the gallery for each query.
+        Rank the gallery, and each query's candidates, for each query.
 
         Args:
-            queries (`Sequence[Query]`): The queries.
-            gallery (`Gallery`): The images to rank.
-            k (`int`): How many to return for each query (fewer where the gallery holds fewer).
-            exclude_reference (`bool`, *optional*, defaults to `False`): Leave each query's `reference_id` out.
-            wanted (`Mapping[str, str]`, *optional*): Query id -> gallery id whose rank is wanted, however low. To be
-                looked up in the finished ranking, and for nothing else.
+            queries (`Sequence[Query]`): The queries, with unique ids. No queries give an empty ranking.
+            gallery (`Gallery`): The images to rank, at least one.
+            k (`int`): Number of images to return for each query; fewer if the gallery is smaller.
+            exclude_reference (`bool`, *optional*, defaults to `False`): Leave out each query's `reference_id`.
+            wanted (`Mapping[str, str]`, *optional*): Query id -> id of the gallery image whose rank to return, even
+                if it is below `k`. Must not influence the ranking.
 
         Returns:
-            `Ranking`: One entry for each query.
+            `Ranking`: One entry for each query. `wanted_ranks` is set if `wanted` is given.
+
+        Raises:
+            `ImageError`: An image cannot be read.
+            `ValueError`: The gallery is empty, two queries have the same id, a reference image is missing, or a
+                candidate is not in the gallery.
         """
         ...
 
 
 def check_searchable(queries: Sequence[Query], gallery: Gallery) -> None:
-    """
-    Refuse what no retriever can answer.
-
-    Raises:
-        `ValueError`: The gallery is empty, or two queries have one id, by which a [`Ranking`] tells them apart.
-    """
+    """Raise a `ValueError` if the gallery is empty or two queries have the same id."""
     if not len(gallery):
         raise ValueError("The gallery is empty: expected at least one image.")
     refuse_repeated([query.id for query in queries], "The queries")
 
 
 def refuse_repeated(ids: Sequence[str], what: str) -> None:
-    """Raise a `ValueError` that names the first id that stands twice in `what`."""
-    if len(set(ids)) < len(ids):
-        seen: set[str] = set()
-        twice = next(id_ for id_ in ids if id_ in seen or seen.add(id_))
-        raise ValueError(f"{what} hold the id {twice!r} more than once. Ids must be unique.")
+    """Raise a `ValueError` that names the first id that occurs twice in `what`."""
+    seen: set[str] = set()
+    for id_ in ids:
+        if id_ in seen:
+            raise ValueError(f"{what} have the id {id_!r} more than once. Ids must be unique: remove or rename one.")
+        seen.add(id_)

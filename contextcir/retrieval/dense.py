@@ -1,12 +1,12 @@
 """Retrieval by embeddings: encode the gallery once, encode the queries, search exactly.
 
-Runs on any number of processes: each encodes a share of the images, and all end with the same embeddings and ranking.
+With several processes, each encodes a share of the images. All get the same embeddings and the same ranking.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate.utils import gather
@@ -14,33 +14,37 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from contextcir.retrieval.base import Gallery, Query, Ranking, check_searchable
+from contextcir.retrieval.index import nonfinite_row
 from contextcir.retrieval.ranking import rank
 from contextcir.runtime.distributed import process_state
 from contextcir.runtime.inference import evaluation_mode, weights_state
 from contextcir.runtime.protocols import RetrievalModel
 
+EncodeImages = Callable[[list[Image.Image]], torch.Tensor]
+EncodeQueries = Callable[[list[Image.Image | None], list[str]], torch.Tensor]
+T = TypeVar("T")
+
 
 class GalleryEmbeds:
     """
-    Embeddings of galleries, kept as long as the weights that made them stay the same. Retrievers that embed gallery
-    images alike may share one.
+    A cache of gallery embeddings. Retrievers that embed gallery images in the same way may share one.
 
     Args:
-        state (`Callable[[], Hashable]`, *optional*): What identifies the weights; embeddings made under another state
-            are dropped. By default they are kept for good.
+        state (`Callable[[], Hashable]`, *optional*): Identifies the weights. The cache is emptied when the state
+            changes; by default, never.
     """
 
-    def __init__(self, state: Callable[[], Hashable] | None = None):
-        self._state = state or (lambda: None)
-        self._made_under: Hashable = None
+    def __init__(self, state: Callable[[], Hashable] = lambda: None):
+        self.state = state
+        self._last_state: Hashable = None
         self._embeds: dict[Gallery, torch.Tensor] = {}
 
     def get(self, gallery: Gallery, encode: Callable[[Gallery], torch.Tensor]) -> torch.Tensor:
-        """The embeddings of a gallery, `(gallery_size, dim)`: those that are kept, or else what `encode` makes."""
-        state = self._state()
-        if state != self._made_under:
+        """Return the cached embeddings of a gallery, `(gallery_size, dim)`, or compute them with `encode`."""
+        state = self.state()
+        if state != self._last_state:
             self._embeds.clear()
-            self._made_under = state
+            self._last_state = state
         if gallery not in self._embeds:
             self._embeds[gallery] = encode(gallery)
         return self._embeds[gallery]
@@ -48,26 +52,23 @@ class GalleryEmbeds:
 
 class DenseRetriever:
     """
-    Rank by the dot product of a query embedding and gallery embeddings. A gallery is encoded at its first search.
+    Rank by the dot product of query and gallery embeddings. A gallery is encoded at its first search.
 
     Args:
-        encode_images (`Callable[[list[Image.Image]], torch.Tensor]`):
-            RGB images -> L2-normalised `(batch_size, dim)`.
+        encode_images (`Callable[[list[Image.Image]], torch.Tensor]`): RGB images -> L2-normalised `(batch_size, dim)`.
         encode_queries (`Callable[[list[Image.Image | None], list[str]], torch.Tensor]`):
-            Reference images (`None` where a query has none) and texts -> L2-normalised `(batch_size, dim)`.
-        batch_size (`int`, *optional*, defaults to 64):
-            Images, or queries, encoded at a time by each process.
-        num_threads (`int`, *optional*, defaults to 2):
-            Threads that read the next images while these are encoded.
-        galleries ([`GalleryEmbeds`], *optional*):
-            Where embeddings of galleries are kept. By default this retriever's own, kept for good: where the weights
-            behind `encode_images` may change, pass one that notices.
+            Reference images (`None` for a query without one) and texts -> L2-normalised `(batch_size, dim)`, or
+            `(batch_size, parts, dim)`, see [`~contextcir.retrieval.index.similarity`].
+        batch_size (`int`, *optional*, defaults to 64): Images, or queries, that each process encodes at a time.
+        num_threads (`int`, *optional*, defaults to 2): Threads that read the next images while a batch is encoded.
+        galleries ([`GalleryEmbeds`], *optional*): Cache of gallery embeddings; by default, one that is never emptied.
+            If the weights behind `encode_images` may change, pass one with a `state`.
     """
 
     def __init__(
         self,
-        encode_images: Callable[[list[Image.Image]], torch.Tensor],
-        encode_queries: Callable[[list[Image.Image | None], list[str]], torch.Tensor],
+        encode_images: EncodeImages,
+        encode_queries: EncodeQueries,
         *,
         batch_size: int = 64,
         num_threads: int = 2,
@@ -85,7 +86,7 @@ class DenseRetriever:
     ) -> "DenseRetriever":
         """
         Retrieve with a composed image retrieval model. A query without a reference image is encoded with a blank
-        image, in the mean colour of the images that the model was trained on.
+        image, in the mean colour of the model's training images.
 
         Args:
             model ([`~contextcir.runtime.protocols.RetrievalModel`]): On the device to run on.
@@ -94,42 +95,39 @@ class DenseRetriever:
             **options: `batch_size` and `num_threads`.
 
         Returns:
-            `DenseRetriever`: Encodes a gallery again when the weights of the model have changed.
+            `DenseRetriever`: Encodes a gallery again after the model's weights have changed.
         """
+        module = cast(torch.nn.Module, model)  # the protocol says so, but a type cannot say both
 
-        def encode_images(images):
-            with evaluation_mode(model, autocast) as device:
-                return model.get_image_features(
-                    processor(images=images, return_tensors="pt")["pixel_values"].to(device)
-                )
+        def encode_images(images: list[Image.Image]) -> torch.Tensor:
+            with evaluation_mode(module, autocast) as device:
+                pixel_values = processor(images=images, return_tensors="pt")["pixel_values"]
+                return model.get_image_features(pixel_values.to(device))
 
-        def encode_queries(images, texts):
+        def encode_queries(images: list[Image.Image | None], texts: list[str]) -> torch.Tensor:
             images = [_blank(processor) if image is None else image for image in images]
-            with evaluation_mode(model, autocast) as device:
+            with evaluation_mode(module, autocast) as device:
                 inputs = processor(images=images, text=texts, return_tensors="pt")
                 names = ("pixel_values", "input_ids", "attention_mask")
                 return model.get_query_features(**{name: inputs[name].to(device) for name in names})
 
-        galleries = GalleryEmbeds(partial(weights_state, model))
+        galleries = GalleryEmbeds(partial(weights_state, module))
         return cls(encode_images, encode_queries, galleries=galleries, **options)
 
     def gallery_embeds(self, gallery: Gallery) -> torch.Tensor:
-        """Like [`DenseRetriever.encode_gallery`], which it calls once for each gallery and state of the weights."""
+        """Call [`DenseRetriever.encode_gallery`] once for each gallery and state of the weights."""
         return self.galleries.get(gallery, self.encode_gallery)
 
     def encode_gallery(self, gallery: Gallery) -> torch.Tensor:
         """
-        Encode every image of a gallery.
-
-        Args:
-            gallery (`Gallery`): The images.
+        Encode all images of a gallery.
 
         Returns:
             `torch.Tensor` of shape `(gallery_size, dim)`: float32, the same on every process.
 
         Raises:
             `ImageError`: An image cannot be read.
-            `ValueError`: An embedding is not finite (the image is named).
+            `ValueError`: The gallery is empty, or an embedding is not finite (the image is named).
         """
         return self._encode(
             gallery.ids, lambda place: gallery.image(gallery.ids[place]), self.encode_images, "gallery"
@@ -137,35 +135,29 @@ class DenseRetriever:
 
     def encode(self, queries: Sequence[Query], gallery: Gallery) -> torch.Tensor:
         """
-        Encode queries.
-
-        Args:
-            queries (`Sequence[Query]`): The queries.
-            gallery (`Gallery`): Where reference images come from that a query does not hold itself.
+        Encode queries. The gallery holds the reference images of queries without an image of their own.
 
         Returns:
-            `torch.Tensor` of shape `(num_queries, dim)`: float32, the same on every process.
+            `torch.Tensor` of shape `(num_queries, dim)`, or `(num_queries, parts, dim)`: float32, the same on every
+            process.
 
         Raises:
             `ImageError`: A reference image cannot be read.
-            `ValueError`: An embedding is not finite (the query is named).
+            `ValueError`: There are no queries, or an embedding is not finite (the query is named).
         """
 
-        def load(place):
+        def load(place: int) -> tuple[Image.Image | None, Query]:
             query = queries[place]
             return gallery.reference_image(query) if query.has_reference else None, query
 
-        def encode(pairs):
-            images, texts, counts = [], [], []
-            for image, query in pairs:
-                wordings = (query.modification_text, *query.paraphrases)
-                images += [image] * len(wordings)
-                texts += wordings
-                counts.append(len(wordings))
+        def encode(batch: list[tuple[Image.Image | None, Query]]) -> torch.Tensor:
+            wordings = [(query.modification_text, *query.paraphrases) for _, query in batch]
+            texts = [text for some in wordings for text in some]
+            images = [image for (image, _), some in zip(batch, wordings, strict=True) for _ in some]
             embeds = self.encode_queries(images, texts)
-            if len(texts) == len(pairs):
+            if len(texts) == len(batch):
                 return embeds
-            return normalize(torch.stack([some.sum(dim=0) for some in embeds.split(counts)]))
+            return normalize(torch.stack([some.sum(dim=0) for some in embeds.split([*map(len, wordings)])]))
 
         return self._encode([query.id for query in queries], load, encode, "queries")
 
@@ -179,54 +171,45 @@ class DenseRetriever:
         wanted: Mapping[str, str] | None = None,
     ) -> Ranking:
         """
-        Rank the gallery, and each query's candidates, for each query.
-
-        Args:
-            queries (`Sequence[Query]`): The queries.
-            gallery (`Gallery`): The images to rank.
-            k (`int`): How many to return for each query (fewer where the gallery holds fewer).
-            exclude_reference (`bool`, *optional*, defaults to `False`): Leave each query's `reference_id` out.
-            wanted (`Mapping[str, str]`, *optional*): Query id -> gallery id whose rank is wanted, however low.
-
-        Returns:
-            `Ranking`: With scores. Of equal scores, the image that stands earlier in the gallery is first, and the
-            candidate that stands earlier among the candidates.
-
-        Raises:
-            `ImageError`: An image cannot be read.
-            `ValueError`: The gallery is empty, two queries have one id, an embedding is not finite, or a candidate is
-                not in the gallery.
+        Rank the gallery, and each query's candidates, for each query. Arguments, results and errors as for
+        [`~contextcir.retrieval.base.Retriever.search`], with scores. Of equal scores, the image that is earlier in the
+        gallery (or among the candidates) is first. An embedding that is not finite raises a `ValueError`.
         """
         check_searchable(queries, gallery)
         if not queries:
-            return Ranking([], [], [], [], None if wanted is None else {})
+            return Ranking([], [], scores=[], candidate_ids=[], wanted_ranks=None if wanted is None else {})
         embeds = self.encode(queries, gallery), self.gallery_embeds(gallery)
         return rank(queries, gallery, *embeds, k, exclude_reference, wanted=wanted)
 
-    def _encode(self, ids: Sequence[str], load: Callable, encode: Callable, what: str) -> torch.Tensor:
+    def _encode(
+        self, ids: Sequence[str], load: Callable[[int], T], encode: Callable[[list[T]], torch.Tensor], what: str
+    ) -> torch.Tensor:
         """Load and encode the item at each place of `ids`, a share on each process: `(len(ids), dim)`."""
         if not len(ids):
             raise ValueError(f"There are no {what} to encode: expected at least one.")
         state = process_state()
         share = -(-len(ids) // state.num_processes)
-        # Process p of n takes places p, p + n, p + 2n ...; the last may wrap around, so that all shares are equally
-        # long.
+        # Process p of n takes places p, p + n, p + 2n ... All shares are equally long: the last place may wrap around.
         mine = [(row * state.num_processes + state.process_index) % len(ids) for row in range(share)]
-        embeds = []
+        batches = []
         with torch.inference_mode():
             with tqdm(total=len(mine), desc=f"Encoding {what}", disable=not state.is_main_process, leave=False) as bar:
-                for batch, loaded in self._load_ahead(mine, load):
-                    embeds.append(encode(loaded).float())
-                    _check_finite(embeds[-1], [ids[place] for place in batch], what)
-                    bar.update(len(batch))
-            embeds = torch.cat(embeds)  # (share, dim)
+                for places, loaded in self._load_ahead(mine, load):
+                    batches.append(encode(loaded).float())
+                    if (row := nonfinite_row(batches[-1])) is not None:
+                        raise ValueError(
+                            f"{what}: the embedding of {ids[places[row]]!r} holds NaN or infinity. Check the model's"
+                            " weights and the precision it ran in."
+                        )
+                    bar.update(len(places))
+            embeds = torch.cat(batches)  # (share, dim)
             if state.num_processes > 1:
                 embeds = gather(embeds).unflatten(0, (state.num_processes, share))  # (num_processes, share, dim)
                 embeds = embeds.transpose(0, 1).flatten(0, 1)
         return embeds[: len(ids)]
 
-    def _load_ahead(self, places: Sequence[int], load: Callable) -> Iterator[tuple[Sequence[int], list]]:
-        """Batches of places and what `load` gives for each, the next batch read while this one is encoded."""
+    def _load_ahead(self, places: Sequence[int], load: Callable[[int], T]) -> Iterator[tuple[Sequence[int], list[T]]]:
+        """Yield batches of places with their loaded items. The next batch is read while this one is encoded."""
         batches = [places[start : start + self.batch_size] for start in range(0, len(places), self.batch_size)]
         with ThreadPoolExecutor(self.num_threads) as pool:
             upcoming = [pool.submit(load, place) for place in batches[0]]
@@ -236,17 +219,11 @@ class DenseRetriever:
 
 
 def normalize(embeds: torch.Tensor) -> torch.Tensor:
-    """`(..., dim)` -> the same of unit length, in float32."""
+    """Scale `(..., dim)` to unit length, in float32."""
     return torch.nn.functional.normalize(embeds.float(), dim=-1)
 
 
-def _blank(processor) -> Image.Image:
-    """The image that stands for none: in the mean colour of CLIP's training images, which is zero to the model."""
+def _blank(processor: Any) -> Image.Image:
+    """An image in the mean colour of CLIP's training images, which is all zeros after normalisation."""
     colour = tuple(round(255 * level) for level in processor.image_processor.image_mean)
     return Image.new("RGB", (64, 64), colour)
-
-
-def _check_finite(embeds: torch.Tensor, ids: Sequence[str], what: str) -> None:
-    if not torch.isfinite(embeds).all():
-        row = (~torch.isfinite(embeds.flatten(1)).all(dim=1)).nonzero()[0].item()
-        raise ValueError(f"{what}: the embedding of {ids[row]!r} holds NaN or infinity. Check weights and precision.")

@@ -1,19 +1,22 @@
-"""Exact search: every query against every gallery row, in blocks, keeping a running top k.
+"""Exact search: score all gallery rows for each query, block by block, and keep a running top k.
 
-Memory is bounded by the blocks and not by the gallery, which may lie on disk. Of equal scores the lower gallery index
-comes first (`torch.topk` by itself leaves their order open).
+Memory is bounded by the block sizes, and the gallery may be a file on disk. Of equal scores the lower gallery index is
+first (`torch.topk` leaves their order undefined).
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 
 QUERY_BLOCK_SIZE = 1024
+Rows = torch.Tensor | np.ndarray
 
 
 @torch.no_grad()
 def search(
     query_embeds: torch.Tensor,
-    gallery_embeds: torch.Tensor | np.ndarray,
+    gallery_embeds: Rows,
     k: int,
     *,
     exclude: torch.Tensor | None = None,
@@ -24,116 +27,84 @@ def search(
 
     Args:
         query_embeds (`torch.Tensor` of shape `(num_queries, dim)`, or `(num_queries, parts, dim)`):
-            The queries, or parts of them whose scores are multiplied ([`similarity`]); their device does the work.
+            Queries, or parts of them whose scores are multiplied ([`similarity`]). The search runs on their device.
         gallery_embeds (`torch.Tensor` or `np.ndarray` of shape `(gallery_size, dim)`):
             The gallery, on any device, of any float type, or a `np.memmap`.
-        k (`int`): How many to return.
+        k (`int`): Number of rows to return for each query.
         exclude (`torch.Tensor` of shape `(num_queries,)`, *optional*):
-            One gallery index to leave out for each query, -1 for none.
+            One gallery index to leave out for each query, or -1.
         block_size (`int`, *optional*, defaults to 16,384):
             Gallery rows scored at a time. With 1,024 queries at a time, a block of scores takes 64 MB.
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor]`: Scores (float32) and gallery indices (int64), both of shape
-        `(num_queries, min(k, gallery_size))`, by falling score and, where scores are equal, rising index. A place that
-        nothing is left for (the gallery holds `k` rows and one is excluded) has score `-inf` and index -1.
+        `(num_queries, min(k, gallery_size))`, by descending score and, for equal scores, ascending index. A place that
+        no row is left for (the gallery holds `k` rows and one is excluded) has score `-inf` and index -1.
 
     Raises:
         `ValueError`: Shapes do not fit, `exclude` is out of range, or an embedding is not finite (its row is named).
     """
-    num_queries, gallery_size = len(query_embeds), len(gallery_embeds)
-    _check(query_embeds, gallery_embeds, k, exclude, block_size)
-    device = query_embeds.device
-    query_embeds = query_embeds.float()
-    _check_finite(query_embeds, "query_embeds", 0)
-    exclude = torch.full((num_queries,), -1) if exclude is None else exclude
-    exclude = exclude.to(device)
-
-    scores = torch.empty(num_queries, 0, device=device)
-    indices = torch.empty(num_queries, 0, dtype=torch.long, device=device)
-    for start in range(0, gallery_size, block_size):
-        block = _as_tensor(gallery_embeds[start : start + block_size]).to(device, torch.float32)  # (block, dim)
-        _check_finite(block, "gallery_embeds", start)
-        found = [
-            _search_block(queries, block, k, left_out - start)
-            for queries, left_out in zip(
-                query_embeds.split(QUERY_BLOCK_SIZE), exclude.split(QUERY_BLOCK_SIZE), strict=True
-            )
-        ]
-        # What was found before stands first and has the lower indices, so a stable sort keeps the tie rule.
-        scores = torch.cat([scores, torch.cat([values for values, _ in found])], dim=1)  # (num_queries, at most 2k)
-        indices = torch.cat([indices, torch.cat([places for _, places in found]) + start], dim=1)
-        scores, order = scores.sort(dim=1, descending=True, stable=True)
-        scores, indices = scores[:, :k], indices.gather(1, order[:, :k])
+    if k < 1:
+        raise ValueError(f"Got k={k}, expected at least 1.")
+    query_embeds, exclude = _prepare(query_embeds, gallery_embeds, exclude, block_size)
+    shape = len(query_embeds), min(k, len(gallery_embeds))
+    scores = torch.full(shape, -torch.inf, device=query_embeds.device)
+    indices = torch.full(shape, -1, device=query_embeds.device)
+    for start, rows, block in _score_blocks(query_embeds, gallery_embeds, exclude, block_size):
+        values, places = _top(block, k)
+        # Earlier blocks come first and have lower indices, so a stable sort keeps the order of equal scores.
+        merged = torch.cat([scores[rows], values], dim=1)  # (queries, at most 2k)
+        merged, order = merged.sort(dim=1, descending=True, stable=True)
+        places = torch.cat([indices[rows], places + start], dim=1).gather(1, order)
+        scores[rows], indices[rows] = merged[:, : shape[1]], places[:, : shape[1]]
     return scores, indices.masked_fill(scores == -torch.inf, -1)
 
 
 @torch.no_grad()
 def ranks(
     query_embeds: torch.Tensor,
-    gallery_embeds: torch.Tensor | np.ndarray,
+    gallery_embeds: Rows,
     wanted: torch.Tensor,
     *,
     exclude: torch.Tensor | None = None,
     block_size: int = 16_384,
 ) -> torch.Tensor:
     """
-    Find where one gallery row stands in each query's ranking, without ranking the others.
-
-    Args:
-        query_embeds (`torch.Tensor`): As for [`search`].
-        gallery_embeds (`torch.Tensor` or `np.ndarray`): As for [`search`].
-        wanted (`torch.Tensor` of shape `(num_queries,)`): Index of the row.
-        exclude (`torch.Tensor` of shape `(num_queries,)`, *optional*): As for [`search`].
-        block_size (`int`, *optional*, defaults to 16,384): Gallery rows scored at a time.
+    Find the rank of one gallery row for each query, without ranking the others. `wanted` of shape `(num_queries,)` has
+    the gallery indices; other arguments as for [`search`].
 
     Returns:
-        `torch.Tensor` of shape `(num_queries,)`: How many rows stand above it (int64), by the rule of [`search`].
+        `torch.Tensor` of shape `(num_queries,)`: Number of rows above it (int64), in the order of [`search`].
 
     Raises:
-        `ValueError`: as [`search`], or `wanted` is out of range or excluded.
+        `ValueError`: As for [`search`], or `wanted` is out of range or excluded.
     """
-    _check(query_embeds, gallery_embeds, 1, exclude, block_size)
-    if wanted.shape != query_embeds.shape[:1] or not ((0 <= wanted) & (wanted < len(gallery_embeds))).all():
-        raise ValueError(f"Got wanted rows outside 0 to {len(gallery_embeds) - 1}, or not one for each query.")
-    if exclude is not None and (exclude == wanted).any():
-        raise ValueError(f"Query {(exclude == wanted).nonzero()[0].item()}: the row that is wanted is excluded.")
-    device, query_embeds = query_embeds.device, query_embeds.float()
-    _check_finite(query_embeds, "query_embeds", 0)
-    wanted = wanted.to(device)
-    exclude = torch.full_like(wanted, -1) if exclude is None else exclude.to(device)
+    query_embeds, exclude = _prepare(query_embeds, gallery_embeds, exclude, block_size)
+    _check_rows("wanted", wanted, 0, len(query_embeds), len(gallery_embeds))
+    wanted = wanted.to(query_embeds.device)
+    if (exclude == wanted).any():
+        raise ValueError(f"Query {(exclude == wanted).nonzero()[0].item()}: the wanted row is excluded.")
+    found = torch.empty(len(wanted), device=query_embeds.device)
     above = torch.zeros_like(wanted)
-    # Twice over the gallery, in the same blocks: products of other shapes may differ in the last bit.
-    found = torch.empty(len(wanted), device=device)
-    for counting in (False, True):
-        for start in range(0, len(gallery_embeds), block_size):
-            block = _as_tensor(gallery_embeds[start : start + block_size]).to(device, torch.float32)
-            _check_finite(block, "gallery_embeds", start)
-            for rows in torch.arange(len(wanted), device=device).split(QUERY_BLOCK_SIZE):
-                scores = similarity(query_embeds[rows], block)  # (queries, block)
-                place = wanted[rows] - start
-                if not counting:
-                    inside = ((place >= 0) & (place < len(block))).nonzero().squeeze(1)
-                    found[rows[inside]] = scores[inside, place[inside]]
-                    continue
-                left_out = exclude[rows] - start
-                inside = ((left_out >= 0) & (left_out < len(block))).nonzero().squeeze(1)
-                scores[inside, left_out[inside]] = -torch.inf
-                best = found[rows, None]
-                earlier = torch.arange(len(block), device=device) < place[:, None]
-                above[rows] += ((scores > best) | ((scores == best) & earlier)).sum(dim=1)
+    # Both passes use the same blocks: matrix products of other shapes may differ in the last bit.
+    for start, rows, block in _score_blocks(query_embeds, gallery_embeds, exclude, block_size):
+        inside, places = _inside(wanted[rows] - start, block)
+        found[rows][inside] = block[inside, places]
+    for start, rows, block in _score_blocks(query_embeds, gallery_embeds, exclude, block_size):
+        best = found[rows, None]
+        earlier = torch.arange(block.shape[1], device=block.device) < (wanted[rows] - start)[:, None]
+        above[rows] += ((block > best) | ((block == best) & earlier)).sum(dim=1)
     return above
 
 
 def similarity(queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
     """
-    Scores of queries and gallery rows.
+    Compute the scores of gallery rows for queries.
 
     Args:
         queries (`torch.Tensor` of shape `(num_queries, dim)`, or `(num_queries, parts, dim)`):
-            With parts, the score is the product of the dot products, negative ones counted as 0: two wrongs make no
-            right.
-        gallery (`torch.Tensor` of shape `(..., size, dim)`): `(size, dim)` for all, or `(num_queries, size, dim)`.
+            With parts, the score is the product of their dot products; negative similarities are clamped to 0.
+        gallery (`torch.Tensor` of shape `(size, dim)`, or `(num_queries, size, dim)`): One for all, or for each query.
 
     Returns:
         `torch.Tensor` of shape `(num_queries, size)`
@@ -143,30 +114,18 @@ def similarity(queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
     return torch.stack([similarity(part, gallery).relu() for part in queries.unbind(1)]).prod(dim=0)
 
 
-def _search_block(queries: torch.Tensor, block: torch.Tensor, k: int, exclude: torch.Tensor):
-    """The top `min(k, block)` of one block, by falling score and rising index: two `(queries, k)` tensors."""
-    scores = similarity(queries, block)  # (queries, block)
-    inside = ((exclude >= 0) & (exclude < len(block))).nonzero().squeeze(1)
-    scores[inside, exclude[inside]] = -torch.inf
-    k = min(k, len(block))
-    # One more than asked for shows whether equal scores straddle the k-th place.
-    values, places = scores.topk(min(k + 1, len(block)), dim=1)
-    tied = (values[:, k - 1] == values[:, -1]).nonzero().squeeze(1) if values.shape[1] > k else []
-    values, places = values[:, :k], places[:, :k]
-    if len(tied):  # rare: duplicates in the gallery. Sort those rows as a whole.
-        ordered, order = scores[tied].sort(dim=1, descending=True, stable=True)
-        values[tied], places[tied] = ordered[:, :k], order[:, :k]
-    places, order = places.sort(dim=1)
-    values, order = values.gather(1, order).sort(dim=1, descending=True, stable=True)
-    return values, places.gather(1, order)
+def nonfinite_row(embeds: torch.Tensor) -> int | None:
+    """Return the first row of `embeds` (at least two dimensions) with NaN or infinity; `None` if there is none."""
+    if torch.isfinite(embeds.sum()):  # one cheap pass; the sum of finite values may overflow, so look again
+        return None
+    rows = (~torch.isfinite(embeds.flatten(1)).all(dim=1)).nonzero()
+    return int(rows[0].item()) if len(rows) else None
 
 
-def _as_tensor(rows: torch.Tensor | np.ndarray) -> torch.Tensor:
-    # A memmap opened for reading is not writable, which torch.from_numpy warns of: copy the block.
-    return rows if isinstance(rows, torch.Tensor) else torch.from_numpy(np.array(rows))
-
-
-def _check(query_embeds, gallery_embeds, k: int, exclude, block_size: int) -> None:
+def _prepare(
+    query_embeds: torch.Tensor, gallery_embeds: Rows, exclude: torch.Tensor | None, block_size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Check the arguments. Return the queries in float32, and the excluded indices (-1 for none) on their device."""
     fitting = query_embeds.ndim in (2, 3) and gallery_embeds.ndim == 2
     if not fitting or query_embeds.shape[-1] != gallery_embeds.shape[1]:
         raise ValueError(
@@ -174,21 +133,67 @@ def _check(query_embeds, gallery_embeds, k: int, exclude, block_size: int) -> No
             " expected (num_queries, dim) and (gallery_size, dim)."
         )
     if not len(gallery_embeds):
-        raise ValueError("The gallery is empty.")
-    if k < 1 or block_size < 1:
-        raise ValueError(f"Got k={k} and block_size={block_size}, expected both to be at least 1.")
-    if exclude is not None:
-        if exclude.shape != query_embeds.shape[:1]:
-            raise ValueError(f"Got exclude of shape {tuple(exclude.shape)}, expected ({len(query_embeds)},).")
-        if len(exclude) and not (-1 <= exclude.min() and exclude.max() < len(gallery_embeds)):
-            raise ValueError(f"Got exclude outside -1 (none) to {len(gallery_embeds) - 1} (the last gallery row).")
+        raise ValueError("The gallery is empty: expected at least one row.")
+    if block_size < 1:
+        raise ValueError(f"Got block_size={block_size}, expected at least 1.")
+    exclude = torch.full(query_embeds.shape[:1], -1) if exclude is None else exclude
+    _check_rows("exclude", exclude, -1, len(query_embeds), len(gallery_embeds))
+    query_embeds = query_embeds.float()
+    _check_finite(query_embeds, "query_embeds")
+    return query_embeds, exclude.to(query_embeds.device)
 
 
-def _check_finite(embeds: torch.Tensor, name: str, start: int) -> None:
-    if not torch.isfinite(embeds.sum()):  # one cheap pass; a sum may overflow, so look again
-        rows = (~torch.isfinite(embeds.flatten(1)).all(dim=1)).nonzero().squeeze(1)
-        if len(rows):
-            raise ValueError(
-                f"{name}[{start + rows[0].item()}] holds NaN or infinity ({len(rows)} such rows in this block)."
-                " Check the model's weights and the precision it ran in."
-            )
+def _check_rows(name: str, rows: torch.Tensor, lowest: int, num_queries: int, gallery_size: int) -> None:
+    fitting = rows.shape == (num_queries,)
+    if not fitting or (num_queries and not (lowest <= rows.min() and rows.max() < gallery_size)):
+        got = f"values from {rows.min()} to {rows.max()}" if fitting else f"shape {tuple(rows.shape)}"
+        raise ValueError(
+            f"Got {name} with {got}, expected shape ({num_queries},) and values from {lowest} to {gallery_size - 1}."
+        )
+
+
+def _score_blocks(
+    query_embeds: torch.Tensor, gallery_embeds: Rows, exclude: torch.Tensor, block_size: int
+) -> Iterator[tuple[int, slice, torch.Tensor]]:
+    """Yield the first gallery index of a block, rows of the queries, and their scores `(queries, block)`, which are
+    `-inf` for excluded rows."""
+    for start in range(0, len(gallery_embeds), block_size):
+        block = gallery_embeds[start : start + block_size]
+        if not isinstance(block, torch.Tensor):
+            block = torch.from_numpy(np.array(block))  # a copy: torch warns of a memmap that is not writable
+        block = block.to(query_embeds.device, torch.float32)  # (block, dim)
+        _check_finite(block, "gallery_embeds", start)
+        for first in range(0, len(query_embeds), QUERY_BLOCK_SIZE):
+            rows = slice(first, first + QUERY_BLOCK_SIZE)
+            scores = similarity(query_embeds[rows], block)
+            inside, places = _inside(exclude[rows] - start, scores)
+            scores[inside, places] = -torch.inf
+            yield start, rows, scores
+
+
+def _inside(places: torch.Tensor, block: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of one place for each row, select those inside a block of scores: their rows, and the places."""
+    inside = ((places >= 0) & (places < block.shape[1])).nonzero().squeeze(1)
+    return inside, places[inside]
+
+
+def _top(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Select the top `min(k, block)` of a block, by descending score and ascending index."""
+    k = min(k, scores.shape[1])
+    # One more than needed shows whether equal scores cross the k-th place.
+    values, places = scores.topk(min(k + 1, scores.shape[1]), dim=1)
+    tied = (values[:, k - 1] == values[:, -1]).nonzero().squeeze(1) if values.shape[1] > k else torch.empty(0)
+    values, places = values[:, :k], places[:, :k]
+    if len(tied):  # rare, such as duplicates in the gallery: sort all scores of these rows
+        ordered, order = scores[tied].sort(dim=1, descending=True, stable=True)
+        values[tied], places[tied] = ordered[:, :k], order[:, :k]
+    places, order = places.sort(dim=1)
+    values, order = values.gather(1, order).sort(dim=1, descending=True, stable=True)
+    return values, places.gather(1, order)
+
+
+def _check_finite(embeds: torch.Tensor, name: str, start: int = 0) -> None:
+    if (row := nonfinite_row(embeds)) is not None:
+        raise ValueError(
+            f"{name}[{start + row}] holds NaN or infinity. Check the model's weights and the precision it ran in."
+        )

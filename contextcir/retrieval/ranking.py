@@ -1,4 +1,4 @@
-"""From embeddings to a ranking: the ids of the gallery, of each query's candidates, and the ranks that were wanted."""
+"""From embeddings to a ranking: ids of the gallery, of each query's candidates, and the ranks of wanted images."""
 
 from collections.abc import Mapping, Sequence
 
@@ -19,34 +19,28 @@ def rank(
     wanted: Mapping[str, str] | None = None,
 ) -> Ranking:
     """
-    Rank by the similarity of embeddings that are there already.
-
-    Args:
-        queries (`Sequence[Query]`): As for [`DenseRetriever.search`], like all that is not said here.
-        gallery (`Gallery`): The images.
-        query_embeds (`torch.Tensor` of shape `(num_queries, dim)`, or `(num_queries, parts, dim)`):
-            In the order of `queries`; see [`~contextcir.retrieval.index.similarity`].
-        gallery_embeds (`torch.Tensor` of shape `(gallery_size, dim)`): In the order of the gallery.
-        k (`int`): How many to return.
-        exclude_reference (`bool`): Whether references are left out.
-        wanted (`Mapping[str, str]`, *optional*): Whose ranks are wanted.
+    Rank by the similarity of given embeddings: `query_embeds` of shape `(num_queries, dim)` or `(num_queries, parts,
+    dim)` (see [`~contextcir.retrieval.index.similarity`]), and `gallery_embeds` of shape `(gallery_size, dim)`. Other
+    arguments as for [`~contextcir.retrieval.base.Retriever.search`].
 
     Returns:
-        `Ranking`
+        `Ranking`: With scores.
+
+    Raises:
+        `ValueError`: A candidate is not in the gallery, or as for [`~contextcir.retrieval.index.search`].
     """
     exclude = None
     if exclude_reference:
-        exclude = torch.tensor([gallery.positions.get(query.reference_id, -1) for query in queries])
+        references = [query.reference_id for query in queries]
+        exclude = torch.tensor([-1 if id_ is None else gallery.positions.get(id_, -1) for id_ in references])
     scores, indices = search(query_embeds, gallery_embeds, k, exclude=exclude)
     lengths = (indices >= 0).sum(dim=1).tolist()
     wanted_ranks = None
     if wanted is not None:
         rows = [row for row, query in enumerate(queries) if query.id in wanted]
-        positions = torch.tensor([gallery.positions[wanted[queries[row].id]] for row in rows])
-        found = ranks(
-            query_embeds[rows], gallery_embeds, positions, exclude=None if exclude is None else exclude[rows]
-        )
-        wanted_ranks = {queries[row].id: above for row, above in zip(rows, found.tolist(), strict=True)}
+        places = torch.tensor([gallery.positions[wanted[queries[row].id]] for row in rows], dtype=torch.long)
+        above = ranks(query_embeds[rows], gallery_embeds, places, exclude=None if exclude is None else exclude[rows])
+        wanted_ranks = {queries[row].id: number for row, number in zip(rows, above.tolist(), strict=True)}
     return Ranking(
         query_ids=[query.id for query in queries],
         gallery_ids=[
@@ -59,14 +53,16 @@ def rank(
     )
 
 
-def _rank_candidates(queries, query_embeds, gallery: Gallery, gallery_embeds) -> list[list[str]]:
+def _rank_candidates(
+    queries: Sequence[Query], query_embeds: torch.Tensor, gallery: Gallery, gallery_embeds: torch.Tensor
+) -> list[list[str]]:
     """Each query's candidates without the reference, best first, equal scores in the order of the candidates."""
     candidates = [query.ranked_candidate_ids for query in queries]
     for query, own in zip(queries, candidates, strict=True):
         if unknown := [id_ for id_ in own if id_ not in gallery.positions]:
             raise ValueError(f"Query {query.id!r} has the candidate {unknown[0]!r}, which is not in the gallery.")
     ranked: list[list[str]] = [[]] * len(queries)
-    for length in sorted({len(own) for own in candidates if own}):  # as a rule, all are equally long
+    for length in sorted({len(own) for own in candidates if own}):  # queries with equally many candidates at once
         for rows in torch.tensor([row for row, own in enumerate(candidates) if len(own) == length]).split(4096):
             places = torch.tensor([[gallery.positions[id_] for id_ in candidates[row]] for row in rows.tolist()])
             embeds = gallery_embeds[places.to(gallery_embeds.device)]  # (queries, length, dim)

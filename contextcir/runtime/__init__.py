@@ -1,1 +1,1 @@
-"""What everything else runs on: processes, evaluation mode, provenance, file locations."""
+"""Runtime services: processes, evaluation mode, weights, file locations, provenance, and the model protocol."""

@@ -1,4 +1,4 @@
-"""Where a name leads: a path here, a file that ships with the package, or the Hub."""
+"""Find files and folders by name: local, shipped with the package, or on the Hub."""
 
 import logging
 import os
@@ -10,56 +10,51 @@ logger = logging.getLogger("contextcir")
 
 _PACKAGE = Path(__file__).parents[1]
 _CHECKOUT = _PACKAGE.parent
-# Recipes, templates of cards and the tiny CLIP lie at the top of a checkout, and in the wheel inside the package.
+# Recipes, card templates and the tiny CLIP are at the top of a checkout. In a wheel they are inside the package.
 ROOT = _CHECKOUT if (_CHECKOUT / "pyproject.toml").is_file() else _PACKAGE / "shipped"
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def shipped(path: str | os.PathLike) -> Path:
     """
-    Find a file or folder: as given, or else as it ships with the package.
+    Find a local file or folder, or else one that ships with the package.
 
     Args:
         path (`str` or `os.PathLike`): Such as `configs/scenes_tiny.yaml`.
 
     Returns:
-        `Path`: The path as given where it exists, or where nothing of this name ships.
-
-    Example:
-
-    ```python
-    >>> shipped("configs/scenes_tiny.yaml").is_file()
-    True
-    ```"""
+        `Path`: The path as given if it exists, or if the package ships nothing of this name.
+    """
     path = Path(path)
     return ROOT / path if not path.exists() and (ROOT / path).exists() else path
 
 
 def locate(name: str) -> str:
     """
-    Tell a path from a name on the Hub, so that a misspelt path is reported before the Hub is asked.
+    Tell a path from a name on the Hub. A misspelt path is an error before the Hub is asked.
 
     Args:
-        name (`str`): A path, or the name of a model or data set on the Hub. `hf://user/name` is always the Hub's.
+        name (`str`): A path, or the name of a model or data set on the Hub. `hf://user/name` is always on the Hub.
 
     Returns:
-        `str`: The path, here or as it ships with the package; or the name on the Hub.
+        `str`: The local or shipped path, or the name on the Hub.
 
     Raises:
-        `ValueError`: It is a path that does not exist: it is no valid name on the Hub, or begins with a folder that
-            exists here.
+        `ValueError`: The path does not exist, and it is not a valid name on the Hub or begins with an existing folder.
     """
     if name.startswith("hf://"):
         return name.removeprefix("hf://")
     path = shipped(name)
     if path.exists():
         return str(path)
-    folder = Path(name).parent
-    inside = folder != Path(".") and folder.is_dir()
-    if _HUB_NAME.fullmatch(name) and not inside and not name.startswith("."):
-        logger.warning("There is no %s here: looking for it on the Hub.", name)
+    parent = Path(name).parent
+    folder = shipped(parent)
+    in_folder = parent != Path(".") and folder.is_dir()
+    hub_name = _HUB_NAME.fullmatch(name) and not name.startswith(".")
+    if hub_name and not in_folder:
+        logger.warning("There is no local file or folder %s: looking for it on the Hub.", name)
         return name
-    near = get_close_matches(Path(name).name, os.listdir(folder), n=1) if folder.is_dir() else []
-    advice = f" Did you mean {folder / near[0]}?" if near else " Check the path."
-    hub = f" For the Hub, write hf://{name}." if inside and _HUB_NAME.fullmatch(name) else ""
-    raise ValueError(f"There is no {name} here.{advice}{hub}")
+    similar = get_close_matches(path.name, os.listdir(folder), n=1) if folder.is_dir() else []
+    advice = f" Did you mean {parent / similar[0]}?" if similar else " Check the path."
+    hub = f" For the Hub, write hf://{name}." if hub_name else ""
+    raise ValueError(f"There is no local file or folder {name}.{advice}{hub}")

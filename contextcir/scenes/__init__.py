@@ -1,9 +1,9 @@
 """Scenes: a procedural world with exact ground truth, the default data of this library.
 
-`world` says what there is, `render` draws it, `edits` change it, `grammar` words the changes (with gold `trees`), and
-`queries` puts these together into training families. `splits` says what training never shows. `blocks` are the test
-queries, `mistakes` the scenes that are nearly right, `benchmark` the whole of both, and `truth` what is published
-about them. Everything is a pure function of a seed and of `version`.
+`world` defines scenes, `render` draws them, `edits` change them, and `grammar` words the changes with gold `trees`.
+`queries` combines these to training families, and `splits` defines what is held out of training. `blocks` are the test
+queries, `mistakes` the nearly right scenes, and `benchmark` combines both. `truth` recognises pictures. All data
+depend on a seed and on `version` only.
 """
 
 from contextcir.scenes.benchmark import Picture, Question, SceneBenchmark, compose, count_kinds

@@ -1,33 +1,34 @@
-"""A whole benchmark of scenes: its gallery, its queries, and what each wrong picture of a query would mean.
+"""A benchmark of scenes: its gallery, its queries, and the types of its wrong pictures.
 
-The gallery holds each reference scene twice, each target scene one to six times, each mistake once, and for the rest
-scenes that have nothing to do with any query. A picture's id is its place, and places are drawn by lot: neither says
-anything about what is shown.
+The gallery shows each reference scene twice, each target scene one to six times, and each mistake once. The other
+pictures show scenes unrelated to any query. Places in the gallery are random, and an id is its place, so neither tells
+anything about the content.
 """
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 from contextcir.scenes.blocks import NUM_REFERENCES, NUM_TEXTS, QUERIES, Block, sample_block
-from contextcir.scenes.mistakes import KINDS, mistakes, partly_done
+from contextcir.scenes.mistakes import KINDS, mistakes, partial_results
 from contextcir.scenes.queries import SceneQuery
 from contextcir.scenes.world import Scene, sample_scene
 
 MAX_TARGETS = 6
 SEVERAL_TARGETS = 0.1  # share of the target scenes with more than one picture
-PATTERNS = {  # the splits of each part's blocks, over and over
-    "validation": ("iid",),  # what is held out is not for tuning
+PATTERNS = {  # part -> splits of its blocks, repeated as often as needed
+    "validation": ("iid",),  # no tuning on held-out splits
     "test": ("iid", "combinations", "wordings", "longer", "three", "iid", "combinations", "wordings", "longer", "iid"),
 }
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What a picture shows, and the seed of everything else about it."""
+    """A scene and the seed of its nuisance: jitter, light and noise."""
 
     scene: Scene
     nuisance: int
@@ -35,7 +36,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Question:
-    """A query of the benchmark: `wrong` says of pictures, by their ids, which mistake they are."""
+    """A query of the benchmark. `wrong` maps ids of pictures to the type of mistake, one of [`KINDS`]."""
 
     id: str
     split: str
@@ -47,14 +48,14 @@ class Question:
 
     @property
     def tags(self) -> list[str]:
-        """What results are reported by."""
+        """Groups to report results for: the split, the number of edits, and the kinds of edits."""
         edits = self.query.edits
         return [f"split:{self.split}", f"edits:{len(edits)}", *sorted({f"kind:{edit.kind}" for edit in edits})]
 
 
 @dataclass
 class SceneBenchmark:
-    """Questions, and the pictures of their scenes by place; `pictures` has those of the whole gallery."""
+    """Questions and the pictures of their scenes by place. `pictures` iterates over the whole gallery."""
 
     part: str
     seed: int
@@ -63,59 +64,58 @@ class SceneBenchmark:
     placed: dict[int, Picture]
 
     def pictures(self) -> Iterator[tuple[str, Picture]]:
-        """All pictures with their ids, one at a time. Those that no query asks for are made as they are needed."""
-        meant = {picture.scene for picture in self.placed.values()}
+        """Iterate over all pictures with their ids. Pictures unrelated to the queries are sampled on the way."""
+        needed = {picture.scene for picture in self.placed.values()}
         for place in range(self.gallery_size):
-            yield _name(self.part, place), self.placed.get(place) or self._filler(place, meant)
+            yield _name(self.part, place), self.placed.get(place) or self._sample_unrelated(place, needed)
 
-    def _filler(self, place: int, meant: set[Scene]) -> Picture:
+    def _sample_unrelated(self, place: int, needed: set[Scene]) -> Picture:
         rng = random.Random(f"{self.part} {self.seed} {place}")
-        while (scene := sample_scene(rng)) in meant:
+        while (scene := sample_scene(rng)) in needed:
             pass
         return Picture(scene, rng.getrandbits(48))
 
 
 def compose(part: str, num_queries: int, gallery_size: int | None, seed: int) -> SceneBenchmark:
     """
-    Compose a benchmark; the same arguments give the same one.
+    Compose a benchmark. The same arguments give the same benchmark.
 
     Args:
         part (`str`): `validation` or `test`, see [`PATTERNS`].
         num_queries (`int`): A multiple of 24, the size of a block.
         gallery_size (`int`, *optional*): Number of pictures; by default as many as the queries need.
-        seed (`int`): Seed of everything.
+        seed (`int`): Seed of scenes, texts and places.
 
     Returns:
         `SceneBenchmark`
 
     Raises:
-        ValueError: There is no such part, or not so many queries or pictures can be had. The message says which can.
+        ValueError: The part is unknown, `num_queries` is no multiple of 24, or the gallery is too small.
     """
     if part not in PATTERNS:
-        raise ValueError(f"there is no part {part!r} of scenes; there are {', '.join(PATTERNS)}")
+        raise ValueError(f"Got part {part!r} of scenes, expected one of {', '.join(PATTERNS)}.")
     if num_queries < QUERIES or num_queries % QUERIES:
         below = max(QUERIES, num_queries // QUERIES * QUERIES)
         raise ValueError(
-            f"scenes come in blocks of {QUERIES} queries, {NUM_REFERENCES} references with {NUM_TEXTS} texts each:"
-            f" there can be {below} or {below + QUERIES} {part} queries, not {num_queries}"
+            f"Got {num_queries} {part} queries, expected {below}, {below + QUERIES} or another multiple of {QUERIES}:"
+            f" scenes come in blocks of {NUM_REFERENCES} references with {NUM_TEXTS} texts each."
         )
     rng = random.Random(f"{part} {seed}")
     album = _Album(rng)
-    pattern = PATTERNS[part]
+    splits = PATTERNS[part]
     sheets = [
-        _sheet(rng, album, sample_block(rng, pattern[number % len(pattern)]))
-        for number in range(num_queries // QUERIES)
+        _sheet(rng, album, sample_block(rng, splits[number % len(splits)])) for number in range(num_queries // QUERIES)
     ]
     needed = len(album.pictures)
     if gallery_size is not None and gallery_size < needed:
         raise ValueError(
-            f"{num_queries} {part} queries need a gallery of {needed} pictures or more, not {gallery_size}: ask for"
-            " a larger gallery or for fewer queries"
+            f"Got a gallery of {gallery_size} pictures, but {num_queries} {part} queries need at least {needed}. Ask"
+            " for a larger gallery or for fewer queries."
         )
     size = gallery_size or needed
     places = rng.sample(range(size), needed)
     names = [_name(part, place) for place in places]
-    questions = []
+    questions: list[Question] = []
     for sheet in sheets:
         for version, row in enumerate(sheet.block.queries):
             for text in range(len(row)):
@@ -129,14 +129,14 @@ def _name(part: str, place: int) -> str:
 
 @dataclass
 class _Album:
-    """Pictures, and which of them show a scene."""
+    """Pictures, and for each scene the numbers of the pictures that show it."""
 
     rng: random.Random
     pictures: list[Picture] = field(default_factory=list)
     shown: dict[Scene, list[int]] = field(default_factory=dict)
 
     def show(self, scene: Scene, times: int = 1) -> None:
-        """See to it that there are so many pictures of a scene."""
+        """Add pictures of a scene until there are at least `times`."""
         numbers = self.shown.setdefault(scene, [])
         while len(numbers) < times:
             numbers.append(len(self.pictures))
@@ -145,7 +145,7 @@ class _Album:
 
 @dataclass
 class _Sheet:
-    """A block, and of each of its queries the mistakes and the candidates without the reference."""
+    """A block with the mistakes and the candidates (without the reference) of each query, by version and text."""
 
     block: Block
     mistakes: list[list[dict[str, list[Scene]]]]
@@ -153,7 +153,7 @@ class _Sheet:
 
 
 def _sheet(rng: random.Random, album: _Album, block: Block) -> _Sheet:
-    """Draw what each query of a block can be mistaken for, and take all pictures of it."""
+    """Sample the mistakes and candidates of a block, and add all its pictures to the album."""
     wrong = []
     for version, row in zip(block.versions, block.queries, strict=True):
         album.show(version.scene, 2)
@@ -163,22 +163,30 @@ def _sheet(rng: random.Random, album: _Album, block: Block) -> _Sheet:
             for scene in (scene for scenes in found.values() for scene in scenes):
                 album.show(scene)
     candidates: list[list[Sequence[Scene]]] = [[()] * NUM_TEXTS for _ in range(NUM_REFERENCES)]
-    for version in range(0, NUM_REFERENCES, 2):
-        for text in range(0, NUM_TEXTS, 2):
-            four = [(v, t) for v in (version, version + 1) for t in (text, text + 1)]
-            chosen = _candidates(rng, block, wrong, four)
-            for v, t in four:
-                candidates[v][t] = chosen
+    for v in range(0, NUM_REFERENCES, 2):
+        for t in range(0, NUM_TEXTS, 2):
+            four = list(product((v, v + 1), (t, t + 1)))
+            chosen = _sample_candidates(rng, block, wrong, four)
+            for version_number, text in four:
+                candidates[version_number][text] = chosen
     return _Sheet(block, wrong, candidates)
 
 
-def _candidates(rng, block: Block, wrong, four: Sequence[tuple[int, int]]) -> list[Scene]:
-    """The targets of two texts in two scenes, and a mistake of one of these four queries, which all share the five:
-    the candidates alone say nothing, and the text or the image alone leave two of four."""
+def _sample_candidates(
+    rng: random.Random,
+    block: Block,
+    wrong: Sequence[Sequence[Mapping[str, Sequence[Scene]]]],
+    four: Sequence[tuple[int, int]],
+) -> list[Scene]:
+    """Return five candidates for four queries, which combine two texts with two scenes.
+
+    They are the four targets and a mistake of one of the queries. So the candidates alone tell nothing, and text or
+    image alone leave two of the four targets.
+    """
     targets = [block.queries[v][t].target for v, t in four]
-    apart = {*targets, *(version.scene for version in block.versions)}
-    found = [scene for v, t in four for scenes in wrong[v][t].values() for scene in scenes if scene not in apart]
-    fifth = found or [query.target for query in block.queries[four[0][0]] if query.target not in apart]
+    excluded = {*targets, *(version.scene for version in block.versions)}
+    found = [scene for v, t in four for scenes in wrong[v][t].values() for scene in scenes if scene not in excluded]
+    fifth = found or [query.target for query in block.queries[four[0][0]] if query.target not in excluded]
     return rng.sample([*targets, rng.choice(fifth)], len(targets) + 1)
 
 
@@ -188,9 +196,9 @@ def _question(id_: str, sheet: _Sheet, version: int, text: int, album: _Album, n
     wrong = {reference: "reference"} | dict.fromkeys(copies, "copy")
     family = [other.target for other in sheet.block.queries[version]]
     family += [scene for found in sheet.mistakes[version] for scenes in found.values() for scene in scenes]
-    named = {
+    named: dict[str, Iterable[Scene]] = {
         **sheet.mistakes[version][text],
-        "partial": partly_done(query),
+        "partial": partial_results(query),
         "other_edit": family,
         "other_scene": [row[text].target for row in sheet.block.queries],
     }
@@ -212,5 +220,5 @@ def _question(id_: str, sheet: _Sheet, version: int, text: int, album: _Album, n
 
 
 def count_kinds(questions: Sequence[Question]) -> Counter[str]:
-    """How many wrong pictures there are of each kind, over all questions."""
+    """Count the wrong pictures of each type over all questions."""
     return Counter(kind for question in questions for kind in question.wrong.values())

@@ -1,9 +1,9 @@
-"""What differs between two scenes, and how much of it a list of difference captions tells: precision and recall.
+"""Differences between two scenes, and precision and recall of difference captions.
 
-A difference is structured as good4cir's third stage gives it: `operation`, `text`, `source_object`, `target_object`.
-It tells a true edit if the operation is of its kind, what it calls the two objects fits them, and its text has a word
-for everything that changed about them. Places are judged by the objects' names only: a text may give them by
-relations, which mean nothing outside of their scene.
+A difference has the fields of good4cir's third stage: `operation`, `text`, `source_object`, `target_object`. It
+matches a true edit if the operation is of its kind and the names of the two objects fit its things. The text must also
+have a word for every attribute that changed. Places are judged by the names of the objects only: a text may give them
+by relations, which have no meaning outside of their scene.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from contextcir.scenes.edits import EDIT_OF, Edit
+from contextcir.scenes.edits import EDIT_OF, Edit, changed_attributes
 from contextcir.scenes.phrases import MARKS, WORDS
 from contextcir.scenes.reading import fits, read_backgrounds, read_thing
 from contextcir.scenes.world import Scene, Thing
 
-ATTRIBUTES = ("cell", "shape", "colour", "size", "pattern")
 KIND_OF = EDIT_OF | {"cell": "move"}
-OPERATIONS = {"add": ("add",), "remove": ("remove",)}  # any other kind of edit modifies something or replaces it
+OPERATIONS = {"add": ("add",), "remove": ("remove",)}  # all other kinds of edits are "modify" or "replace"
 GROUPS = (*OPERATIONS, "change")
 SIZE_WORDS = {
     "large": (*WORDS["large"], "larger", "bigger", "enlarge", "grow"),
@@ -30,49 +29,44 @@ SIZE_WORDS = {
 
 def edits_between(reference: Scene, target: Scene) -> list[Edit]:
     """
-    Edits that lead from one scene to another, one for each thing that differs, and for the background.
+    Return edits that lead from one scene to another: one for each thing that differs, and one for the background.
 
-    What stands in one cell in both has changed there; of the rest, what looks the same has moved.
+    Two things in the same cell are a change. Of the other things, two with the same look are a move.
     `apply(reference, edits_between(reference, target)) == target` always holds.
     """
-    gone = [thing for thing in reference.things if thing not in target.things]
-    come = [thing for thing in target.things if thing not in reference.things]
+    removed = [thing for thing in reference.things if thing not in target.things]
+    added = [thing for thing in target.things if thing not in reference.things]
     edits = []
     for alike in (lambda old, new: old.cell == new.cell, lambda old, new: old.look() == new.look()):
-        for old in list(gone):
-            new = next((new for new in come if alike(old, new)), None)
+        for old in list(removed):
+            new = next((new for new in added if alike(old, new)), None)
             if new is not None:
-                gone.remove(old)
-                come.remove(new)
+                removed.remove(old)
+                added.remove(new)
                 edits.append(Edit(_kind(old, new), old, new))
-    edits += [Edit("remove", old=old) for old in gone] + [Edit("add", new=new) for new in come]
+    edits += [Edit("remove", old=old) for old in removed] + [Edit("add", new=new) for new in added]
     if target.background != reference.background:
         edits.append(Edit("background", background=target.background))
     return edits
 
 
-def changed(edit: Edit) -> list[str]:
-    """The attributes of a thing that an edit changes; all for what comes or goes, none for the background."""
-    return [name for name in ATTRIBUTES if getattr(edit.old, name, None) != getattr(edit.new, name, None)]
-
-
 def operation(edit: Edit) -> str:
-    """The edit's `operation` in good4cir's words: add, remove, modify or replace."""
+    """Return the operation of an edit in good4cir's terms: add, remove, modify or replace."""
     return edit.kind if edit.kind in OPERATIONS else "replace" if edit.kind in ("replace", "background") else "modify"
 
 
 def _kind(old: Thing, new: Thing) -> str:
-    names = changed(Edit("", old, new))
+    names = changed_attributes(Edit("", old, new))
     return KIND_OF[names[0]] if len(names) == 1 else "replace"
 
 
 @dataclass(frozen=True)
 class Score:
     """
-    How well difference captions tell what differs; scores of several pairs add up.
+    Precision and recall of difference captions. Scores of several pairs can be added.
 
     Args:
-        right (`int`): Captions that tell a true edit, each another one.
+        right (`int`): Captions that match a true edit; each edit counts once.
         given (`int`): All captions.
         true (`int`): All true edits.
     """
@@ -83,12 +77,12 @@ class Score:
 
     @property
     def precision(self) -> float:
-        """`float`: Share of the captions that are right; 0 where there are none."""
+        """`float`: Share of the captions that are right; 0 if there are none."""
         return self.right / self.given if self.given else 0.0
 
     @property
     def recall(self) -> float:
-        """`float`: Share of the true edits that are told; 0 where there are none."""
+        """`float`: Share of the true edits that a caption matches; 0 if there are none."""
         return self.right / self.true if self.true else 0.0
 
     def __add__(self, other: Score) -> Score:
@@ -97,14 +91,13 @@ class Score:
 
 def score_differences(differences: Iterable[Mapping[str, Any]], reference: Scene, target: Scene) -> Score:
     """
-    Compare the difference captions of a pair with the truth.
+    Score the difference captions of an image pair.
 
     Args:
-        differences (iterable of mappings):
-            With `operation` (add, remove, modify or replace), `text`, and `source_object` and `target_object` (names,
-            or `None`). Saying the same twice is right once.
-        reference (`Scene`): What the first image shows.
-        target (`Scene`): What the second image shows.
+        differences (`Iterable[Mapping[str, Any]]`): With `operation` (add, remove, modify or replace), `text`, and
+            `source_object` and `target_object` (names or `None`). Two captions of one edit count as one right caption.
+        reference (`Scene`): The scene of the first image.
+        target (`Scene`): The scene of the second image.
 
     Returns:
         [`Score`]
@@ -113,15 +106,17 @@ def score_differences(differences: Iterable[Mapping[str, Any]], reference: Scene
 
 
 def score_by_operation(differences: Iterable[Mapping[str, Any]], reference: Scene, target: Scene) -> dict[str, Score]:
-    """[`score_differences`] apart for what is added, removed and changed (modified or replaced): a caption of one
-    never tells an edit of another."""
+    """Score captions separately by operation: `add`, `remove` and `change` (modify or replace).
+
+    A caption of one group never matches an edit of another. Arguments as for [`score_differences`].
+    """
     differences, edits = list(differences), edits_between(reference, target)
     scores = {}
     for name in GROUPS:
         given = [difference for difference in differences if _group(difference["operation"]) == name]
         true = [edit for edit in edits if _group(operation(edit)) == name]
-        told = [[place for place, edit in enumerate(true) if tells(one, edit, reference)] for one in given]
-        scores[name] = Score(_most_pairs(told), len(given), len(true))
+        matches = [[place for place, edit in enumerate(true) if describes(one, edit, reference)] for one in given]
+        scores[name] = Score(_maximum_matching(matches), len(given), len(true))
     return scores
 
 
@@ -129,24 +124,24 @@ def _group(operation: str) -> str:
     return operation if operation in OPERATIONS else "change"
 
 
-def tells(difference: Mapping[str, Any], edit: Edit, reference: Scene) -> bool:
-    """Whether a difference caption tells an edit of `reference`, as far as its words can show."""
+def describes(difference: Mapping[str, Any], edit: Edit, reference: Scene) -> bool:
+    """Return whether a difference caption describes an edit of `reference`, as far as its words show."""
     if difference["operation"] not in OPERATIONS.get(edit.kind, ("modify", "replace")):
         return False
     text = difference["text"]
-    if edit.kind == "background":  # a background that is only taken away leaves a plain one
-        spoken_of = read_backgrounds(text)
-        taken_away = edit.background == "plain" and set(spoken_of) == {reference.background}
-        return taken_away or edit.background in spoken_of
+    if edit.kind == "background":  # removing a background leaves a plain one
+        mentioned = read_backgrounds(text)
+        removed = edit.background == "plain" and set(mentioned) == {reference.background}
+        return removed or edit.background in mentioned
     objects = ((edit.old, difference["source_object"]), (edit.new, difference["target_object"]))
-    if not all(_names(name, thing) for thing, name in objects):
+    if not all(_name_fits(name, thing) for thing, name in objects):
         return False
-    named = {"add": ["shape"], "remove": [], "move": []}.get(edit.kind, changed(edit))
+    attributes = {"add": ["shape"], "remove": [], "move": []}.get(edit.kind, changed_attributes(edit))
     words = set(re.findall("[a-z]+", text.lower()))
-    return all(words & _words_for(edit, name) for name in named)
+    return all(words & _words_for(edit, name) for name in attributes)
 
 
-def _names(name: str | None, thing: Thing | None) -> bool:
+def _name_fits(name: str | None, thing: Thing | None) -> bool:
     if name is None or thing is None:
         return name is thing
     reading = read_thing(name)
@@ -154,7 +149,7 @@ def _names(name: str | None, thing: Thing | None) -> bool:
 
 
 def _words_for(edit: Edit, name: str) -> set[str]:
-    """The words of which a text has at least one that gives something a new value for an attribute."""
+    """Return the words for the new value of an attribute. A text that describes the edit has at least one of them."""
     value = getattr(edit.new, name)
     if name == "size":
         return set(SIZE_WORDS[value])
@@ -163,17 +158,20 @@ def _words_for(edit: Edit, name: str) -> set[str]:
     return {value}
 
 
-def _most_pairs(told: Sequence[Sequence[int]]) -> int:
-    """The largest number of captions that can each be given an edit of its own (augmenting paths)."""
-    teller: dict[int, int] = {}  # edit -> the caption that tells it
+def _maximum_matching(matches: Sequence[Sequence[int]]) -> int:
+    """Return the size of the maximum matching of captions and edits, by augmenting paths.
 
-    def settle(caption: int, seen: set[int]) -> bool:
-        for edit in told[caption]:
+    `matches` holds the numbers of the edits that each caption describes.
+    """
+    caption_of: dict[int, int] = {}  # edit -> its caption
+
+    def assign(caption: int, seen: set[int]) -> bool:
+        for edit in matches[caption]:
             if edit not in seen:
                 seen.add(edit)
-                if edit not in teller or settle(teller[edit], seen):
-                    teller[edit] = caption
+                if edit not in caption_of or assign(caption_of[edit], seen):
+                    caption_of[edit] = caption
                     return True
         return False
 
-    return sum(settle(caption, set()) for caption in range(len(told)))
+    return sum(assign(caption, set()) for caption in range(len(matches)))

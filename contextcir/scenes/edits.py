@@ -1,19 +1,30 @@
-"""Edits: what a modification text asks for, as data.
+"""Edits: the changes that a modification text asks for, as data.
 
-An edit names what it acts on in the reference scene (`old`) and what is there afterwards (`new`), so that any subset
-of a list of edits can be applied (partial edits), and the same list can be applied to another scene. The edits of one
-list act on different things and different free cells: their order does not matter.
+An edit names a thing of the reference scene (`old`) and the result (`new`). So any subset of a list of edits can be
+applied, and the same edits can be applied to another scene. The edits of one list change different things and fill
+different free cells, so their order does not matter.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
 
-from contextcir.scenes.world import BACKGROUNDS, COLOURS, MAX_OBJECTS, PATTERNS, SHAPES, Scene, Thing, sample_thing
+from contextcir.scenes.world import (
+    BACKGROUNDS,
+    MAX_OBJECTS,
+    VALUES,
+    Cell,
+    Scene,
+    Thing,
+    sample_other_value,
+    sample_thing,
+)
 
 KINDS = ("recolour", "resize", "repattern", "replace", "add", "remove", "move", "background")
+ATTRIBUTES = ("cell", *VALUES)
 EDIT_OF = {"colour": "recolour", "pattern": "repattern", "shape": "replace", "size": "resize"}
 
 
@@ -21,7 +32,7 @@ EDIT_OF = {"colour": "recolour", "pattern": "repattern", "shape": "replace", "si
 class Edit:
     """One change: `old` becomes `new` (things), or the background becomes `background`.
 
-    `old` is None when something is added; `new` is None when something is removed.
+    `old` is `None` when something is added. `new` is `None` when something is removed.
     """
 
     kind: str
@@ -31,10 +42,10 @@ class Edit:
 
 
 def apply(scene: Scene, edits: Iterable[Edit]) -> Scene:
-    """The scene after the edits.
+    """Return the scene after the edits.
 
     Raises:
-        ValueError: If an edit acts on something that the scene does not hold, or puts a thing where one stands.
+        ValueError: An edit changes a thing that the scene does not hold, or puts a thing into an occupied cell.
     """
     edits = list(edits)
     background = scene.background
@@ -42,12 +53,12 @@ def apply(scene: Scene, edits: Iterable[Edit]) -> Scene:
     for edit in edits:
         if edit.old is not None:
             if edit.old not in things:
-                raise ValueError(f"the scene holds no {edit.old}; it holds {scene.things}")
+                raise ValueError(f"Got an edit of {edit.old}, expected one of {scene.things}.")
             things.remove(edit.old)
     for edit in edits:
         if edit.new is not None:
             if any(thing.cell == edit.new.cell for thing in things):
-                raise ValueError(f"cell {edit.new.cell} is taken; the scene holds {scene.things}")
+                raise ValueError(f"Got an edit that fills cell {edit.new.cell}, which is occupied in {scene.things}.")
             things.add(edit.new)
         if edit.background is not None:
             background = edit.background
@@ -55,29 +66,31 @@ def apply(scene: Scene, edits: Iterable[Edit]) -> Scene:
 
 
 def inverse(edit: Edit, scene: Scene) -> Edit:
-    """The edit that undoes `edit`, which was done to `scene`."""
+    """Return the edit that undoes `edit` of `scene`."""
     if edit.kind == "background":
         return Edit("background", background=scene.background)
     kind = {"add": "remove", "remove": "add"}.get(edit.kind, edit.kind)
     return Edit(kind, old=edit.new, new=edit.old)
 
 
-def changes(edit: Edit) -> dict:
-    """What an edit sets of a thing that is there before and after: attribute or `cell` -> its new value."""
-    names = (field.name for field in fields(Thing))
-    return {n: getattr(edit.new, n) for n in names if getattr(edit.new, n) != getattr(edit.old, n)}
+def changed_attributes(edit: Edit) -> list[str]:
+    """Return the attributes that an edit changes: all of a thing that is added or removed, none for the background."""
+    return [name for name in ATTRIBUTES if getattr(edit.old, name, None) != getattr(edit.new, name, None)]
 
 
-def done_to(thing: Thing, edit: Edit) -> Edit:
-    """The same change as `edit`, of another thing."""
+def transfer(edit: Edit, thing: Thing) -> Edit:
+    """Return the same change as `edit`, for another thing."""
     if edit.new is None:
         return replace(edit, old=thing)
-    return replace(edit, old=thing, new=replace(thing, **changes(edit)))
+    values: dict[str, Any] = {name: getattr(edit.new, name) for name in changed_attributes(edit)}
+    return replace(edit, old=thing, new=replace(thing, **values))
 
 
-def exchange(rng: random.Random, scene: Scene, preferred: Collection[Thing] = ()) -> list[Edit]:
-    """Two edits by which two things exchange an attribute, one of them `preferred` if possible; none where all are
-    alike."""
+def exchange(rng: random.Random, scene: Scene, preferred: Collection[Thing | None] = ()) -> list[Edit]:
+    """Return two edits by which two things exchange an attribute, one of them `preferred` if possible.
+
+    The list is empty if no two things differ in a suitable attribute.
+    """
     pairs = [
         (one, other, name)
         for one in scene.things
@@ -88,17 +101,17 @@ def exchange(rng: random.Random, scene: Scene, preferred: Collection[Thing] = ()
     rng.shuffle(pairs)
     pairs.sort(key=lambda pair: pair[0] not in preferred and pair[1] not in preferred)
     for one, other, name in pairs:
-        if one.look() == replace(other, **{name: getattr(one, name)}).look():
-            continue  # alike but for this attribute: exchanging it is moving them
+        if one.look() == other.with_value(name, getattr(one, name)).look():
+            continue  # they differ in this attribute only: the exchange would equal a move
         return [
-            Edit(EDIT_OF[name], old=one, new=replace(one, **{name: getattr(other, name)})),
-            Edit(EDIT_OF[name], old=other, new=replace(other, **{name: getattr(one, name)})),
+            Edit(EDIT_OF[name], old=one, new=one.with_value(name, getattr(other, name))),
+            Edit(EDIT_OF[name], old=other, new=other.with_value(name, getattr(one, name))),
         ]
     return []
 
 
 def sample_edits(rng: random.Random, scene: Scene, count: int) -> list[Edit]:
-    """`count` random edits that do not touch each other (fewer where the scene has no room for so many)."""
+    """Sample `count` edits that are independent of each other, or fewer if the scene has no room for more."""
     untouched = list(scene.things)
     rng.shuffle(untouched)
     free = scene.free_cells()
@@ -115,26 +128,25 @@ def sample_edits(rng: random.Random, scene: Scene, count: int) -> list[Edit]:
                 edits.append(Edit(kind, background=rng.choice(others)))
         elif kind == "add":
             if free and len(scene.things) + added - removed < MAX_OBJECTS:
-                edits.append(Edit(kind, new=_something_to_add(rng, scene, free.pop())))
+                edits.append(Edit(kind, new=_sample_addition(rng, scene, free.pop())))
                 added += 1
         elif untouched:
             if kind == "remove" and len(scene.things) + added - removed <= 1:
                 continue  # a scene is never left empty
             if kind == "move" and not free:
                 continue
-            old = untouched.pop()
-            edits.append(_edit_of(rng, kind, old, free))
+            edits.append(_sample_change(rng, kind, untouched.pop(), free))
             removed += kind == "remove"
     return edits
 
 
-def _something_to_add(rng: random.Random, scene: Scene, cell: tuple[int, int]) -> Thing:
+def _sample_addition(rng: random.Random, scene: Scene, cell: Cell) -> Thing:
     if rng.random() < 0.25:  # "add another red circle"
         return replace(rng.choice(scene.things), cell=cell)
     return sample_thing(rng, cell)
 
 
-def _edit_of(rng: random.Random, kind: str, old: Thing, free: list[tuple[int, int]]) -> Edit:
+def _sample_change(rng: random.Random, kind: str, old: Thing, free: list[Cell]) -> Edit:
     if kind == "remove":
         return Edit(kind, old=old)
     if kind == "move":
@@ -142,16 +154,12 @@ def _edit_of(rng: random.Random, kind: str, old: Thing, free: list[tuple[int, in
     if kind == "resize":
         return Edit(kind, old=old, new=replace(old, size="small" if old.size == "large" else "large"))
     if kind == "recolour":
-        return Edit(kind, old=old, new=replace(old, colour=_other(rng, COLOURS, old.colour)))
+        return Edit(kind, old=old, new=sample_other_value(rng, old, "colour"))
     if kind == "repattern":
-        return Edit(kind, old=old, new=replace(old, pattern=_other(rng, PATTERNS, old.pattern)))
-    new = replace(old, shape=_other(rng, SHAPES, old.shape))
+        return Edit(kind, old=old, new=sample_other_value(rng, old, "pattern"))
+    new = sample_other_value(rng, old, "shape")
     if rng.random() < 0.7:
-        new = replace(new, colour=_other(rng, COLOURS, old.colour))
+        new = sample_other_value(rng, new, "colour")
     if rng.random() < 0.3:
-        new = replace(new, pattern=_other(rng, PATTERNS, old.pattern))
+        new = sample_other_value(rng, new, "pattern")
     return Edit("replace", old=old, new=new)
-
-
-def _other(rng: random.Random, values: Sequence[str], old: str) -> str:
-    return rng.choice([value for value in values if value != old])

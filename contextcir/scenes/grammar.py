@@ -1,22 +1,24 @@
-"""Words for edits and scenes, in many ways, each with its gold constituency tree.
+"""Modification texts for edits and captions for scenes, in many wordings, with gold constituency trees.
 
-What a text does not mention stays as it is. `phrases` has the noun phrases; here are the clauses and sentences.
+A text mentions only what changes; everything else stays as it is. `phrases` builds the noun phrases; this file builds
+clauses and sentences.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from contextcir.scenes.edits import Edit
 from contextcir.scenes.phrases import (
     MARKS,
     WORDS,
     backdrop,
-    described,
+    describe_thing,
     destination,
     indefinite,
     location,
+    name_cell,
     refer,
     with_article,
 )
@@ -25,39 +27,33 @@ from contextcir.scenes.world import Scene, Thing
 
 
 def word_edits(rng: random.Random, scene: Scene, edits: Sequence[Edit], kept: Thing | None = None) -> list[Node]:
-    """A modification text for `edits` on the reference `scene`, as one or several sentences.
+    """Word edits of a scene as a modification text of one or two sentences.
 
     Args:
         rng (`random.Random`): Source of the wording.
-        scene (`Scene`): The reference scene, which referring expressions are about.
-        edits (sequence of `Edit`): At least one.
-        kept (`Thing`, *optional*): Something that no edit touches, and that the text says is to stay as it is.
+        scene (`Scene`): The reference scene. Referring expressions are unique in it.
+        edits (`Sequence[Edit]`): At least one.
+        kept (`Thing`, *optional*): A thing that no edit changes. The text says that it stays as it is.
 
     Returns:
-        `list[Node]`: constituency trees; `realise` gives the text and the noun phrases.
+        `list[Node]`: Constituency trees; `realise` gives the text and the noun phrases.
     """
     edits = list(edits)
     rng.shuffle(edits)
     clauses = []
-    removed = [edit for edit in edits if edit.kind == "remove"]
+    removed = [edit.old for edit in edits if edit.kind == "remove" and edit.old]
     if len(removed) == 2 and rng.random() < 0.6:  # "remove the star and the ring"
-        both = node(
-            "NP",
-            refer(rng, scene, removed[0].old),
-            "CC and",
-            refer(rng, scene, removed[1].old),
-            denotes=Denotation(things=(removed[0].old, removed[1].old)),
-        )
-        clauses.append(_removal(rng, both))
+        one, other = (refer(rng, scene, thing) for thing in removed)
+        clauses.append(_removal(rng, node("NP", one, "CC and", other, denotes=Denotation(things=tuple(removed)))))
         edits = [edit for edit in edits if edit.kind != "remove"]
     clauses += [_clause(rng, scene, edit) for edit in edits]
     if kept is not None:
-        clauses.append(_left_alone(rng, scene, kept))
+        clauses.append(_keeping(rng, scene, kept))
     return _punctuate(rng, _join(rng, clauses))
 
 
 def describe(rng: random.Random, scene: Scene) -> list[Node]:
-    """A full caption of a scene, as a web page would have one: what is where, in front of what."""
+    """Return a full caption of a scene: every thing with its place, and the background."""
     things = list(scene.things)
     rng.shuffle(things)
     parts: list[Node | str] = []
@@ -79,16 +75,16 @@ def describe(rng: random.Random, scene: Scene) -> list[Node]:
 
 
 def _clause(rng: random.Random, scene: Scene, edit: Edit) -> Node:
-    return {
-        "recolour": _recolouring,
-        "resize": _resizing,
-        "repattern": _repatterning,
-        "replace": _replacement,
-        "add": _addition,
-        "remove": lambda rng, scene, edit: _removal(rng, refer(rng, scene, edit.old)),
-        "move": _movement,
-        "background": _new_background,
-    }[edit.kind](rng, scene, edit)
+    old, new = edit.old, edit.new
+    if old and new:
+        return CHANGES[edit.kind](rng, scene, old, new)
+    if old:
+        return _removal(rng, refer(rng, scene, old))
+    if new:
+        return _addition(rng, scene, new)
+    if edit.background:
+        return _new_background(rng, scene, edit.background)
+    raise ValueError(f"Got {edit}, expected an edit with old, new or background.")
 
 
 def _verb(rng: random.Random, *verbs: str) -> str:
@@ -96,7 +92,7 @@ def _verb(rng: random.Random, *verbs: str) -> str:
 
 
 def _becoming(rng: random.Random, subject: Node, adjective: str) -> Node:
-    """Ways to say that something takes on an adjective."""
+    """Word that something gets a property."""
     quality = node("ADJP", "JJ " + adjective)
     way = rng.randrange(4)
     if way == 0:
@@ -111,7 +107,7 @@ def _one(rng: random.Random, adjective: str) -> Node:
 
 
 def _swapped(rng: random.Random, old: Node, new: Node) -> Node:
-    """Ways to say that something takes the place of something."""
+    """Word that something replaces something."""
     way = rng.randrange(6)
     if way <= 1:
         return node("VP", "VB replace", old, node("PP", "IN with", new))
@@ -123,9 +119,9 @@ def _swapped(rng: random.Random, old: Node, new: Node) -> Node:
     return node("VP", _verb(rng, "put", "use"), new, place)
 
 
-def _recolouring(rng: random.Random, scene: Scene, edit: Edit) -> Node:
-    thing = refer(rng, scene, edit.old)
-    colour = edit.new.colour
+def _recolouring(rng: random.Random, scene: Scene, old: Thing, new: Thing) -> Node:
+    thing = refer(rng, scene, old)
+    colour = new.colour
     way = rng.randrange(6)
     if way == 0:
         return _swapped(rng, thing, _one(rng, colour))
@@ -138,9 +134,9 @@ def _recolouring(rng: random.Random, scene: Scene, edit: Edit) -> Node:
     return _becoming(rng, thing, colour)
 
 
-def _resizing(rng: random.Random, scene: Scene, edit: Edit) -> Node:
-    thing = refer(rng, scene, edit.old)
-    grows = edit.new.size == "large"
+def _resizing(rng: random.Random, scene: Scene, old: Thing, new: Thing) -> Node:
+    thing = refer(rng, scene, old)
+    grows = new.size == "large"
     comparative = rng.choice(("larger", "bigger")) if grows else "smaller"
     way = rng.randrange(6)
     if way == 0:
@@ -148,13 +144,13 @@ def _resizing(rng: random.Random, scene: Scene, edit: Edit) -> Node:
     if way == 1:
         return _swapped(rng, thing, node("NP", "DT a", "JJR " + comparative, "NN one"))
     if way == 2:
-        return _becoming(rng, thing, rng.choice(WORDS[edit.new.size]))
+        return _becoming(rng, thing, rng.choice(WORDS[new.size]))
     return node("VP", "VB make", node("S", thing, node("ADJP", "JJR " + comparative)))
 
 
-def _repatterning(rng: random.Random, scene: Scene, edit: Edit) -> Node:
-    thing = refer(rng, scene, edit.old)
-    pattern = edit.new.pattern
+def _repatterning(rng: random.Random, scene: Scene, old: Thing, new: Thing) -> Node:
+    thing = refer(rng, scene, old)
+    pattern = new.pattern
     word = rng.choice(WORDS[pattern])
     way = rng.randrange(6)
     if way == 0:
@@ -163,7 +159,7 @@ def _repatterning(rng: random.Random, scene: Scene, edit: Edit) -> Node:
         return node("VP", "VB give", thing, node("NP", "DT a", "JJ " + word, "NN " + rng.choice(("pattern", "fill"))))
     if pattern == "plain":
         if way == 2:
-            marks = node("NP", "DT the", "NNS " + rng.choice(MARKS[edit.old.pattern]), denotes=thing.denotes)
+            marks = node("NP", "DT the", "NNS " + rng.choice(MARKS[old.pattern]), denotes=thing.denotes)
             return node("VP", _verb(rng, "remove", "erase"), marks, node("PP", "IN from", thing))
     elif way == 2:
         return node("VP", "VB cover", thing, node("PP", "IN with", node("NP", "NNS " + rng.choice(MARKS[pattern]))))
@@ -173,31 +169,31 @@ def _repatterning(rng: random.Random, scene: Scene, edit: Edit) -> Node:
     return _becoming(rng, thing, word)
 
 
-def _replacement(rng: random.Random, scene: Scene, edit: Edit) -> Node:
-    names = ["shape"] + [name for name in ("colour", "pattern") if getattr(edit.new, name) != getattr(edit.old, name)]
-    new = described(rng, edit.new, names, "a", denoting=False)
-    old = refer(rng, scene, edit.old)
+def _replacement(rng: random.Random, scene: Scene, old: Thing, new: Thing) -> Node:
+    names = ["shape"] + [name for name in ("colour", "pattern") if getattr(new, name) != getattr(old, name)]
+    after = describe_thing(rng, new, names, "a", denoting=False)
+    before = refer(rng, scene, old)
     way = rng.randrange(6)
     if way == 0:
-        return node("VP", "VB turn", old, node("PP", "IN into", new))
+        return node("VP", "VB turn", before, node("PP", "IN into", after))
     if way == 1:
-        place = node("NP", node("NP", "DT the", "NN place"), node("PP", "IN of", old), denotes=old.denotes)
-        return node("S", new, node("VP", "VBZ takes", place))
-    return _swapped(rng, old, new)
+        place = node("NP", node("NP", "DT the", "NN place"), node("PP", "IN of", before), denotes=before.denotes)
+        return node("S", after, node("VP", "VBZ takes", place))
+    return _swapped(rng, before, after)
 
 
-def _addition(rng: random.Random, scene: Scene, edit: Edit) -> Node:
-    twin = any(thing.look() == edit.new.look() for thing in scene.things)
-    article = "another" if twin and rng.random() < 0.8 else "a"
-    new = indefinite(rng, edit.new, article)
-    where = destination(rng, scene, edit.new.cell)
+def _addition(rng: random.Random, scene: Scene, new: Thing) -> Node:
+    has_twin = any(thing.look() == new.look() for thing in scene.things)
+    article = "another" if has_twin and rng.random() < 0.8 else "a"
+    added = indefinite(rng, new, article)
+    where = destination(rng, scene, new.cell)
     way = rng.randrange(7)
     if way == 0:
-        be = node("VP", "VB be", new, where)
+        be = node("VP", "VB be", added, where)
         return node("S", node("NP", "EX there"), node("VP", "MD should", be))
     if way == 1:
-        return node("S", new, node("VP", "VBZ appears", where))
-    return node("VP", _verb(rng, "add", "add", "put", "place", "draw", "insert"), new, where)
+        return node("S", added, node("VP", "VBZ appears", where))
+    return node("VP", _verb(rng, "add", "add", "put", "place", "draw", "insert"), added, where)
 
 
 def _removal(rng: random.Random, thing: Node) -> Node:
@@ -213,21 +209,30 @@ def _removal(rng: random.Random, thing: Node) -> Node:
     return node("VP", _verb(rng, "remove", "remove", "delete", "erase"), thing)
 
 
-def _movement(rng: random.Random, scene: Scene, edit: Edit) -> Node:
-    thing = refer(rng, scene, edit.old)
+def _movement(rng: random.Random, scene: Scene, old: Thing, new: Thing) -> Node:
+    thing = refer(rng, scene, old)
     if rng.random() < 0.7:
-        where = location(rng, edit.new.cell)
-        target = node("PP", "IN to", where.children[1])
+        _, place = name_cell(rng, new.cell)
+        target = node("PP", "IN to", place)
         if rng.random() < 0.2:
             return node("S", thing, node("VP", rng.choice(("VBZ moves", "VBZ goes")), target))
         return node("VP", _verb(rng, "move", "move", "shift", "bring"), thing, target)
-    return node("VP", _verb(rng, "put", "place", "move"), thing, destination(rng, scene, edit.new.cell))
+    return node("VP", _verb(rng, "put", "place", "move"), thing, destination(rng, scene, new.cell))
 
 
-def _new_background(rng: random.Random, scene: Scene, edit: Edit) -> Node:
+CHANGES: dict[str, Callable[[random.Random, Scene, Thing, Thing], Node]] = {  # kind of edit -> clause for old and new
+    "recolour": _recolouring,
+    "resize": _resizing,
+    "repattern": _repatterning,
+    "replace": _replacement,
+    "move": _movement,
+}
+
+
+def _new_background(rng: random.Random, scene: Scene, changed_to: str) -> Node:
     background = node("NP", "DT the", "NN background", denotes=Denotation(background=True))
-    new = backdrop(rng, edit.background)
-    old = backdrop(rng, scene.background, definite=True, there=True)
+    new = backdrop(rng, changed_to)
+    old = backdrop(rng, scene.background, definite=True, denoting=True)
     if rng.random() < 0.4:
         inside = node("PP", "IN in", background)
         if scene.things and rng.random() < 0.5:
@@ -235,7 +240,7 @@ def _new_background(rng: random.Random, scene: Scene, edit: Edit) -> Node:
             inside = node("PP", "IN behind", anchor)
         old = node("NP", old, inside, denotes=old.denotes)
     way = rng.randrange(7)
-    if edit.background == "plain" and way <= 3:  # to a blank wall: what was there is taken away
+    if changed_to == "plain" and way <= 3:  # a plain background is what remains when the old one is removed
         return node("VP", _verb(rng, "remove", "drop", "erase"), old)
     if way == 0:
         return node("VP", "VB change", background, node("PP", "IN to", new))
@@ -249,7 +254,7 @@ def _new_background(rng: random.Random, scene: Scene, edit: Edit) -> Node:
     return _swapped(rng, old, new)
 
 
-def _left_alone(rng: random.Random, scene: Scene, thing: Thing) -> Node:
+def _keeping(rng: random.Random, scene: Scene, thing: Thing) -> Node:
     named = refer(rng, scene, thing)
     way = rng.randrange(3)
     if way == 0:
@@ -264,7 +269,7 @@ def _left_alone(rng: random.Random, scene: Scene, thing: Thing) -> Node:
 
 
 def _join(rng: random.Random, clauses: list[Node]) -> list[Node]:
-    """Clauses to sentences: one long sentence, or several shorter ones."""
+    """Join clauses to one long sentence or two shorter ones."""
     groups = [clauses]
     if len(clauses) > 1 and rng.random() < 0.3:
         cut = rng.randint(1, len(clauses) - 1)
@@ -293,7 +298,7 @@ def _sentence(rng: random.Random, clauses: list[Node]) -> Node:
 
 
 def _punctuate(rng: random.Random, sentences: list[Node]) -> list[Node]:
-    """Final periods (needed between sentences) and capitals, or neither, as people type."""
+    """Add final periods (always between sentences) and capitals, each with probability 0.4."""
     stop = rng.random() < 0.4
     capital = rng.random() < 0.4
     finished = []

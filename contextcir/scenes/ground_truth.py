@@ -1,6 +1,6 @@
-"""Ground truth as it is published: scenes and denotations in JSON and back, and masks drawn from them.
+"""Ground truth in its published form: scenes and denotations as JSON, and masks.
 
-A scene and its nuisance seed are the picture, so that masks need not be stored: they are drawn again, at any size.
+Masks are not stored: a scene and its nuisance seed define the picture, so masks can be drawn again at any size.
 """
 
 from __future__ import annotations
@@ -19,41 +19,41 @@ from contextcir.scenes.world import BACKGROUNDS, CELLS, VALUES, Scene, Thing
 
 
 def scene_to_json(scene: Scene) -> dict[str, Any]:
-    """`{"background": "plain", "things": [{"cell": [0, 1], "shape": "circle", ...}]}`."""
+    """Return `{"background": "plain", "things": [{"cell": [0, 1], "shape": "circle", ...}]}`."""
     return {"background": scene.background, "things": [asdict(t) | {"cell": list(t.cell)} for t in scene.things]}
 
 
 def scene_from_json(data: dict[str, Any]) -> Scene:
     """
-    The inverse of [`scene_to_json`].
+    Read a scene from the output of [`scene_to_json`].
 
     Raises:
-        ValueError: There is something that the world of the scenes does not know, or two things are in one cell.
+        ValueError: A field is missing, a value is unknown, or two things share a cell.
     """
     try:
         background = _known(data["background"], BACKGROUNDS, "background")
         things = [_thing(tuple(t["cell"]), *(t[name] for name in VALUES)) for t in data["things"]]
     except (KeyError, TypeError) as error:
-        raise ValueError(f"got {data!r}, expected a scene as scene_to_json writes it ({error!r}).") from None
+        raise ValueError(f"Got {data!r}, expected a scene as scene_to_json writes it ({error!r}).") from None
     if len({thing.cell for thing in things}) < len(things):
-        raise ValueError(f"got {data!r}, where two things are in one cell; expected one at most.")
+        raise ValueError(f"Got {data!r} with two things in one cell, expected at most one.")
     return Scene(background, tuple(sorted(things)))
 
 
-@cache  # there are 4,608 things; a truth of 100,000 pictures holds each of them once
+@cache  # 4,608 things exist, so a truth of 100,000 pictures shares them
 def _thing(cell: tuple[int, int], *look: str) -> Thing:
     _known(cell, CELLS, "cell")
     return Thing(cell, *(_known(value, VALUES[name], name) for name, value in zip(VALUES, look, strict=True)))
 
 
-def _known(value, values: Sequence, name: str):
+def _known(value: Any, values: Sequence[Any], name: str) -> Any:
     if value not in values:
-        raise ValueError(f"got {name} {value!r}, expected one of {', '.join(map(str, values))}.")
+        raise ValueError(f"Got {name} {value!r}, expected one of {', '.join(map(str, values))}.")
     return value
 
 
 def denotation_to_row(denotes: Denotation) -> dict[str, Any]:
-    """What a noun phrase denotes: the cells of the `things`, the `cells` that it speaks of, and the `background`."""
+    """Return a denotation as JSON: the cells of its `things`, its `cells`, and `background`."""
     return {
         "things": [list(thing.cell) for thing in denotes.things],
         "cells": [list(cell) for cell in denotes.cells],
@@ -63,20 +63,29 @@ def denotation_to_row(denotes: Denotation) -> dict[str, Any]:
 
 def denotation_from_row(scene: Scene, row: dict[str, Any]) -> Denotation:
     """
-    What a noun phrase denotes in its reference scene, from what [`denotation_to_row`] gave.
+    Read a denotation from the output of [`denotation_to_row`].
+
+    Args:
+        scene (`Scene`): The reference scene.
+        row (`dict[str, Any]`): With `things`, `cells` and `background`.
 
     Raises:
-        ValueError: The scene has nothing in a cell where it denotes a thing.
+        ValueError: A cell of `things` is empty in the scene.
     """
-    things = [scene.at(tuple(cell)) for cell in row["things"]]
-    if None in things:
-        raise ValueError(f"a noun phrase denotes things at {row['things']}, and the scene holds {scene.things}")
-    return Denotation(tuple(things), tuple(tuple(cell) for cell in row["cells"]), row["background"])
+    things = [thing for cell in row["things"] if (thing := scene.at(tuple(cell)))]
+    if len(things) < len(row["things"]):
+        raise ValueError(f"Got a noun phrase for things in cells {row['things']}, expected cells of {scene.things}.")
+    return Denotation(tuple(things), tuple((y, x) for y, x in row["cells"]), row["background"])
 
 
 def role(query: SceneQuery, denotes: Denotation) -> str:
-    """What becomes of what a noun phrase denotes: the kind of its edit; `kept`, as the text says; `landmark`, if it
-    only helps to find something; or `new`, if nothing in the reference picture is denoted."""
+    """
+    Return the role of a noun phrase in a query.
+
+    Returns:
+        `str`: `new` if it denotes nothing in the reference picture; `kept` if the text leaves it unchanged; the kind
+        of edit if it is edited (`background` for the background); `landmark` if it only helps to find something.
+    """
     if denotes.background:
         return "background"
     if not denotes.things and not denotes.cells:
@@ -94,7 +103,7 @@ def role(query: SceneQuery, denotes: Denotation) -> str:
 
 
 def denoted_mask(scene: Scene, nuisance: int, denotes: Denotation, size: int = BASE_SIZE) -> np.ndarray:
-    """The pixels of the reference picture that a noun phrase speaks of: `(size, size)` booleans, maybe none."""
+    """Return the pixels of the reference picture that a noun phrase denotes: `(size, size)` booleans."""
     mask = np.zeros((size, size), dtype=bool)
     for thing in denotes.things:
         mask |= thing_mask(scene, nuisance, thing, size)

@@ -1,7 +1,6 @@
-"""Queries out of the world, and the families of them that training sees.
+"""Random queries, and the families of them for training.
 
-Training keeps to what `splits` leaves it: at most two edits, and neither pairs of shape and colour nor words that are
-held out.
+Training uses at most two edits, and none of the words and pairs of shape and colour that `splits` holds out.
 """
 
 from __future__ import annotations
@@ -10,22 +9,22 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from contextcir.scenes.edits import Edit, apply, done_to, exchange, inverse, sample_edits
+from contextcir.scenes.edits import Edit, apply, exchange, inverse, sample_edits, transfer
 from contextcir.scenes.grammar import describe, word_edits
 from contextcir.scenes.splits import any_held_out, has_held_out_word
 from contextcir.scenes.trees import Node, NounPhrase, realise
 from contextcir.scenes.world import Scene, Thing, sample_scene
 
 MAX_EDITS = 5
-KEPT = 0.1  # share of the texts that also say what is to stay as it is
+KEPT = 0.1  # share of the texts that name a thing to leave unchanged
 
 
 @dataclass(frozen=True)
 class SceneQuery:
-    """A reference scene, what the text asks for, and what comes out.
+    """A reference scene, the edits and their text, and the target scene.
 
-    `sentences` are the gold constituency trees of `text`, `noun_phrases` its gold noun phrases, breadth first. `kept`
-    is what the text says is to stay as it is, if it does.
+    `sentences` are the gold constituency trees of `text`, and `noun_phrases` its gold noun phrases, breadth first.
+    `kept` is the thing that the text tells to leave unchanged, if any.
     """
 
     reference: Scene
@@ -46,17 +45,27 @@ def make_query(rng: random.Random, reference: Scene, edits: Sequence[Edit], kept
 
 
 def sample_kept(rng: random.Random, scene: Scene, edits: Sequence[Edit]) -> Thing | None:
-    """Now and then, a thing that no edit touches."""
+    """Return a thing that no edit changes with probability [`KEPT`], otherwise `None`."""
     touched = {edit.old for edit in edits}
     untouched = [thing for thing in scene.things if thing not in touched]
     return rng.choice(untouched) if untouched and rng.random() < KEPT else None
 
 
 def sample_query(rng: random.Random, num_edits: int) -> SceneQuery:
-    """A random query of exactly `num_edits` edits (1 to 5), from the whole world: also what `splits` keeps from
-    training, so not to train on before a test on its splits."""
+    """
+    Sample a query from the whole world.
+
+    It may contain what `splits` holds out: do not train on such queries before testing on these splits.
+
+    Args:
+        rng (`random.Random`): Source of randomness.
+        num_edits (`int`): Exact number of edits, 1 to 5.
+
+    Raises:
+        ValueError: `num_edits` is out of range.
+    """
     if not 1 <= num_edits <= MAX_EDITS:
-        raise ValueError(f"num_edits must be 1 to {MAX_EDITS}, got {num_edits}")
+        raise ValueError(f"num_edits must be 1 to {MAX_EDITS}, got {num_edits}.")
     while True:
         reference = sample_scene(rng)
         edits = sample_edits(rng, reference, num_edits)
@@ -65,18 +74,20 @@ def sample_query(rng: random.Random, num_edits: int) -> SceneQuery:
 
 
 def sample_family(rng: random.Random) -> list[SceneQuery]:
-    """Queries to train on that are hard negatives of each other, up to four: [`_siblings`] or [`_there_and_back`],
-    evenly."""
-    plan = rng.choice((_siblings, _there_and_back))
+    """Sample up to four training queries that are hard negatives of each other.
+
+    Half of the families are made by [`_plan_siblings`], the other half by [`_plan_round_trip`].
+    """
+    plan = rng.choice((_plan_siblings, _plan_round_trip))
     while True:
         reference = sample_scene(rng)
         plans = [] if any_held_out(reference.things) else plan(rng, reference)
         if plans and not any_held_out(edit.new for _, edits in plans for edit in edits if edit.new):
-            return [_known_words(rng, scene, edits) for scene, edits in plans]
+            return [_make_training_query(rng, scene, edits) for scene, edits in plans]
 
 
-def _known_words(rng: random.Random, scene: Scene, edits: Sequence[Edit]) -> SceneQuery:
-    """Words of training for some edits."""
+def _make_training_query(rng: random.Random, scene: Scene, edits: Sequence[Edit]) -> SceneQuery:
+    """Word some edits without held-out words."""
     kept = sample_kept(rng, scene, edits)
     while True:
         query = make_query(rng, scene, edits, kept)
@@ -84,31 +95,33 @@ def _known_words(rng: random.Random, scene: Scene, edits: Sequence[Edit]) -> Sce
             return query
 
 
-Plan = tuple[Scene, Sequence[Edit]]  # a query before it has words
+Plan = tuple[Scene, Sequence[Edit]]  # a reference scene and its edits, not worded yet
 
 
-def _siblings(rng: random.Random, reference: Scene) -> list[Plan]:
-    """The same change of one thing after another, in one scene. The text alone says which thing, so that nobody finds
-    the targets who does not look it up in the picture. None where the change makes no sense for two things."""
+def _plan_siblings(rng: random.Random, reference: Scene) -> list[Plan]:
+    """Plan the same change for two to four things of one scene.
+
+    Only the text says which thing changes, so a model must find this thing in the picture. The list is empty if the
+    change is possible for one thing only.
+    """
     edits = sample_edits(rng, reference, 1)
     if not edits or edits[0].old is None:
         return []
     (edit,) = edits
-    others = [done_to(thing, edit) for thing in reference.things if thing != edit.old]
+    others = [transfer(edit, thing) for thing in reference.things if thing != edit.old]
     others = [other for other in others if other.new != other.old]
     others = rng.sample(others, min(3, len(others)))
     return [(reference, [some]) for some in (edit, *others)] if others else []
 
 
-def _there_and_back(rng: random.Random, reference: Scene) -> list[Plan]:
-    """Queries on two scenes that edits lead from and to.
+def _plan_round_trip(rng: random.Random, reference: Scene) -> list[Plan]:
+    """Plan queries from a reference scene to a target scene and back.
 
-    - The whole: one or two edits of a reference.
-    - Part of it: one of the edits, where there are two. Its target is the other's with something left undone.
-    - A near miss: from the whole's target to a scene that differs from it by one edit, by one thing's place, or by two
-      things that exchange an attribute.
-    - The way back: from the whole's target to the reference scene, which a model must not return for the others. (The
-      reference picture itself is a weaker negative, told from any target by its jitter and noise.)
+    - Whole: one or two edits of the reference.
+    - Part: one of two edits. Its target is the target of the whole with one edit undone.
+    - Near miss: from the target of the whole to a similar scene, see [`near_miss`].
+    - Back: from the target of the whole to the reference scene, which is a wrong result for the other queries. (The
+      reference picture itself is a weaker negative: its jitter and noise differ from those of any target.)
     """
     count = rng.choice((1, 2, 2))
     edits = sample_edits(rng, reference, count)
@@ -121,7 +134,10 @@ def _there_and_back(rng: random.Random, reference: Scene) -> list[Plan]:
 
 
 def near_miss(rng: random.Random, scene: Scene) -> list[Edit]:
-    """Edits after which a scene is easily taken for what it was: one, or two by which an attribute is exchanged."""
+    """Return edits with a result similar to the scene.
+
+    They exchange an attribute of two things, move a thing, or are one random edit.
+    """
     kind = rng.choice(("exchange", "move", "any"))
     found = []
     if kind == "exchange":
@@ -133,9 +149,9 @@ def near_miss(rng: random.Random, scene: Scene) -> list[Edit]:
 
 
 def sample_trees(n: int, seed: int) -> Iterator[str]:
-    """`n` gold constituency trees in bracketed form, one a sentence, for training and testing parsers.
+    """Iterate over `n` gold constituency trees in bracketed form, one per sentence, to train and test parsers.
 
-    Three out of four are sentences of modification texts, the others captions.
+    75 % are sentences of modification texts, the others captions.
     """
     rng = random.Random(f"trees {seed}")
     made = 0

@@ -1,11 +1,12 @@
-"""Draws scenes with Pillow, quickly and with nuisance jitter, and tells which pixels show what.
+"""Draw scenes with Pillow, quickly and with random nuisance, and compute masks.
 
-Every picture of a scene differs in what does not matter: each thing is shifted inside its cell, turned, stretched and
-tinted a little, the background is cut from another place, light and noise vary. So a model that copies pixels from
-the reference image gains nothing. `nuisance` seeds all of it: the same scene and nuisance give the same pixels.
+Pictures of the same scene differ in irrelevant properties. Each thing is shifted inside its cell, rotated, scaled and
+tinted a little. The background shows another part of its tile, and light and noise vary. So copying pixels from the
+reference image does not help a model. `nuisance` is the seed of all this: the same scene and nuisance give the same
+pixels.
 
-Speed comes from a cache of anti-aliased stencils (one for each shape, size, pattern and angle); a picture is then a
-crop, three small pastes for each thing and one addition of noise.
+Anti-aliased stencils (one for each shape, size, pattern and angle) are cached for speed. A picture then takes one
+crop, three small pastes per thing and one addition of noise.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
-from contextcir.scenes.world import GRID, Scene, Thing
+from contextcir.scenes.world import GRID, PATTERNS, SHAPES, Cell, Scene, Thing
 
 BASE_SIZE = 96  # all lengths below are in pixels of a picture of this size
-SMALLEST_SIZE = 48  # below, a large thing does not fit into its cell
+SMALLEST_SIZE = 48  # a large thing does not fit into a smaller cell
 DIAMETERS = {"small": (14, 15, 16), "large": (25, 26, 27)}
 ANGLES = (-8, 0, 8)
 RGB = {
@@ -37,17 +38,17 @@ RGB = {
 MARKS = dict.fromkeys(RGB, (235, 235, 235)) | {
     "yellow": (35, 35, 45),
     "orange": (35, 35, 45),
-    "white": (150, 150, 160),  # grey on white and grey on black: with black on white, the two could not be told apart
+    "white": (150, 150, 160),  # grey, because black on white and white on black cannot be distinguished
     "black": (150, 150, 160),
 }
 OVERSAMPLE = 8
-TILE = 160  # side of a background tile at the base size, of which each picture shows a part
+TILE = 160  # side of a background tile at the base size; each picture shows a part of it
 NOISE = 6.0  # standard deviation in grey levels
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where and how one thing is drawn: top left corner, diameter and angle, in pixels and degrees."""
+    """Position and form of one drawn thing: top left corner and diameter in pixels, angle in degrees."""
 
     thing: Thing
     left: int
@@ -57,14 +58,14 @@ class Placement:
 
 
 def place(scene: Scene, nuisance: int, size: int = BASE_SIZE) -> list[Placement]:
-    """Where the things of a scene are drawn under a nuisance seed."""
+    """Return the placements of the things of a scene for a nuisance seed."""
     if size < SMALLEST_SIZE:
-        raise ValueError(f"pictures of scenes need at least {SMALLEST_SIZE} pixels a side, got {size}")
+        raise ValueError(f"Got size {size} for a picture of a scene, expected at least {SMALLEST_SIZE} pixels.")
     rng = random.Random(nuisance)
     placements = []
     for thing in scene.things:
         diameter = round(rng.choice(DIAMETERS[thing.size]) * size / BASE_SIZE)
-        slack = size // GRID - diameter - 2  # a frame of one pixel around, so that neighbours never touch
+        slack = size // GRID - diameter - 2  # with a margin of one pixel, so that neighbours never touch
         row, column = thing.cell
         left = column * size // GRID + 1 + rng.randint(0, slack)
         top = row * size // GRID + 1 + rng.randint(0, slack)
@@ -77,14 +78,14 @@ def render(scene: Scene, nuisance: int, size: int = BASE_SIZE) -> Image.Image:
 
     Args:
         scene (`Scene`): What to draw.
-        nuisance (`int`): Seed of everything that does not matter.
+        nuisance (`int`): Seed of the irrelevant properties.
         size (`int`, *optional*, defaults to 96): Side of the picture in pixels.
 
     Returns:
         `PIL.Image.Image`: an RGB picture of `size` x `size` pixels.
 
     Raises:
-        ValueError: If `size` is below 48.
+        ValueError: `size` is below 48.
     """
     rng = random.Random(nuisance ^ 0x5CE9E5)
     tile = _background(scene.background, size)
@@ -103,10 +104,10 @@ def render(scene: Scene, nuisance: int, size: int = BASE_SIZE) -> Image.Image:
 
 
 def thing_mask(scene: Scene, nuisance: int, thing: Thing, size: int = BASE_SIZE) -> np.ndarray:
-    """The pixels that show a thing, outline included: `(size, size)` booleans.
+    """Return the pixels that show a thing, outline included: `(size, size)` booleans.
 
     Raises:
-        ValueError: If the scene does not hold the thing.
+        ValueError: The scene does not hold the thing.
     """
     for placed in place(scene, nuisance, size):
         if placed.thing == thing:
@@ -114,19 +115,19 @@ def thing_mask(scene: Scene, nuisance: int, thing: Thing, size: int = BASE_SIZE)
             canvas = Image.new("L", (size, size))
             canvas.paste(silhouette, (placed.left - 1, placed.top - 1))
             return np.asarray(canvas) > 127
-    raise ValueError(f"no such thing in the scene: {thing}; it holds {scene.things}")
+    raise ValueError(f"Got {thing}, expected one of {scene.things}.")
 
 
 def background_mask(scene: Scene, nuisance: int, size: int = BASE_SIZE) -> np.ndarray:
-    """The pixels that show no thing: `(size, size)` booleans."""
+    """Return the pixels that show no thing: `(size, size)` booleans."""
     mask = np.ones((size, size), dtype=bool)
     for thing in scene.things:
         mask &= ~thing_mask(scene, nuisance, thing, size)
     return mask
 
 
-def cell_mask(cell: tuple[int, int], size: int = BASE_SIZE) -> np.ndarray:
-    """The pixels of a cell of the grid: `(size, size)` booleans."""
+def cell_mask(cell: Cell, size: int = BASE_SIZE) -> np.ndarray:
+    """Return the pixels of a cell of the grid: `(size, size)` booleans."""
     mask = np.zeros((size, size), dtype=bool)
     edges = [step * size // GRID for step in range(GRID + 1)]
     mask[edges[cell[0]] : edges[cell[0] + 1], edges[cell[1]] : edges[cell[1] + 1]] = True
@@ -137,8 +138,10 @@ def cell_mask(cell: tuple[int, int], size: int = BASE_SIZE) -> np.ndarray:
 
 
 @lru_cache(maxsize=4096)
-def _stencils(shape: str, pattern: str, diameter: int, angle: int):
-    """Anti-aliased stencils of a thing, one pixel of margin around: silhouette with outline, body, pattern or None."""
+def _stencils(
+    shape: str, pattern: str, diameter: int, angle: int
+) -> tuple[Image.Image, Image.Image, Image.Image | None]:
+    """Return anti-aliased stencils of a thing with a margin of one pixel: silhouette with outline, body, pattern."""
     side = (diameter + 2) * OVERSAMPLE
     radius = diameter * OVERSAMPLE / 2
     silhouette = _shape(shape, side, radius, angle)
@@ -174,7 +177,7 @@ def _shape(shape: str, side: int, radius: float, angle: int, hole: float | None 
 
 
 def _outline(shape: str) -> list[tuple[float, float]]:
-    """Corners on the unit disc, y pointing down."""
+    """Return the corners of a shape on the unit disc, y pointing down."""
     if shape == "square":
         return [(-0.82, -0.82), (0.82, -0.82), (0.82, 0.82), (-0.82, 0.82)]
     if shape == "diamond":
@@ -183,20 +186,10 @@ def _outline(shape: str) -> list[tuple[float, float]]:
         return [(0, -0.95), (0.95, 0.8), (-0.95, 0.8)]
     if shape == "cross":
         a, b = 0.34, 0.97
-        return [
-            (-a, -b),
-            (a, -b),
-            (a, -a),
-            (b, -a),
-            (b, a),
-            (a, a),
-            (a, b),
-            (-a, b),
-            (-a, a),
-            (-b, a),
-            (-b, -a),
-            (-a, -a),
-        ]
+        points = [(-a, -b), (a, -b), (a, -a)]
+        for _ in range(3):
+            points += [(-y, x) for x, y in points[-3:]]  # a quarter turn
+        return points
     if shape == "star":
         radii = [1.0, 0.42] * 5
         return [(r * math.sin(math.pi * i / 5), -r * math.cos(math.pi * i / 5)) for i, r in enumerate(radii)]
@@ -209,7 +202,7 @@ def _outline(shape: str) -> list[tuple[float, float]]:
             )
             for t in turns
         ]
-    raise ValueError(f"unknown shape: {shape!r}")
+    raise ValueError(f"Got shape {shape!r}, expected one of {', '.join(SHAPES)}.")
 
 
 def _pattern(pattern: str, side: int) -> Image.Image:
@@ -230,7 +223,7 @@ def _pattern(pattern: str, side: int) -> Image.Image:
             for x in range((row % 2) * square, side, 2 * square):
                 draw.rectangle((x, y, x + square - 1, y + square - 1), fill=255)
     else:
-        raise ValueError(f"unknown pattern: {pattern!r}")
+        raise ValueError(f"Got pattern {pattern!r}, expected one of {', '.join(PATTERNS)}.")
     return mask
 
 
@@ -239,7 +232,7 @@ def _pattern(pattern: str, side: int) -> Image.Image:
 
 @lru_cache(maxsize=64)
 def _background(kind: str, size: int) -> Image.Image:
-    """A textured tile that is larger than a picture, the same on every machine."""
+    """Draw a textured tile that is larger than a picture. It is the same on every machine."""
     side = TILE * size // BASE_SIZE
     unit = size / BASE_SIZE
     rng = random.Random(f"background {kind}")
@@ -297,7 +290,7 @@ def _background(kind: str, size: int) -> Image.Image:
 
 @lru_cache(maxsize=4)
 def _noise_bank(size: int) -> np.ndarray:
-    """Grey-level noise that pictures cut their own piece from: `(2 * size, 2 * size, 3)`."""
+    """Return grey-level noise, of which each picture uses a part: `(2 * size, 2 * size, 3)`."""
     noise = np.random.default_rng(0).normal(0.0, NOISE, (2 * size, 2 * size, 3))
     return np.rint(noise).astype(np.int16)
 

@@ -1,11 +1,11 @@
-"""What training never shows, and the test splits that ask for it.
+"""Features that are held out of training, and the test splits that measure them.
 
-Three things are held out of training: compositions of more than two edits, some pairs of shape and colour, and some
-words. Each has a split of its own, in which all else is as in training; `iid` has nothing that is new but the scenes.
-Validation is of `iid` alone: whoever tunes on what is held out measures something else.
+Three things are held out: compositions of more than two edits, some pairs of shape and colour, and some words. Each
+has its own test split, which equals the training distribution in every other respect. `iid` has new scenes only.
+Validation uses `iid` only, so that hyperparameters are not tuned on the held-out splits.
 
-A split also says which texts a reference scene is asked with: which of its few single edits, called by letters, each
-text composes. So a text's partial and excessive edits are mostly what other texts ask of the same scene.
+A split also defines the texts that are asked about a reference scene: each text composes some of a few single edits,
+which are named by letters. So the partial and excessive results of one text are mostly the targets of other texts.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 from contextcir.scenes.world import COLOURS, SHAPES, Thing
 
-# One colour for each shape, all different, so that training shows every shape and every colour, just not together.
+# A different colour for each shape: training shows every shape and every colour, but not these pairs.
 HELD_OUT_COLOUR = {shape: COLOURS[(3 * place + 1) % len(COLOURS)] for place, shape in enumerate(SHAPES)}
 
-# One way or two to word each kind of edit, and two adjectives that captions have: what they mean is to be known from
-# a text encoder, or guessed from the rest of the sentence.
+# One or two words for each kind of edit, and two adjectives of captions. A model can know their meaning from its text
+# encoder, or guess it from the rest of the sentence.
 HELD_OUT_WORDS = frozenset(
     ("paint", "grow", "reduce", "cover", "substitute", "insert", "delete", "shift", "show", "tiny", "spotted")
 )
@@ -28,7 +28,7 @@ HELD_OUT_WORDS = frozenset(
 
 @dataclass(frozen=True)
 class Split:
-    """Which edits its texts compose, neighbours being alike, and what is new about them."""
+    """The edits that each text of a split composes (neighbouring texts are similar), and what is held out."""
 
     texts: tuple[str, ...]
     new_combinations: bool = False
@@ -51,15 +51,15 @@ SPLITS = {
 
 
 def is_held_out(thing: Thing) -> bool:
-    """Whether training shows no thing of this shape in this colour."""
+    """Return whether this pair of shape and colour is held out of training."""
     return HELD_OUT_COLOUR[thing.shape] == thing.colour
 
 
 def any_held_out(things: Iterable[Thing]) -> bool:
-    """Whether training shows no scene with these things."""
+    """Return whether any of the things has a held-out pair of shape and colour."""
     return any(map(is_held_out, things))
 
 
 def has_held_out_word(text: str) -> bool:
-    """Whether a text has a word that no text of training has."""
+    """Return whether a text has a word that is held out of training."""
     return not HELD_OUT_WORDS.isdisjoint(re.findall("[a-z]+", text.lower()))

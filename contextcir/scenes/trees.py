@@ -1,4 +1,4 @@
-"""Constituency trees that know their text, their character spans and what their noun phrases denote."""
+"""Constituency trees with their text, character spans and the denotations of their noun phrases."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from contextcir.scenes.world import Thing
+from contextcir.scenes.world import Cell, Thing
 
 
 @dataclass(frozen=True)
 class Denotation:
-    """What a noun phrase points at in the reference image; empty for what is not there (yet), as in "add a star"."""
+    """The referent of a noun phrase in the reference image; empty if there is none, as in "add a star"."""
 
     things: tuple[Thing, ...] = ()
-    cells: tuple[tuple[int, int], ...] = ()
+    cells: tuple[Cell, ...] = ()
     background: bool = False
 
 
@@ -38,12 +38,12 @@ class Node:
     denotes: Denotation = NOTHING
 
     def ptb(self) -> str:
-        """The bracketed form: `(NP (DT the) (NN star))`."""
+        """Return the bracketed form: `(NP (DT the) (NN star))`."""
         inner = (f"({c.tag} {c.word})" if isinstance(c, Leaf) else c.ptb() for c in self.children)
         return f"({self.label} {' '.join(inner)})"
 
     def leaves(self) -> Iterator[Leaf]:
-        """The words from left to right."""
+        """Iterate over the words from left to right."""
         for child in self.children:
             if isinstance(child, Leaf):
                 yield child
@@ -52,13 +52,13 @@ class Node:
 
 
 def node(label: str, *children: Node | str, denotes: Denotation = NOTHING) -> Node:
-    """Build a constituent; a string child holds words with their tags: `node("NP", "DT the", "NN star")`."""
+    """Build a constituent. A string child is a tag and a word: `node("NP", "DT the", "NN star")`."""
     return Node(label, tuple(Leaf(*c.split(" ")) if isinstance(c, str) else c for c in children), denotes)
 
 
 @dataclass(frozen=True)
 class NounPhrase:
-    """A noun phrase of a text: `text[start:end]`, what it denotes, and whether it holds no other noun phrase."""
+    """A noun phrase `text[start:end]` of a text and its denotation. `is_leaf`: it contains no other noun phrase."""
 
     text: str
     start: int
@@ -67,20 +67,21 @@ class NounPhrase:
     is_leaf: bool = True
 
 
-GLUED = {",", ".", ";", ":"}  # punctuation that takes no space before it
+NO_SPACE_BEFORE = {",", ".", ";", ":"}
 
 
 def realise(sentences: Sequence[Node]) -> tuple[str, list[NounPhrase]]:
-    """The text of some sentences and its noun phrases, breadth first within each sentence.
+    """Return the text of some sentences and its noun phrases, breadth first within each sentence.
 
-    The breadth-first order is that of section 4.3 of the paper: branches come before the leaves inside them.
+    The breadth-first order is that of section 4.3 of the ConText-CIR paper: a phrase comes before the phrases inside
+    it.
     """
     text = ""
     phrases: list[NounPhrase] = []
     for sentence in sentences:
         spans: dict[int, tuple[int, int]] = {}  # id of a leaf -> its characters
         for leaf in sentence.leaves():
-            if text and leaf.word not in GLUED:
+            if text and leaf.word not in NO_SPACE_BEFORE:
                 text += " "
             spans[id(leaf)] = (len(text), len(text) + len(leaf.word))
             text += leaf.word
@@ -89,15 +90,15 @@ def realise(sentences: Sequence[Node]) -> tuple[str, list[NounPhrase]]:
 
 
 def _breadth_first(root: Node) -> Iterator[Node]:
-    waiting = deque([root])
-    while waiting:
-        current = waiting.popleft()
+    queue = deque([root])
+    while queue:
+        current = queue.popleft()
         yield current
-        waiting.extend(child for child in current.children if isinstance(child, Node))
+        queue.extend(child for child in current.children if isinstance(child, Node))
 
 
 def _noun_phrase(found: Node, spans: dict[int, tuple[int, int]], text: str) -> NounPhrase:
     leaves = list(found.leaves())
     start, end = spans[id(leaves[0])][0], spans[id(leaves[-1])][1]
-    inner = any(below.label == "NP" for below in _breadth_first(found) if below is not found)
-    return NounPhrase(text[start:end], start, end, found.denotes, not inner)
+    has_inner = any(below.label == "NP" for below in _breadth_first(found) if below is not found)
+    return NounPhrase(text[start:end], start, end, found.denotes, not has_inner)

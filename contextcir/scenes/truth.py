@@ -1,13 +1,13 @@
-"""What pictures show, found again from their pixels: the knowledge that stands in for a multimodal model's eyes.
+"""Ground truth of pictures, recognised from their pixels. The oracle uses it in place of a vision model.
 
-A picture is recognised by a thumbnail after any honest re-encoding (JPEG down to quality 50, PNG, WebP, scaling up, or
-down by a third), and nothing else is: the nearest thumbnail must be near, and nearer than those of other scenes. Kept
-as a file, a truth is `truth.jsonl`, one picture or query a line, pictures first:
+A picture is recognised by a thumbnail after re-encoding (JPEG with quality 50 or more, PNG, WebP), enlarging, and
+reducing by a third. Other images are rejected: the nearest thumbnail must be near, and clearly nearer than those of
+other scenes. On disk, a truth is a file `truth.jsonl` with one picture or query per line, pictures first:
 
     {"image": "images/beach/000012-reference.jpg", "scene": {"background": "beach", "things": [...]}}
     {"query": "12", "reference": "images/beach/000012-reference.jpg", "text": "remove the star", "target": {...}}
 
-A picture with words drawn across it has them as `injected_text`; a query without reference has `null` there.
+A picture with words written across it has them as `injected_text`. `reference` is `null` for a query without one.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -26,21 +27,21 @@ from contextcir.data.images import load_image
 from contextcir.scenes.ground_truth import scene_from_json
 from contextcir.scenes.world import Scene
 
-THUMBNAIL = 16  # pixels a side
-COARSE = 4  # pixels a side of what is compared first
-# Root mean square over a thumbnail, in grey levels. Re-encoding moves it by 1 to 3.5; of 3,000 pictures, no two are
-# nearer to each other than 6.
+THUMBNAIL = 16  # side in pixels
+COARSE = 4  # side in pixels of the smaller thumbnails that are compared first
+# Root mean square difference of thumbnails, in grey levels. Re-encoding causes 1 to 3.5. The smallest distance of any
+# two of 3,000 pictures is 6.
 MAX_DISTANCE = 4.5
-AMBIGUOUS = 0.75  # the nearest picture must be nearer than this share of the distance to any other scene
+AMBIGUOUS = 0.75  # largest accepted ratio of the distances to the nearest picture and to one of another scene
 
 
 class UnknownPictureError(ValueError):
-    """An image that shows no picture of a truth, or might show several."""
+    """An image that matches no picture of a truth, or several."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture: its name, what it shows, and the words drawn across it, if any."""
+    """A picture: its name, its scene, and the words written across it, if any."""
 
     name: str
     scene: Scene
@@ -49,7 +50,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class TrueQuery:
-    """A query and the scene that it asks for. `reference` is None where the text says all."""
+    """A query and its target scene. `reference` is `None` for a query of text only."""
 
     id: str
     reference: Scene | None
@@ -59,13 +60,13 @@ class TrueQuery:
 
 class Truth:
     """
-    Pictures and what they show, and queries and what they ask for.
+    Pictures with their scenes, and queries with their targets.
 
-    Pictures can be added at any time; the first look-up after that sorts them (100,000 in about a second). Look-ups
-    may come from several threads.
+    Pictures can be added at any time. The next look-up then builds an index (about a second for 100,000 pictures).
+    Look-ups are thread-safe.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.pictures: list[Picture] = []
         self._queries: dict[str, list[TrueQuery]] = {}
         self._thumbnails: list[np.ndarray] = []
@@ -80,10 +81,11 @@ class Truth:
 
         Raises:
             FileNotFoundError: There is no `truth.jsonl`.
-            ValueError: A line is not as the module describes it (the message has its number).
+            ValueError: A line is malformed (see above). The message has its number.
             [`~contextcir.data.images.ImageError`]: A picture cannot be read.
         """
-        truth, scenes = cls(), {}
+        truth = cls()
+        scenes: dict[str, Scene] = {}
         file = Path(folder, "truth.jsonl")
         with file.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
@@ -98,21 +100,21 @@ class Truth:
                 except (KeyError, TypeError, ValueError) as error:
                     raise ValueError(
                         f"{file}, line {number}: {type(error).__name__}: {error}. Expected a picture (image, scene) or"
-                        " a query (query, reference, text, target) whose reference stands in an earlier line."
+                        " a query (query, reference, text, target) after the line of its reference."
                     ) from error
                 scenes[name] = scene
                 truth.add(Path(folder, name), scene, name=name, injected_text=injected_text)
         return truth
 
-    def add(self, image, scene: Scene, *, name: str = "", injected_text: str = "") -> None:
+    def add(self, image: Any, scene: Scene, *, name: str = "", injected_text: str = "") -> None:
         """
         Add a picture.
 
         Args:
             image: Anything that [`~contextcir.data.images.load_image`] reads.
-            scene (`Scene`): What it shows.
-            name (`str`, *optional*): What messages call it; its number by default.
-            injected_text (`str`, *optional*): The words drawn across it.
+            scene (`Scene`): Its scene.
+            name (`str`, *optional*): Its name in messages; its number by default.
+            injected_text (`str`, *optional*): The words written across it.
         """
         thumbnail = _thumbnail(image)
         with self._lock:
@@ -122,18 +124,18 @@ class Truth:
             self._seen.clear()
 
     def add_query(self, text: str, target: Scene, reference: Scene | None = None, *, id: str = "") -> None:
-        """Add a query: a text, what it asks for, and what its reference image shows (`None` where it has none)."""
-        self._queries.setdefault(_normal(text), []).append(TrueQuery(id, reference, text, target))
+        """Add a query: its text, its target scene, and the scene of its reference image, if it has one."""
+        self._queries.setdefault(_normalised(text), []).append(TrueQuery(id, reference, text, target))
 
-    def find(self, image) -> Picture:
+    def find(self, image: Any) -> Picture:
         """
-        The picture that an image shows, whatever its encoding.
+        Return the picture that an image shows, in any encoding.
 
         Args:
             image: Anything that [`~contextcir.data.images.load_image`] reads.
 
         Raises:
-            [`UnknownPictureError`]: It is no picture of this truth, or it might be two.
+            [`UnknownPictureError`]: It matches no picture, or pictures of different scenes.
             [`~contextcir.data.images.ImageError`]: It cannot be read.
         """
         digest = hashlib.sha256(image).digest() if isinstance(image, bytes) else None
@@ -142,58 +144,58 @@ class Truth:
         thumbnail = _thumbnail(image)
         with self._lock:
             if not self.pictures:
-                raise UnknownPictureError("not a picture of this truth: it holds none.")
+                raise UnknownPictureError("Got an image to recognise, but this truth holds 0 pictures.")
             if self._index is None:
                 self._index = _Index(np.stack(self._thumbnails))
             places, distances = self._index.near(thumbnail, MAX_DISTANCE / AMBIGUOUS)
-        picture = self._judge([self.pictures[place] for place in places], distances)
+        picture = self._accept([self.pictures[place] for place in places], distances)
         if digest:
             self._seen[digest] = picture
         return picture
 
-    def _judge(self, near: list[Picture], distances: np.ndarray) -> Picture:
-        """The nearest of some pictures, if it is near enough and no other scene is about as near."""
+    def _accept(self, near: list[Picture], distances: np.ndarray) -> Picture:
+        """Return the nearest of some pictures, if it is near enough and no other scene is similarly near."""
         if not near or distances[0] > MAX_DISTANCE:
             raise UnknownPictureError(
-                f"not a picture of this truth, which holds {len(self.pictures)}: none is within {MAX_DISTANCE} grey"
-                " levels of it. Was it cropped, or made far smaller?"
+                f"The image matches none of {len(self.pictures)} pictures: none is within {MAX_DISTANCE} grey levels."
+                " Send it uncropped, with at least two thirds of its size."
             )
         for other, distance in zip(near, distances, strict=True):
             if other.scene != near[0].scene and distances[0] >= AMBIGUOUS * distance:
                 raise UnknownPictureError(
-                    f"this image may be {near[0].name!r} or {other.name!r}, which show different scenes"
-                    f" ({distances[0]:.2f} and {distance:.2f} grey levels away). Send it at a better quality."
+                    f"The image matches both {near[0].name!r} and {other.name!r}, which show different scenes"
+                    f" ({distances[0]:.2f} and {distance:.2f} grey levels away). Send it in better quality."
                 )
         return near[0]
 
     def find_query(self, text: str, reference: Scene | None) -> TrueQuery | None:
-        """The query of this text; of several, the one whose reference scene is most like the given one."""
-        found = self._queries.get(_normal(text), [])
-        return max(found, key=lambda query: _likeness(query.reference, reference), default=None)
+        """Return the query with this text. Of several, return the one with the most similar reference scene."""
+        found = self._queries.get(_normalised(text), [])
+        return max(found, key=lambda query: _similarity(query.reference, reference), default=None)
 
 
-def _normal(text: str) -> str:
+def _normalised(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def _likeness(one: Scene | None, other: Scene | None) -> int:
+def _similarity(one: Scene | None, other: Scene | None) -> int:
     if one is None or other is None:
         return int(one is other)
     return 1 + len(set(one.things) & set(other.things)) + (one.background == other.background)
 
 
-def _thumbnail(image) -> np.ndarray:
-    """Means of the cells of a `THUMBNAIL` x `THUMBNAIL` grid: `(THUMBNAIL, THUMBNAIL, 3)` of `uint8`."""
+def _thumbnail(image: Any) -> np.ndarray:
+    """Return the means of a grid of areas: `(THUMBNAIL, THUMBNAIL, 3)` of `uint8`."""
     return np.asarray(load_image(image).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
 
 
 class _Index:
     """
-    Exact search for what is within a small distance among many thumbnails.
+    Exact search for all thumbnails within a small distance.
 
     The mean of a block of pixels, times the root of their number, is a projection onto a unit vector, and projections
-    shrink distances: thumbnails that are near have near means. So the mean of everything, by which they are sorted,
-    leaves a few per cent of them, coarse thumbnails a few, and only those are compared in full.
+    shrink distances. So near thumbnails have near means. Thumbnails are sorted by their overall mean, which leaves a
+    few per cent of them. Coarse thumbnails leave a few, and only these are compared in full.
     """
 
     def __init__(self, thumbnails: np.ndarray):
@@ -204,7 +206,7 @@ class _Index:
         self.coarse = _coarse(self.thumbnails)
 
     def near(self, thumbnail: np.ndarray, distance: float) -> tuple[np.ndarray, np.ndarray]:
-        """Places and distances (root mean squares) of what is within a distance, the nearest first."""
+        """Return places and distances (root mean squares) of all thumbnails within a distance, the nearest first."""
         first, last = np.searchsorted(self.means, thumbnail.mean() + np.array([-distance, distance]))
         apart = self.coarse[first:last] - _coarse(thumbnail[None])
         places = first + np.flatnonzero(np.einsum("nd,nd->n", apart, apart) <= apart.shape[1] * distance**2)
@@ -216,7 +218,7 @@ class _Index:
 
 
 def _blocks() -> np.ndarray:
-    """Takes a flat thumbnail to the means of its blocks: `(THUMBNAIL * THUMBNAIL * 3, COARSE * COARSE * 3)`."""
+    """Return the matrix from a flat thumbnail to the means of its blocks: `(16 * 16 * 3, 4 * 4 * 3)`."""
     block = np.kron(np.eye(COARSE), np.ones((THUMBNAIL // COARSE, 1))) * COARSE / THUMBNAIL
     return np.kron(np.kron(block, block), np.eye(3)).astype(np.float32)
 
@@ -225,6 +227,6 @@ _BLOCKS = _blocks()
 
 
 def _coarse(thumbnails: np.ndarray) -> np.ndarray:
-    """`(n, THUMBNAIL, THUMBNAIL, 3)` -> `(n, COARSE * COARSE * 3)`, means of blocks, some at a time to save memory."""
+    """Return means of blocks, in chunks to save memory: `(n, 16, 16, 3)` -> `(n, 4 * 4 * 3)`."""
     flat = thumbnails.reshape(len(thumbnails), -1)
     return np.concatenate([flat[start : start + 4096] @ _BLOCKS for start in range(0, len(flat), 4096)])

@@ -1,4 +1,4 @@
-"""The version of the scenes data, and a hash of what a seed gives: data of two versions are never mixed."""
+"""Version of the scenes data, and a hash of the data of a seed. Data of two versions are never mixed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ VERSION = "3"
 
 
 def fingerprint(seed: int = 0, n: int = 100) -> str:
-    """A hash of scenes, texts and spans, and of a small gallery with its mistakes: equal fingerprints mean the same
-    data for the same seed, but for how scenes are drawn."""
+    """Return a hash of scenes, texts, spans and a small gallery with its mistakes.
+
+    Equal fingerprints mean equal data for the same seed. How scenes are drawn is not included.
+    """
     rng = random.Random(seed)
     digest = hashlib.sha256(VERSION.encode())
     queries = [query for _ in range(n) for query in sample_family(rng)]

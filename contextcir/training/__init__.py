@@ -1,1 +1,1 @@
-"""What [`~contextcir.training.trainer.CIRTrainer`] is made of, a file for each idea."""
+"""Training: losses, the trainer, its options, its batches and its checkpoints."""

@@ -1,8 +1,8 @@
-"""Which checkpoint folders training can resume from.
+"""Find the checkpoint folders that training can resume from.
 
-transformers takes the checkpoint with the highest step, also one that a killed run left half-written or whose weights
-are NaN, and puts random numbers where tensors are missing. Here its files are looked at first: JSON is parsed, the
-checksums of archives are compared, and every tensor of the weights must be there and finite.
+transformers takes the checkpoint with the highest step, even if a killed run left it half-written or its weights are
+NaN, and replaces missing tensors by random numbers. Here the files are checked first: JSON is parsed, the checksums of
+archives are compared, and each tensor of the weights must be present and finite.
 """
 
 import json
@@ -10,7 +10,7 @@ import os
 import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from types import MappingProxyType
+from typing import Any
 
 import safetensors
 import torch
@@ -19,25 +19,25 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-NONE = MappingProxyType({})
 _INDEX = "model.safetensors.index.json"
 
 
 class _CheckpointError(Exception):
-    """Why a checkpoint cannot be used, from however deep."""
+    """Why training cannot resume from a checkpoint."""
 
 
 def checkpoint_problem(
-    folder: str | os.PathLike, tensors: Collection[str] = (), others: Mapping[str, Collection[str]] = NONE
+    folder: str | os.PathLike, tensors: Collection[str] = (), others: Mapping[str, Collection[str]] | None = None
 ) -> str | None:
     """
-    Why training cannot resume from a folder, or `None`. Reads every file once, and weights one tensor at a time.
+    Return why training cannot resume from a folder, or `None` if it can. Each file is read once, weights one tensor at
+    a time.
 
     Args:
         folder (`str` or `os.PathLike`): A checkpoint of transformers' trainer.
-        tensors (`Collection[str]`, *optional*): Names that the weights must hold: those of the model's state.
+        tensors (`Collection[str]`, *optional*): Names that the weights must have: those of the model's state.
         others (`Mapping[str, Collection[str]]`, *optional*): Further files of weights, such as those of a moving
-            average, and the names that each must hold.
+            average, and the names that each must have.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -55,11 +55,26 @@ def checkpoint_problem(
         for name in (*states, "optimizer.pt", "scheduler.pt"):
             _check_archive(folder / name)
         _check_weights(folder, weights, tensors)
-        _check_present(others, names)
-        for name, needed in others.items():
+        for name, needed in (others or {}).items():
+            _check_present([name], names)
             _check_weights(folder, [name], needed)
     except _CheckpointError as error:
         return str(error)
+    return None
+
+
+def last_whole_checkpoint(
+    output_dir: str | os.PathLike, tensors: Collection[str] = (), others: Mapping[str, Collection[str]] | None = None
+) -> str | None:
+    """Return the checkpoint with the highest step that training can resume from. Others are skipped with a warning.
+    Arguments as for [`checkpoint_problem`]."""
+    numbers = {path: path.name.removeprefix("checkpoint-") for path in Path(output_dir).glob("checkpoint-*")}
+    folders = [path for path, number in numbers.items() if number.isdigit()]
+    for folder in sorted(folders, key=lambda path: int(numbers[path]), reverse=True):
+        problem = checkpoint_problem(folder, tensors, others)
+        if problem is None:
+            return str(folder)
+        logger.warning(f"Skipping {folder}: {problem}.")
     return None
 
 
@@ -69,7 +84,7 @@ def _check_present(needed: Collection[str], names: set[str]) -> None:
             raise _CheckpointError(f"{name} is missing")
 
 
-def _read_json(path: Path) -> dict:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -80,7 +95,7 @@ def _read_json(path: Path) -> dict:
 
 
 def _weights(folder: Path, names: set[str]) -> list[str]:
-    """The files of the weights: one, or those that the index lists."""
+    """Return the files of the weights: one, or those of the index."""
     if _INDEX not in names:
         return ["model.safetensors"]
     files = _read_json(folder / _INDEX).get("weight_map")
@@ -90,17 +105,17 @@ def _weights(folder: Path, names: set[str]) -> list[str]:
 
 
 def _random_states(names: set[str]) -> list[str]:
-    """One file for each process. Several are numbered from 0; whether the last is missing cannot be seen of three or
-    more, where training resumes on another number of processes as well."""
-    numbers = [name.removeprefix("rng_state_").removesuffix(".pth") for name in names if name.endswith(".pth")]
-    numbers = [int(number) for number in numbers if number.isdigit()]
+    """Return one file for each process. Those of several are numbered from 0. With three or more, a missing last one
+    goes unnoticed, but training also resumes on another number of processes."""
+    found = [name.removeprefix("rng_state_").removesuffix(".pth") for name in names if name.endswith(".pth")]
+    numbers = [int(number) for number in found if number.isdigit()]
     if not numbers:
         return ["rng_state.pth"]
     return [f"rng_state_{number}.pth" for number in range(max(1, *numbers) + 1)]
 
 
 def _check_archive(path: Path) -> None:
-    """What `torch.save` writes is a zip archive, whose checksums tell a hole in its middle."""
+    """Compare the checksums of a file of `torch.save`, a zip archive: they show damage that loading ignores."""
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
@@ -125,21 +140,3 @@ def _check_weights(folder: Path, files: list[str], tensors: Collection[str]) -> 
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise _CheckpointError(f"{' and '.join(files)} lacks the tensors {', '.join(missing[:3])}{more}")
-
-
-def last_whole_checkpoint(
-    output_dir: str | os.PathLike, tensors: Collection[str] = (), others: Mapping[str, Collection[str]] = NONE
-) -> str | None:
-    """The checkpoint with the highest step that can be resumed from; the others, as [`checkpoint_problem`] says, are
-    skipped with a warning."""
-    steps = {}
-    for folder in Path(output_dir).glob("checkpoint-*"):
-        number = folder.name.removeprefix("checkpoint-")
-        if number.isdigit():
-            steps[int(number)] = folder
-    for step in sorted(steps, reverse=True):
-        problem = checkpoint_problem(steps[step], tensors, others)
-        if problem is None:
-            return str(steps[step])
-        logger.warning(f"Skipping {steps[step]}: {problem}.")
-    return None

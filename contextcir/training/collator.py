@@ -1,4 +1,4 @@
-"""Rows of a triplet data set -> one training batch."""
+"""Collate rows of a triplet data set into a training batch."""
 
 import hashlib
 import math
@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from PIL import Image as PILImage
+from transformers import TrainerCallback, TrainerState
 
 from contextcir.data.images import unpacked
 from contextcir.data.triplet_images import triplet_image
@@ -17,38 +18,37 @@ Augmentation = Literal["none", "crop"]
 
 class TripletCollator:
     """
-    Rows of a triplet data set -> the keyword arguments of the model's `forward`, and what the trainer needs.
+    Rows of a triplet data set -> the keyword arguments of the model's `forward`, and keys and counts for the trainer.
 
-    An image that several rows share, by its id, is read and encoded once. Augmentation depends on nothing but `(seed,
-    epoch, image id)`: the same in any worker, on any process and after resuming.
+    An image of several rows, by its id, is read and encoded once. Augmentation depends on `(seed, epoch, image id)`
+    only: it is the same in any worker, on any process and after resuming.
 
     Args:
         processor: Makes `pixel_values` of `images`, and token ids and phrase tensors of `text` and `noun_phrases`.
-        max_phrases (`int`, defaults to 10): Noun phrases of a text that are used, from the front (breadth-first); 0
-            for a model without an eye for them.
-        augmentation (`"none"` or `"crop"`): `"crop"` cuts out 80 to 100 % of each image's area, in proportion.
-            Nothing flips or recolours, since texts speak of sides and colours.
+        max_phrases (`int`, defaults to 10): Most noun phrases of a text, from the front (breadth-first); 0 for a model
+            that does not use them.
+        augmentation (`"none"` or `"crop"`): `"crop"` cuts out 80 to 100 % of each image's area and keeps its
+            proportions. Images are not flipped or recoloured, since texts describe sides and colours.
         seed (`int`, defaults to 0): Seed of the augmentation.
         encoded_images (`Callable`, *optional*): Ids of N images -> encoded images `(N, ...)`, such as
-            [`~contextcir.training.encoded_images.EncodedImages`]; the batch then has `encoded_images` in place of
-            `pixel_values`, and nothing is read.
+            [`~contextcir.training.encoded_images.EncodedImages`]. The batch then has `encoded_images` instead of
+            `pixel_values`, and no image is read.
 
     Returns of a call:
         `dict[str, torch.Tensor]` with, for B rows, N distinct images and P noun phrases, `pixel_values`
         `(N, 3, height, width)`; `reference_index` and `target_index` `(B,)`; `input_ids` and `attention_mask`
-        `(B, length)`;
-        with noun phrases `phrase_input_ids` and `phrase_attention_mask` `(P, phrase_length)`; `phrase_sample` `(P,)`;
-        `phrase_token_mask` `(P, length)`; and beside `target_keys` and `reference_keys` `(B,)`,
-        `num_truncated_texts` and, with noun phrases, `num_dropped_phrases` (0-dim).
+        `(B, length)`; `target_keys` and `reference_keys` `(B,)`; `num_truncated_texts` (0-dim);
+        and with noun phrases `phrase_input_ids` and `phrase_attention_mask` `(P, phrase_length)`; `phrase_sample`
+        `(P,)`; `phrase_token_mask` `(P, length)`; `num_dropped_phrases` (0-dim).
 
     Raises:
-        ImageError: for an image that cannot be read, naming the triplet and the column.
-        ValueError: for two images with one id.
+        ImageError: An image cannot be read. The error names the triplet and the column.
+        ValueError: Two images have one id.
     """
 
     def __init__(
         self,
-        processor,
+        processor: Any,
         *,
         max_phrases: int = 10,
         augmentation: Augmentation = "none",
@@ -65,31 +65,30 @@ class TripletCollator:
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()  # seen by workers that outlive an epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Called at the beginning of each epoch."""
+        """Set the epoch, on which augmentation depends."""
         self._epoch.fill_(epoch)
 
     def for_evaluation(self) -> "TripletCollator":
-        """The same without augmentation, for other triplets than those of training."""
+        """Return a collator without augmentation, for other triplets than those of training."""
         return TripletCollator(self.processor, max_phrases=self.max_phrases)
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        shown = {}  # id of an image -> the row and the side of it that show it first; each is read and encoded once
+        shown: dict[str, tuple[dict[str, Any], str]] = {}  # image id -> the first row and side that show it
         for side in ("reference", "target"):
             for row in rows:
                 first = shown.setdefault(row[f"{side}_id"], (row, side))
-                if _encoded(*first) != _encoded(row, side):
+                if _content(*first) != _content(row, side):
                     raise ValueError(
                         f"Triplets {first[0]['id']!r} and {row['id']!r} show different images under one id,"
-                        f" {row[f'{side}_id']!r}. An id must stand for one image."
+                        f" {row[f'{side}_id']!r}. Give each image its own id."
                     )
-        pixels = None if self.encoded_images else [self._image(row, side) for row, side in shown.values()]
+        with_phrases = self.max_phrases and "phrase_input_ids" in self.processor.model_input_names
+        phrases = [(row["noun_phrases"] or [])[: self.max_phrases] for row in rows]
         encoded = self.processor(
-            images=pixels,
+            images=None if self.encoded_images else [self._image(row, side) for row, side in shown.values()],
             text=[row["modification_text"] for row in rows],
-            **self._of_noun_phrases(rows),
+            **({"noun_phrases": phrases} if with_phrases else {"count_truncated": True}),
         )
-        if not self.max_phrases:
-            encoded = {name: value for name, value in encoded.items() if not name.startswith("phrase_")}
         places = {image_id: place for place, image_id in enumerate(shown)}
         ids = {side: [row[f"{side}_id"] for row in rows] for side in ("reference", "target")}
         return {
@@ -99,12 +98,6 @@ class TripletCollator:
             **{f"{side}_index": torch.tensor([places[image_id] for image_id in ids[side]]) for side in ids},
             **{f"{side}_keys": torch.tensor([image_key(image_id) for image_id in ids[side]]) for side in ids},
         }
-
-    def _of_noun_phrases(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Both ways to ask a processor say how many texts were cut."""
-        if "phrase_input_ids" in self.processor.model_input_names:
-            return {"noun_phrases": [(row["noun_phrases"] or [])[: self.max_phrases] for row in rows]}
-        return {"count_truncated": True}
 
     def _image(self, row: dict[str, Any], side: str) -> PILImage.Image:
         image = triplet_image(row, f"{side}_image")
@@ -117,12 +110,22 @@ class TripletCollator:
         return image.resize(image.size, PILImage.Resampling.BICUBIC, box=(left, top, left + width, top + height))
 
 
+class SetCollatorEpoch(TrainerCallback):
+    """Set the epoch of a collator, which the data loader does for samplers and data sets only."""
+
+    def __init__(self, collator: TripletCollator):
+        self.collator = collator
+
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        self.collator.set_epoch(int(state.epoch or 0))
+
+
 def image_key(image_id: str) -> int:
-    """A stable integer in [0, 2**63) for an id, to compare images across processes."""
+    """Return a stable integer in [0, 2**63) for an id, to compare images across processes."""
     return int.from_bytes(hashlib.blake2b(image_id.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def _encoded(triplet: dict[str, Any], side: str) -> bytes | str | None:
-    """The bytes of an image, or the path where there are none."""
+def _content(triplet: dict[str, Any], side: str) -> bytes | str | None:
+    """Return the encoded bytes of an image, or its path if there are none."""
     image = triplet[f"{side}_image"]
     return unpacked(image) if isinstance(image, dict) else None

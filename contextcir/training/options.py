@@ -1,8 +1,8 @@
-"""Options of training, in groups: everyday ones of transformers with the paper's values, and those of this library.
+"""Options of training, in groups: those of this library, and common ones of transformers with the paper's values.
 
 Defaults are the values of the ConText-CIR paper (section 4.3). This file imports nothing heavy, so that a command can
-list its options at once; [`~contextcir.training.training_args.CIRTrainingArguments`] puts them together with all the
-others of [`~transformers.TrainingArguments`], and checks them.
+list its options quickly. [`~contextcir.training.training_args.CIRTrainingArguments`] adds all others of
+[`~transformers.TrainingArguments`] and checks them together.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,8 @@ from transformers.hf_argparser import HfArg
 
 @dataclass
 class ScheduleOptions:
-    """How long and how fast a model is trained. All but two are options of transformers."""
+    """Duration, learning rate and output of training. All but `min_learning_rate` and `lr_num_cycles` are options of
+    transformers."""
 
     _argument_group_name = "Training"
 
@@ -23,9 +24,7 @@ class ScheduleOptions:
     per_device_train_batch_size: int = HfArg(default=8, help="Triplets of a batch, for each process.")
     learning_rate: float = HfArg(default=2e-5, help="Highest learning rate (AdamW).")
     min_learning_rate: float = HfArg(default=2e-7, help="Lowest learning rate of the cosine.")
-    lr_num_cycles: int = HfArg(
-        default=1, help="Cosines from the highest to the lowest rate. The paper restarts, but gives no number."
-    )
+    lr_num_cycles: int = HfArg(default=1, help="Number of cosines. The paper restarts, but gives no number.")
     lr_scheduler_type: str = HfArg(
         default="cosine_with_restarts", help="Schedule: the paper's, or any other of transformers."
     )
@@ -36,32 +35,29 @@ class ScheduleOptions:
         default=None, help="Compute activations again in the backward pass: less memory, more time."
     )
     resume_from_checkpoint: str | None = HfArg(
-        default=None, help="true: go on from the last whole checkpoint; or the path of one."
+        default=None, help="Checkpoint to continue from: a path, or true for the last whole one."
     )
     push_to_hub: bool = HfArg(default=False, help="Publish the model under the name hub_model_id.")
 
 
 @dataclass
 class LossOptions:
-    """The two losses: L_tot = L_cont + cc_weight * L_cc."""
+    """The two losses, L_tot = L_cont + cc_weight * L_cc."""
 
     _argument_group_name = "Losses"
 
     cc_weight: float = HfArg(default=0.08, help="Weight of the concept-consistency loss (lambda); 0 leaves it out.")
     cc_warmup_steps: float = HfArg(
-        default=0, help="Steps, or below 1 the share of all steps, in which that weight rises from 0."
+        default=0, help="Steps, or below 1 the share of all steps, in which cc_weight rises from 0."
     )
-    cc_slack: float = HfArg(
-        default=0.0, help="Difference of two attention values that costs nothing (epsilon), in [0, 1)."
-    )
+    cc_slack: float = HfArg(default=0.0, help="Difference of attention values that is allowed (epsilon), in [0, 1).")
     cc_form: Literal["excess", "absolute", "contrastive"] = HfArg(
         default="excess",
-        help="excess: attention in context beyond that in isolation costs (paper); absolute: any difference "
-        "costs; contrastive: a phrase's two maps must be nearer to each other than to those of other "
-        "phrases.",
+        help="excess: penalise attention in context beyond isolated attention (paper); absolute: penalise any "
+        "difference; contrastive: a phrase's two maps must be more similar to each other than to those of others.",
     )
     isolated_grad: bool = HfArg(
-        default=False, help="Let the concept-consistency loss train the isolated maps as well."
+        default=False, help="Whether the concept-consistency loss also trains the isolated maps."
     )
     max_phrases: int = HfArg(default=10, help="Most noun phrases of a text, breadth-first.")
     query_negatives: Literal["own", "all", "none"] = HfArg(
@@ -69,16 +65,16 @@ class LossOptions:
         help="Reference images among the negatives of a query: its own (paper), all of the global batch, none.",
     )
     mask_repeated_targets: bool = HfArg(
-        default=True, help="Leave other rows with a query's own target image out of its negatives."
+        default=True, help="Whether other rows with a query's own target image are left out of its negatives."
     )
-    learn_temperature: bool = HfArg(default=True, help="Learn the temperature of the contrastive loss.")
+    learn_temperature: bool = HfArg(default=True, help="Whether the temperature of the contrastive loss is learned.")
     ema_momentum: float | None = HfArg(
         default=None,
-        help="Take targets from a moving average of the model, with a momentum that rises from this value to 1"
-        " (InstructCIR, as in I-JEPA: 0.996). By default they come from the model itself.",
+        help="Take targets from a moving average of the model, whose momentum rises from this value to 1 "
+        "(InstructCIR: 0.996, as in I-JEPA). By default they come from the model itself.",
     )
     publish_moving_average: bool = HfArg(
-        default=False, help="Measure and save the moving average at the end, instead of the model."
+        default=False, help="Evaluate and save the moving average at the end, instead of the model."
     )
 
 
@@ -92,8 +88,7 @@ class FreezingOptions:
     freeze_text: bool = HfArg(default=False, help="Freeze the text encoder.")
     train_only: str | None = HfArg(
         default=None,
-        help="Freeze everything but this part of the model, such as combiner_weight (the lambda of "
-        "InstructCIR's second stage).",
+        help="Freeze all but this part of the model, such as combiner_weight (lambda, InstructCIR's second stage).",
     )
 
 
@@ -108,13 +103,13 @@ class ImageOptions:
     )
     on_bad_image: Literal["abort", "skip"] = HfArg(
         default="abort",
-        help="abort: stop at an image that cannot be read; skip: read all images beforehand, leave out "
-        "triplets with bad ones, and list these in bad_images.json.",
+        help="abort: stop at an image that cannot be read; skip: check all images first, leave out triplets with bad "
+        "ones, and list these in bad_images.json.",
     )
     encode_images_once: bool = HfArg(
         default=False,
-        help="Keep the output of the frozen image encoder for each training image on disk (in the cache of "
-        "datasets), instead of computing it in every epoch. Needs freeze_vision and no augmentation.",
+        help="Keep the output of the frozen image encoder for each training image on disk (in the cache of datasets), "
+        "instead of computing it in every epoch. Needs freeze_vision and no augmentation.",
     )
 
 

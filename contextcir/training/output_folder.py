@@ -1,4 +1,4 @@
-"""One output folder, one run: two would mix their checkpoints, their logs and their cards."""
+"""Reserve an output folder for one run: two runs would mix their checkpoints, logs and cards."""
 
 import os
 from collections.abc import Iterator
@@ -12,20 +12,20 @@ from filelock import FileLock, Timeout
 @contextmanager
 def claim_folder(folder: str | os.PathLike, *, resuming: bool = False, is_main_process: bool = True) -> Iterator[None]:
     """
-    A context in which a folder belongs to this run. All processes enter it, and the main one holds the lock.
+    Reserve a folder for this run within a context. All processes enter it, and the main one holds the lock.
 
     Args:
-        folder (`str` or `os.PathLike`): Made where it does not exist.
-        resuming (`bool`, defaults to `False`): Whether results that are there already belong to this run.
-        is_main_process (`bool`, defaults to `True`): Whether this process is the first of all.
+        folder (`str` or `os.PathLike`): The folder, which is made if it does not exist.
+        resuming (`bool`, defaults to `False`): Whether results in the folder belong to this run.
+        is_main_process (`bool`, defaults to `True`): Whether this is the main process.
 
     Raises:
-        ValueError: on all processes, where another run is in the folder or has left results.
+        ValueError: Another run uses the folder or has left results. All processes raise it.
     """
     lock = FileLock(os.path.join(folder, "_train.lock"), timeout=0)
     try:
         problem = [_problem(Path(folder), lock, resuming) if is_main_process else None]
-        (message,) = broadcast_object_list(problem)  # one process must not train on while another stops
+        (message,) = broadcast_object_list(problem)  # all processes must stop together
         if message:
             raise ValueError(message)
         yield

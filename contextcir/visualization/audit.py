@@ -1,10 +1,9 @@
-"""What an audit found, a picture each: halves of queries, failures, lengths, and what a retriever listens to."""
+"""Figures of an audit: queries solved by half a query, types of failures, lengths, and effects of text edits."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from contextcir.visualization.charts import bars, chart_style, titled_axes
-from contextcir.visualization.page import INK, RUNS, Figure
+from contextcir.visualization.page import INK, RUNS, Figure, bars, chart, interval_errors
 
 
 def audit_figures(findings: Mapping[str, Any]) -> dict[str, Figure]:
@@ -17,14 +16,13 @@ def audit_figures(findings: Mapping[str, Any]) -> dict[str, Figure]:
     Returns:
         `dict[str, matplotlib.figure.Figure]`: By name: `modality`, `failures`, `length`, `phrases`, `listening`.
     """
-    with chart_style():
-        return {
-            "modality": _modality(findings["modality"]),
-            "failures": _percent("Kinds of wrong first hits, % of failures", findings["failures"]["kinds"]),
-            "length": _ranges("Recall by words of the text", findings["length"]),
-            "phrases": _ranges("Recall by noun phrases of the text", findings["phrases"]),
-            "listening": _listening(findings),
-        }
+    return {
+        "modality": _modality(findings["modality"]),
+        "failures": _percent("Wrong top-1 results by type, % of failures", findings["failures"]["kinds"]),
+        "length": _ranges("Recall by number of words, %", findings["length"]),
+        "phrases": _ranges("Recall by number of noun phrases, %", findings["phrases"]),
+        "listening": _stability(findings),
+    }
 
 
 def _percent(title: str, values: Mapping[str, float]) -> Figure:
@@ -33,45 +31,43 @@ def _percent(title: str, values: Mapping[str, float]) -> Figure:
 
 def _modality(findings: Mapping[str, Mapping[str, Any]]) -> Figure:
     names = ("composed", "image", "text", "image or text", "only composed")
-    figure, axes = titled_axes("Queries solved, %", 5.6, 2.8)
     width = 0.8 / len(findings)
-    for place, (metric, values) in enumerate(findings.items()):
-        lefts = [x + width * (place - (len(findings) - 1) / 2) for x in range(len(names))]
-        drawn = axes.bar(lefts, [values[name] for name in names], width * 0.92, color=RUNS[place], label=metric)
-        axes.bar_label(drawn, fmt="%.0f", fontsize=8, color=INK)
-    axes.set_xticks(range(len(names)), names)
-    axes.legend(fontsize=8)
+    with chart(5.6, 2.8, "Queries solved, %") as figure:
+        axes = figure.add_subplot()
+        for place, (metric, values) in enumerate(findings.items()):
+            lefts = [x + width * (place - (len(findings) - 1) / 2) for x in range(len(names))]
+            drawn = axes.bar(lefts, [values[name] for name in names], width * 0.92, color=RUNS[place], label=metric)
+            axes.bar_label(drawn, fmt="%.0f", fontsize=8, color=INK)
+        axes.set_xticks(range(len(names)), names)
+        axes.legend(fontsize=8)
     return figure
 
 
 def _ranges(title: str, rows: Sequence[Mapping[str, Any]]) -> Figure:
-    figure, axes = titled_axes(title, 4.6, 2.8)
     labels = []
     for row in rows:
         low, high = row["from"], row["to"]
         span = f"{low}+" if high is None else str(low) if low == high else f"{low}-{high}"
         labels.append(f"{span}\nn={row['num_queries']}")
-    for place, k in enumerate((1, 10)):
-        values = [row[f"recall@{k}"] for row in rows]
-        below = [value - row[f"interval@{k}"][0] for value, row in zip(values, rows, strict=True)]
-        above = [row[f"interval@{k}"][1] - value for value, row in zip(values, rows, strict=True)]
-        errors = [[max(0.0, some) for some in side] for side in (below, above)]
-        axes.errorbar(range(len(rows)), values, errors, color=RUNS[place], marker="o", markersize=4, capsize=3)
-        axes.annotate(
-            f"recall@{k}", (len(rows) - 1, values[-1]), (6, 0), textcoords="offset points", color=RUNS[place]
-        )
-    axes.set_xticks(range(len(rows)), labels)
-    axes.set_xlim(-0.3, len(rows) - 0.1)
-    axes.set_ylim(0, 100)
-    axes.grid(axis="y")
+    with chart(4.6, 2.8, title) as figure:
+        axes = figure.add_subplot()
+        for color, k in zip(RUNS, (1, 10), strict=False):
+            values = [row[f"recall@{k}"] for row in rows]
+            errors = interval_errors(values, [row[f"interval@{k}"] for row in rows])
+            axes.errorbar(range(len(rows)), values, errors, color=color, marker="o", markersize=4, capsize=3)
+            end = (len(rows) - 1, values[-1])
+            axes.annotate(f"recall@{k}", end, (6, 0), textcoords="offset points", color=color)
+        axes.set_xticks(range(len(rows)), labels)
+        axes.set_xlim(-0.3, len(rows) - 0.1)
+        axes.set_ylim(0, 100)
+        axes.grid(axis="y")
     return figure
 
 
-def _listening(findings: Mapping[str, Any]) -> Figure:
-    named = {"a carrier phrase added": findings["paraphrase"], "a noun phrase left out": findings["dropping"]}
+def _stability(findings: Mapping[str, Any]) -> Figure:
     values = {}
-    for what, found in named.items():
-        if found["num_variants"]:
-            values[f"{what}: same first hit"] = found["same first hit"]
-            values[f"{what}: of the ten that stay"] = found["top 10 that stays"]
-    return _percent("What changes in the ranking, %", values or {"no text could be changed": 0.0})
+    for edit, found in (("carrier phrase added", "paraphrase"), ("noun phrase removed", "dropping")):
+        if findings[found]["num_variants"]:
+            values[f"{edit}: same top 1"] = findings[found]["same first hit"]
+            values[f"{edit}: overlap of top 10"] = findings[found]["top 10 that stays"]
+    return _percent("Stability of the ranking under text edits, %", values or {"no text could be edited": 0.0})

@@ -1,10 +1,9 @@
-"""What a run of caption generation gave, a picture each: lengths, operations, noun phrases, failures and cost."""
+"""Figures of a run of caption generation: lengths, operations, noun phrases, failures and cost."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from contextcir.visualization.charts import bars, chart_style, titled_axes
-from contextcir.visualization.page import RUNS, Figure, MaxNLocator
+from contextcir.visualization.page import RUNS, Figure, MaxNLocator, bars, chart
 
 
 def caption_figures(report: Mapping[str, Any]) -> dict[str, Figure]:
@@ -12,35 +11,36 @@ def caption_figures(report: Mapping[str, Any]) -> dict[str, Figure]:
     Draw a report.
 
     Args:
-        report (`Mapping[str, Any]`): What `generate_captions.py` writes into `report.json`.
+        report (`Mapping[str, Any]`): The content of `report.json` of `contextcir generate`.
 
     Returns:
-        `dict[str, matplotlib.figure.Figure]`: By name: `words`, `noun_phrases`, `operations`, `failures` and `cost`;
-        of what there is nothing to draw, there is no figure.
+        `dict[str, matplotlib.figure.Figure]`: By name: `words`, `noun_phrases`, `operations`, `failures` and `cost`.
+        Figures without data are left out.
     """
-    spent = {entry["stage"]: entry["usd"] for entry in report["requests"]["stages"]}
-    tokens = {
-        entry["stage"]: entry["prompt_tokens"] + entry["completion_tokens"] for entry in report["requests"]["stages"]
-    }
+    stages = report["requests"]["stages"]
+    cost = ("Cost by stage, USD", {entry["stage"]: entry["usd"] for entry in stages})
+    if not any(cost[1].values()):
+        tokens = {entry["stage"]: entry["prompt_tokens"] + entry["completion_tokens"] for entry in stages}
+        cost = ("Tokens by stage", tokens)
     lost = {name.replace("_", " "): count for name, count in report["failures"].items()}
     lost |= {f"caption: {name.replace('_', ' ')}": count for name, count in report["captions"]["dropped"].items()}
     drawn = {
-        "words": (_histogram, "Triplets by words of the text", report["triplets"]["words"]),
-        "noun_phrases": (_histogram, "Triplets by noun phrases of the text", report["triplets"]["noun_phrases"]),
+        "words": (_histogram, "Triplets by number of words", report["triplets"]["words"]),
+        "noun_phrases": (_histogram, "Triplets by number of noun phrases", report["triplets"]["noun_phrases"]),
         "operations": (_counts, "Captions by operation", report["operations"]),
-        "failures": (_counts, "Pairs that failed and captions that were dropped", lost),
-        "cost": (_counts, *(("Cost by stage, USD", spent) if any(spent.values()) else ("Tokens by stage", tokens))),
+        "failures": (_counts, "Failed pairs and dropped captions", lost),
+        "cost": (_counts, *cost),
     }
-    with chart_style():
-        return {name: draw(title, values) for name, (draw, title, values) in drawn.items() if values}
+    return {name: draw(title, values) for name, (draw, title, values) in drawn.items() if values}
 
 
 def _histogram(title: str, counts: Mapping[str, int]) -> Figure:
-    figure, axes = titled_axes(title, 5.2, 2.6)
-    axes.bar([int(size) for size in counts], counts.values(), color=RUNS[0], width=0.9)
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes.grid(axis="y")
+    with chart(5.2, 2.6, title) as figure:
+        axes = figure.add_subplot()
+        axes.bar([int(size) for size in counts], list(counts.values()), color=RUNS[0], width=0.9)
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.grid(axis="y")
     return figure
 
 

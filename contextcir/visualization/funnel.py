@@ -1,84 +1,52 @@
-"""A query's funnel: the best candidates after each stage of ImageScope, and what was said of each."""
+"""The funnel of a query: the best candidates after each stage of ImageScope, with scores, answers and verdicts."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 from contextcir.retrieval.base import Gallery, Query
-from contextcir.visualization.page import (
-    GAP,
-    GREY,
-    LINE,
-    MARGIN,
-    REFERENCE,
-    SMALL,
-    SMALL_LINE,
-    TARGET,
-    TILE,
-    Figure,
-    Page,
-    wrap,
-)
+from contextcir.visualization.page import GAP, LINE, MARGIN, REFERENCE, SMALL, SMALL_LINE, TILE, Figure, Page, wrap
 
-ROW = TILE + 44  # with its labels
-STAGES = {"retrieved": "retrieved", "verified": "by propositions that hold", "evaluated": "the accepted first"}
+ROW = TILE + 44  # height of a row of candidates with its labels
+STAGES = {
+    "retrieved": "retrieved, by score",
+    "verified": "verified, by propositions",
+    "evaluated": "evaluated, by verdict",
+}
 
 
 def funnel_figure(
-    query: Query, gallery: Gallery, record: Mapping[str, Any], targets: set[str] = frozenset(), *, k: int = 10
+    query: Query, gallery: Gallery, record: Mapping[str, Any], targets: Collection[str] = (), *, k: int = 10
 ) -> Figure:
     """
-    Draw what became of a query: its text and reference, the propositions, and a row of candidates after each stage.
+    Draw a query with its reference and propositions, and a row of candidates after each stage.
 
-    Below a candidate stands its score, then a tick or a cross for each proposition in their order (a question mark:
-    no usable answer), then the verdict; nothing where a stage does not reach so far down. Targets have a green frame,
-    the reference a red one.
+    Labels are scores, then a tick or a cross for each proposition (a question mark: no usable answer), then verdicts.
+    A candidate that a stage did not examine has no label. Targets have a green frame, the reference a red one.
 
     Args:
         query (`Query`): The query.
-        gallery (`Gallery`): Where images come from.
-        record (`Mapping[str, Any]`): Its line of an ImageScope trace.
-        targets (`set[str]`, *optional*): Ids of its targets.
-        k (`int`, *optional*, defaults to 10): Candidates to show in each row.
-
-    Returns:
-        `matplotlib.figure.Figure`
+        gallery (`Gallery`): The source of images.
+        record (`Mapping[str, Any]`): The record of the query in an ImageScope trace.
+        targets (`Collection[str]`, *optional*): Ids of its targets.
+        k (`int`, *optional*, defaults to 10): Number of candidates per row.
 
     Raises:
         `ImageError`: An image cannot be read.
-        `ValueError`: The line is of another query, or the query did not come through all stages.
+        `ValueError`: The record is of another query, or a stage is missing.
     """
     if record.get("query") != query.id:
-        raise ValueError(f"The line is of query {record.get('query')!r}, expected {query.id!r}.")
+        raise ValueError(f"Got the record of query {record.get('query')!r}, expected {query.id!r}.")
     if missing := [stage for stage in STAGES if stage not in record]:
-        raise ValueError(f"Query {query.id!r} has not been {missing[0]} yet. Let the search end first.")
-    # What is known beyond that is known of the query's own candidates, which are ranked by themselves.
-    asked = {stage: set(record[before][: record["depths"][stage]]) for before, stage in pairwise(STAGES)}
-    labels = {
-        "retrieved": {
-            id_: f"{score:.3f}" for id_, score in zip(record["retrieved"], record["scores"] or [], strict=False)
-        },
-        "verified": {
-            id_: ticks(record["propositions"], answers)
-            for id_, answers in record["answers"].items()
-            if id_ in asked["verified"]
-        },
-        "evaluated": {
-            id_: verdict["verdict"] if verdict else "?"
-            for id_, verdict in record["verdicts"].items()
-            if id_ in asked["evaluated"]
-        },
-    }
+        raise ValueError(f"Query {query.id!r} has not been {missing[0]} yet. Let the search finish first.")
+    labels = _labels(record)
     left = MARGIN + TILE + 3 * GAP
     width = max(left + min(k, max(len(record[stage]) for stage in STAGES)) * (TILE + GAP) + MARGIN, 880)
     text = wrap(query.modification_text, width - 2 * MARGIN)
-    questions = [
-        line
-        for number, proposition in enumerate(record["propositions"], start=1)
-        for line in wrap(
-            f"{number}. {proposition['question']} ({proposition['expected']})", width - left - MARGIN, SMALL
-        )
-    ]
+    questions = []
+    for number, proposition in enumerate(record["propositions"], start=1):
+        question = f"{number}. {proposition['question']} ({proposition['expected']})"
+        questions += wrap(question, width - left - MARGIN, SMALL)
     head = max(TILE + 28 if query.has_reference else 0, len(questions) * SMALL_LINE)
     page = Page(width, MARGIN + len(text) * LINE + 10 + head + 10 + len(STAGES) * ROW)
 
@@ -86,19 +54,36 @@ def funnel_figure(
     top = MARGIN + len(text) * LINE + 10
     if query.has_reference:
         page.tile(MARGIN, top, gallery.reference_image(query), "reference", REFERENCE)
-    page.text(left, top, questions, size=SMALL, color=GREY)
+    page.note(left, top, questions)
     top += head + 10
     for stage, title in STAGES.items():
-        page.text(MARGIN, top + TILE / 2, wrap(title, TILE + GAP, SMALL), size=SMALL, color=GREY, valign="center")
+        page.note(MARGIN, top + TILE / 2, wrap(title, TILE + GAP, SMALL), va="center")
         for place, id_ in enumerate(record[stage][:k]):
-            frame = TARGET if id_ in targets else REFERENCE if id_ == query.reference_id else None
-            page.tile(left + place * (TILE + GAP), top, gallery.image(id_), labels[stage].get(id_, ""), frame)
+            label = labels[stage].get(id_, "")
+            page.candidate(left + place * (TILE + GAP), top, query, gallery, id_, label, targets)
         top += ROW
     return page.figure
 
 
-def ticks(propositions: list[dict[str, str]], answers: list[str] | None) -> str:
-    """A tick for each proposition that holds and a cross for each that does not; a question mark without answers."""
+def _labels(record: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Return the labels of the candidates that each stage examined.
+
+    The record also has answers about the candidates of the query's subset, which are ranked separately.
+    """
+    scores = zip(record["retrieved"], record["scores"] or [], strict=False)
+    labels = {
+        "retrieved": {id_: f"{score:.3f}" for id_, score in scores},
+        "verified": {id_: ticks(record["propositions"], answers) for id_, answers in record["answers"].items()},
+        "evaluated": {id_: verdict["verdict"] if verdict else "?" for id_, verdict in record["verdicts"].items()},
+    }
+    for before, stage in pairwise(STAGES):
+        examined = set(record[before][: record["depths"][stage]])
+        labels[stage] = {id_: label for id_, label in labels[stage].items() if id_ in examined}
+    return labels
+
+
+def ticks(propositions: Sequence[Mapping[str, str]], answers: Sequence[str] | None) -> str:
+    """Return a tick for each expected answer and a cross for any other, or a question mark without answers."""
     if answers is None:
         return "?"
     expected = [proposition["expected"] for proposition in propositions]

@@ -1,6 +1,7 @@
-"""The best gallery images for some queries, targets in green frames."""
+"""The best gallery images of some queries, with frames around targets."""
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 from PIL import Image
 
@@ -12,32 +13,29 @@ def retrieval_grid(
     queries: Sequence[Query],
     gallery: Gallery,
     ranking: Ranking,
-    relevance: Mapping[str, set[str]],
+    relevance: Mapping[str, AbstractSet[str]],
     *,
     k: int = 10,
 ) -> Figure:
     """
     Draw a row for each query: its text, its reference image and the `k` best images of the gallery.
 
-    Targets have a green frame and a tick; the reference has a red frame, also where it is among the best. A query
-    without a target among the `k` best has its best-ranked target at the end of its row, with its rank.
+    Targets have a green frame and a tick. The reference has a red frame, also among the best images. If no target is
+    among the `k` best, the row ends with the best-ranked target and its rank.
 
     Args:
         queries (`Sequence[Query]`): The rows, from the top.
-        gallery (`Gallery`): Where images come from.
-        ranking (`Ranking`): Holds these queries. Longer lists tell the rank of targets that are missed.
-        relevance (`Mapping[str, set[str]]`): Ids of each query's targets, by query id; as far as they are known.
-        k (`int`, *optional*, defaults to 10): How many images to show; fewer where the ranking holds fewer.
-
-    Returns:
-        `matplotlib.figure.Figure`
+        gallery (`Gallery`): The source of images.
+        ranking (`Ranking`): A ranking with these queries. Longer lists give the ranks of missed targets.
+        relevance (`Mapping[str, Set[str]]`): Id of a query -> ids of its known targets.
+        k (`int`, *optional*, defaults to 10): Number of images per row; fewer if the ranking holds fewer.
 
     Raises:
         `ImageError`: An image cannot be read.
-        `ValueError`: There is no query, or one that is not in the ranking.
+        `ValueError`: There is no query, or the ranking does not hold a query.
     """
     if not queries:
-        raise ValueError("There are no queries to draw.")
+        raise ValueError("Got 0 queries to draw, expected at least 1.")
     places = {id_: place for place, id_ in enumerate(ranking.query_ids)}
     if absent := [query.id for query in queries if query.id not in places]:
         raise ValueError(f"The ranking does not hold the query {absent[0]!r}.")
@@ -49,16 +47,14 @@ def retrieval_grid(
     missed_left = best_left + max(len(ids[:k]) for ids in ranked.values()) * (TILE + GAP) + 2 * GAP
     width = max(missed_left + (TILE if missed else -3 * GAP) + MARGIN, 880)
     texts = [wrap(query.modification_text, width - 2 * MARGIN) for query in queries]
-    row_height = 10 + TILE + 50  # below its text
+    row_height = 10 + TILE + 50  # below the text
     page = Page(width, MARGIN + 2 * LINE + sum(len(lines) * LINE + row_height for lines in texts))
 
     top = MARGIN
-    scores = "" if ranking.scores is None else " and their scores"
-    page.text(
-        best_left, top, f"best of {len(gallery):,} gallery images, from the left,{scores}".rstrip(","), color=GREY
-    )
+    scores = "" if ranking.scores is None else ", with scores"
+    page.text(best_left, top, f"top results of {len(gallery):,} gallery images, best first{scores}", color=GREY)
     for left, color, name in ((width - MARGIN - 170, REFERENCE, "reference"), (width - MARGIN - 52, TARGET, "target")):
-        page.framed(left - 22, top + 3, 8, 8, Image.new("RGB", (1, 1), "white"), color)
+        page.framed(left - 22, top + 3, (8, 8), Image.new("RGB", (1, 1), "white"), color)
         page.text(left, top, name, color=GREY)
     top += 2 * LINE
     for query, lines in zip(queries, texts, strict=True):
@@ -69,13 +65,12 @@ def retrieval_grid(
         ids, own = ranked[query.id], targets[query.id]
         for rank, id_ in enumerate(ids[:k]):
             label = f"{rank + 1}" if ranking.scores is None else f"{ranking.scores[places[query.id]][rank]:.3f}"
-            kind = TARGET if id_ in own else REFERENCE if id_ == query.reference_id else None
-            label += " ✓" if kind == TARGET else ""
-            page.tile(best_left + rank * (TILE + GAP), top, gallery.image(id_), label, kind)
+            label += " ✓" if id_ in own else ""
+            page.candidate(best_left + rank * (TILE + GAP), top, query, gallery, id_, label, own)
         if query.id in missed:
-            rank, id_ = min(((ids.index(id_), id_) for id_ in own & set(ids)), default=(None, min(own)))
-            label = f"rank > {len(ids):,}" if rank is None else f"rank {rank + 1:,}"
-            page.text(missed_left - 1.5 * GAP, top + TILE / 2, "…", color=GREY, align="center", valign="center")
-            page.tile(missed_left, top, gallery.image(id_), label, TARGET)
+            found = next((id_ for id_ in ids if id_ in own), None)
+            label = f"rank {ids.index(found) + 1:,}" if found else f"rank > {len(ids):,}"
+            page.text(missed_left - 1.5 * GAP, top + TILE / 2, "…", color=GREY, ha="center", va="center")
+            page.tile(missed_left, top, gallery.image(found or min(own)), label, TARGET)
         top += row_height - 10
     return page.figure

@@ -1,5 +1,6 @@
-"""What `datasets_scripts/train_parser.py` makes the shipped constituency parser of.
+"""Training of the constituency parser that ships with the package (`contextcir data parser`).
 
-`trees` reads bracketed trees, `augmentation` makes more of them, `grammar` samples modification texts, `objective` is
-the parser's loss, and `scores` says how good it is.
+`trees` reads bracketed trees, `augmentation` varies them, `grammar` samples modification texts, and `data` mixes all
+of them. `objective` has the parser's loss, `training` the loop, `scores` its measures, and `record` its record and
+card.
 """

@@ -1,29 +1,29 @@
-"""How a few thousand trees go further: substructure substitution (Shi et al., 2021: a constituent is swapped for
-another of the same label), and looking like a caption (no capitals, no final stop, misspelt words, fragments)."""
+"""Augmentation of trees: substructure substitution (Shi et al., 2021), and the style of captions.
 
+Substitution swaps a constituent for another with the same label. Captions have no capitals and no final stop, misspelt
+words, and are often fragments.
+"""
+
+import random
 from collections import defaultdict
+from collections.abc import Sequence
 
-from datasets_scripts.treebank.trees import is_leaf, leaves, map_words, without_final_punctuation
+from datasets_scripts.treebank.trees import Tree, is_leaf, leaves, map_first_word, map_words, trim_punctuation
+
+OPEN_CLASSES = ("NN", "NNS", "JJ", "NNP", "VB", "VBN", "VBG", "CD", "JJR")  # tags of words that are swapped
 
 
 class Substitution:
-    """
-    Swaps constituents for others of the same label and a similar length, and words for others of the same tag.
+    """Swap constituents for others with the same label and a similar length, and words for others with the same tag.
+    All of them come from `trees`."""
 
-    Args:
-        trees (`list`): Where others come from.
-
-    Called with a tree, a `random.Random` and the chances, in [0, 1], that a constituent and that a word is swapped, it
-    gives a new tree.
-    """
-
-    def __init__(self, trees):
-        self.constituents = defaultdict(list)  # (label, length class) -> trees
-        self.words = defaultdict(list)  # tag -> words, as often as they occur
+    def __init__(self, trees: Sequence[Tree]):
+        self.constituents: dict[tuple[str, int], list[Tree]] = defaultdict(list)  # (label, length class) -> trees
+        self.words: dict[str, list[str]] = defaultdict(list)  # tag -> words, as often as they occur
         for tree in trees:
             self._collect(tree)
 
-    def _collect(self, tree):
+    def _collect(self, tree: Tree) -> None:
         if is_leaf(tree):
             self.words[tree[0]].append(tree[1])
             return
@@ -33,9 +33,10 @@ class Substitution:
         for child in tree[1]:
             self._collect(child)
 
-    def __call__(self, tree, rng, p_constituent=0.08, p_word=0.06):
+    def __call__(self, tree: Tree, rng: random.Random, p_constituent: float = 0.08, p_word: float = 0.06) -> Tree:
+        """Return a new tree. `p_constituent` and `p_word` are the probabilities of a swap, in [0, 1]."""
         if is_leaf(tree):
-            swap = tree[0] in ("NN", "NNS", "JJ", "NNP", "VB", "VBN", "VBG", "CD", "JJR") and rng.random() < p_word
+            swap = tree[0] in OPEN_CLASSES and rng.random() < p_word
             return (tree[0], rng.choice(self.words[tree[0]])) if swap else tree
         if rng.random() < p_constituent:
             others = self.constituents.get((tree[0], len(leaves(tree)).bit_length()))
@@ -44,37 +45,30 @@ class Substitution:
         return (tree[0], [self(child, rng, p_constituent, p_word) for child in tree[1]])
 
 
-def misspelt(word, rng):
-    """Swaps, drops or doubles one letter."""
+def misspell(word: str, rng: random.Random) -> str:
+    """Swap, drop or double one letter of a word of at least four letters."""
     if len(word) < 4 or not word.isalpha():
         return word
     i = rng.randrange(1, len(word) - 1)
-    return rng.choice(
-        [
-            word[:i] + word[i + 1] + word[i] + word[i + 2 :],
-            word[:i] + word[i + 1 :],
-            word[:i] + word[i] + word[i:],
-        ]
-    )
+    swapped = word[:i] + word[i + 1] + word[i] + word[i + 2 :]
+    return rng.choice([swapped, word[:i] + word[i + 1 :], word[:i] + word[i] + word[i:]])
 
 
-def like_a_caption(tree, rng):
-    """Drops the final punctuation and the capitals, each for a third of the trees, and misspells words in a tenth."""
+def caption_style(tree: Tree, rng: random.Random) -> Tree:
+    """Drop the final punctuation and the capitals, each in about a third of the trees, and misspell words in a
+    tenth."""
     if rng.random() < 0.1:
-        tree = map_words(tree, lambda word: misspelt(word, rng) if rng.random() < 0.15 else word)
+        tree = map_words(tree, lambda word: misspell(word, rng) if rng.random() < 0.15 else word)
     if rng.random() < 0.35:
-        tree = without_final_punctuation(tree)
+        tree = trim_punctuation(tree)
     draw = rng.random()
     if draw < 0.3:
-        tree = map_words(tree, str.lower)
-    elif draw < 0.4:
-        first = leaves(tree)[0][1]
-        tree = map_words(tree, lambda word: word.lower() if word is first else word)
-    return tree
+        return map_words(tree, str.lower)
+    return map_first_word(tree, str.lower) if draw < 0.4 else tree
 
 
-def fragments(tree):
-    """The noun phrases of 2 to 12 words, and the verb phrases that can stand as imperatives, as trees of their own."""
+def fragments(tree: Tree) -> list[Tree]:
+    """Return the noun phrases, and the verb phrases that can be imperatives, of 2 to 14 words, as trees."""
     if is_leaf(tree):
         return []
     found = [f for child in tree[1] for f in fragments(child)]

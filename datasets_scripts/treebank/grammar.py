@@ -1,25 +1,23 @@
-"""A small grammar of modification texts, as `modification_grammar.txt` has it."""
+"""A grammar of modification texts, read from `modification_grammar.txt`."""
 
+import random
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
-from datasets_scripts.treebank.trees import capitalized, map_words, read_tree
+from datasets_scripts.treebank.trees import Tree, map_first_word, map_words, read_tree
 
 
 class ModificationGrammar:
-    """
-    Samples trees of modification texts from `modification_grammar.txt`.
+    """Sample trees of modification texts. `noun_phrases` are bracketed trees that replace `<GUM>`."""
 
-    Args:
-        noun_phrases (`list[str]`): Bracketed trees, one of which stands for each `<GUM>`.
-    """
-
-    def __init__(self, noun_phrases):
+    def __init__(self, noun_phrases: Sequence[str]):
         path = Path(__file__).with_name("modification_grammar.txt")
-        self.alternatives, self.weights = defaultdict(list), defaultdict(list)
-        self.alternatives["GUM"], self.weights["GUM"] = noun_phrases, [1] * len(noun_phrases)
-        for line in path.read_text().splitlines():
+        self.alternatives: dict[str, list[str]] = defaultdict(list, GUM=list(noun_phrases))
+        self.weights: dict[str, list[int]] = defaultdict(list, GUM=[1] * len(noun_phrases))
+        symbol = ""
+        for line in path.read_text(encoding="utf-8").splitlines():
             if re.match(r"\w+:$", line):
                 symbol = line[:-1]
             elif line.startswith("  ") and symbol.isupper():
@@ -29,15 +27,14 @@ class ModificationGrammar:
             elif line.startswith("  "):
                 self.alternatives[symbol] += line.split()
                 self.weights[symbol] += [1] * len(line.split())
-        plurals = [
-            word + ("es" if word.endswith(("s", "x", "ch", "sh")) else "s") for word in self.alternatives["noun"]
-        ]
+        nouns = self.alternatives["noun"]
+        plurals = [noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s") for noun in nouns]
         self.alternatives["nouns"], self.weights["nouns"] = plurals, [1] * len(plurals)
 
-    def sample(self, rng):
-        """One tree, drawn with a `random.Random`; in half of the cases without capitals."""
+    def sample(self, rng: random.Random) -> Tree:
+        """Draw one tree. Half of the trees have no capitals."""
 
-        def expand(match):
+        def expand(match: re.Match[str]) -> str:
             symbol = match.group(1)
             return re.sub(r"<(\w+)>", expand, rng.choices(self.alternatives[symbol], self.weights[symbol])[0])
 
@@ -45,5 +42,5 @@ class ModificationGrammar:
         text = re.sub(r"\(JJ (\w+)-(\w+)\)", r"(ADJP (JJ \1) (HYPH -) (JJ \2))", text)
         tree = read_tree(text)
         if rng.random() < 0.5:
-            return capitalized(tree)
+            return map_first_word(tree, lambda word: word[:1].upper() + word[1:])
         return map_words(tree, str.lower)

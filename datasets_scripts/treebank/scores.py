@@ -1,26 +1,28 @@
-"""How good a parser is: brackets found, among those that there are."""
+"""Scores of a parser: precision, recall and F1 of brackets, and tag accuracy."""
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from datasets_scripts.treebank.objective import Example
-from datasets_scripts.treebank.trees import PUNCTUATION
+from datasets_scripts.treebank.trees import PUNCTUATION, Tree
 
 
-def np_brackets(words_tags, spans):
-    """The set of NP brackets of a sentence, as positions among its words that are not punctuation."""
+def np_brackets(tags: Sequence[str], spans: Iterable[tuple[int, int, str]]) -> set[tuple[int, int]]:
+    """Return the NP brackets of a sentence, as positions among its words other than punctuation."""
     position = [0]
-    for tag in words_tags:
+    for tag in tags:
         position.append(position[-1] + (tag not in PUNCTUATION))
     brackets = {(position[s], position[e]) for s, e, label in spans if "NP" in label.split("::")}
     return {(s, e) for s, e in brackets if e > s}
 
 
-def evaluate(parser, trees):
-    """NP-F1 (see `np_brackets`), in per cent, with precision, recall, all-label F1 and tag accuracy."""
+def evaluate(parser: Any, trees: Sequence[Tree]) -> dict[str, float]:
+    """Compute F1, precision and recall of [`np_brackets`], F1 of all labels, and tag accuracy, in percent."""
     examples = [Example(tree) for tree in trees]
     label_from_index = {index: label for label, index in parser.label_vocab.items()}
     tag_from_index = {index: tag for tag, index in parser.tag_vocab.items()}
-    counts = Counter()
+    counts: Counter[str] = Counter()
     outputs = parser.parse(examples, return_compressed=True, subbatch_max_tokens=2000)
     for example, output in zip(examples, outputs, strict=True):
         predicted = [

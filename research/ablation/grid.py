@@ -1,4 +1,4 @@
-"""What a grid of trainings is: options that all share, and parts, each a claim and its variants."""
+"""A grid of trainings: options that all share, and parts, each with a claim and the variants that test it."""
 
 import hashlib
 import json
@@ -15,9 +15,20 @@ NAME = re.compile(r"[a-z0-9_.+-]+")
 
 @dataclass(frozen=True)
 class Part:
-    """A claim and what is compared for it: trainings, and `beside` them the results of a file of `benchmark.py`. What
-    `prepare` names is made by its command where it is missing. A variant may be `like` an earlier one but for
-    what it says; one that says nothing at all is that of an earlier part."""
+    """
+    A claim and the trainings that test it: the content of a file of the grid.
+
+    Args:
+        name (`str`): The name of the file, without number and suffix.
+        title (`str`): Heading on the page.
+        claim (`str`): The claim, as text.
+        variants (`dict[str, dict]`): Name -> options that differ from the base, or from the variant named under
+            `like`. Without options, the variant of this name in an earlier part.
+        verdict (`str`): Conclusion, as text.
+        paper (`list[dict]`): Differences in `recall@1` that the paper reports: `of` a variant, `against` another.
+        prepare (`dict[str, str]`): Path -> the command that creates it if it is missing.
+        beside (`str`): JSON file of `contextcir benchmark` whose results are shown in the same table.
+    """
 
     name: str
     title: str
@@ -33,8 +44,8 @@ class Part:
             names = {claim.get("of"), claim.get("against")} - {None}
             if claim.keys() - {"against"} != {"of", "recall@1"} or names - self.variants.keys():
                 raise ValueError(
-                    f"{self.name}: a claim of the paper is `of` a variant (`against` another than `default`) and a"
-                    f" difference of `recall@1`, got {claim}."
+                    f"{self.name}: expected claims of the paper with `of` and, unless it is `default`, `against`,"
+                    f" which name variants, and `recall@1`, got {claim}."
                 )
 
 
@@ -48,18 +59,18 @@ class Run:
 
     @property
     def name(self) -> str:
-        """What its files are called."""
+        """`str`: The name of its files."""
         return f"{self.variant}-{self.seed}"
 
     @property
     def digest(self) -> str:
-        """Of all options: a result with another one is of another run."""
+        """`str`: Digest of all options and the seed. A result with another digest is of another run."""
         return hashlib.sha256(json.dumps([self.options, self.seed], sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The base's options, the parts, those of each variant in full, and what the page is called and compared with."""
+    """Options of the base, the parts, all options of each variant, and title and paper for the page."""
 
     base: dict[str, Any]
     parts: list[Part]
@@ -70,12 +81,16 @@ class Grid:
 
 def read_grid(folder: Path, names: Sequence[str] | None = None) -> Grid:
     """
-    Base and parts, in the order of their file names. `title` and `paper` (which paper, what it measured) stand in
-    `base.yaml` beside the options.
+    Read a grid.
+
+    Args:
+        folder (`Path`): Holds `base.yaml`, with the options and with `title` and `paper` (the paper and its
+            measurement) for the page, and the parts `<number>_<name>.yaml`.
+        names (`Sequence[str]`, *optional*): Parts to use; by default all, in the order of their numbers.
 
     Raises:
-        ValueError: for a part that does not exist, a key that has no meaning, one name for two sets of options, or a
-            variant like one that does not stand before it.
+        ValueError: A part does not exist, a key is unknown, one name has two sets of options, or a variant is `like`
+            one that is not defined before it.
     """
     base = read_yaml(folder / "base.yaml")
     title, paper = base.pop("title", folder.name), base.pop("paper", "")
@@ -90,38 +105,39 @@ def read_grid(folder: Path, names: Sequence[str] | None = None) -> Grid:
             raise ValueError(
                 f"{path}: expected title, claim, variants, verdict, paper, prepare and beside ({error})."
             ) from error
-    meaning, full = {}, {}
+    meaning: dict[str, dict[str, Any]] = {}
+    full: dict[str, dict[str, Any]] = {}
     for part in parts:
         for variant, options in part.variants.items():
             if not NAME.fullmatch(variant):
                 raise ValueError(
-                    f"{part.name}: a variant is called by small letters, digits and _.+-, got {variant!r}."
+                    f"{part.name}: expected names of lower-case letters, digits and _.+-, got {variant!r}."
                 )
             if options is None:
                 options = part.variants[variant] = meaning.get(variant, {"like": variant})
             if meaning.setdefault(variant, options) != options:
-                raise ValueError(f"{part.name}: {variant!r} is {options}, and elsewhere {meaning[variant]}.")
+                raise ValueError(f"{part.name}: {variant!r} is {options}, but {meaning[variant]} in an earlier part.")
             if (other := options.get("like")) and other not in full:
-                raise ValueError(f"{part.name}: {variant!r} is like {other!r}, which does not stand before it.")
+                raise ValueError(f"{part.name}: {variant!r} is like {other!r}, which is not defined before it.")
             own = {name: value for name, value in options.items() if name != "like"}
             full[variant] = (full[other] if other else base) | own
     chosen = [part for part in parts if names is None or part.name in names]
-    variants = {name: _given(full[name]) for part in chosen for name in part.variants}
+    variants = {
+        # Null takes back an option of the base, or of the variant under `like`.
+        name: {option: value for option, value in full[name].items() if value is not None}
+        for part in chosen
+        for name in part.variants
+    }
     return Grid(base, chosen, variants, title, paper)
 
 
 def planned(grid: Grid, seeds: Sequence[int]) -> list[Run]:
-    """Every run once, all variants of the first seed before the second: an interrupted grid can be read early."""
+    """Return every run once, first all variants of the first seed: an interrupted grid already has results."""
     return [Run(name, seed, options) for seed in seeds for name, options in grid.variants.items()]
 
 
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    """Without those that are null, by which a variant takes an option of the base, or of its like, back."""
-    return {name: value for name, value in options.items() if value is not None}
-
-
 def result_of(run: Run, folder: Path) -> dict[str, Any] | None:
-    """The finished result of a run, if there is one of these very options."""
+    """Return the result of a run, or `None` if there is none with the same options."""
     path = folder / f"{run.name}.json"
     record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return record if record.get("digest") == run.digest else None

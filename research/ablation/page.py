@@ -1,4 +1,4 @@
-"""The page of a grid: a table and a figure for each part, and the claims of a paper beside what came out here."""
+"""The page of a grid: a table and a figure for each part, and the differences in the paper and here."""
 
 import json
 import statistics
@@ -9,12 +9,12 @@ from typing import Any
 from research.ablation.grid import Grid, Part
 
 COLUMNS = ("recall@1", "recall@10", "recall_subset@1")  # of the benchmark's metrics
-GROUNDED = ("pointing", "mass")  # where noun phrases look, of all that denote something
-LOGGED = ("context_entropy", "map_diversity")  # of the last training log
+GROUNDED = ("pointing", "mass")  # attention of all noun phrases that denote something
+LOGGED = ("context_entropy", "map_diversity")  # of the last log of the training
 
 
-def columns_of(record: dict[str, Any]) -> dict[str, float]:
-    """The numbers of one result that the page shows."""
+def columns_of(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the numbers of a result that the page shows; `None` if it has no such number."""
     metrics, grounding = record["results"][0]["metrics"], record.get("grounding", {}).get("all", {})
     return {
         **{name: metrics[name] for name in COLUMNS},
@@ -24,7 +24,7 @@ def columns_of(record: dict[str, Any]) -> dict[str, float]:
 
 
 def spread(numbers: Sequence[float | None], digits: int = 1) -> str:
-    """Mean and standard deviation; a dash where there is nothing."""
+    """Return mean and standard deviation as text, or a dash if there are no numbers."""
     known = [number for number in numbers if number is not None]
     if not known:
         return "–"
@@ -32,14 +32,14 @@ def spread(numbers: Sequence[float | None], digits: int = 1) -> str:
     return f"{statistics.mean(known):.{digits}f}{deviation}"
 
 
-def differences(of: Sequence[dict], against: Sequence[dict], column: str) -> list[float]:
-    """How far one variant lies above another, for each seed that both have."""
+def differences(of: Sequence[dict[str, Any]], against: Sequence[dict[str, Any]], column: str) -> list[float]:
+    """Return the differences between two variants, for each seed that both have."""
     base = {record["seed"]: columns_of(record)[column] for record in against}
     return [columns_of(record)[column] - base[record["seed"]] for record in of if record["seed"] in base]
 
 
 def agreement(paper: float, ours: Sequence[float]) -> str:
-    """Whether every seed has the paper's sign, or the opposite one."""
+    """Return `yes` if all seeds have the paper's sign, `no` if all have the opposite one, else `undecided`."""
     if not ours:
         return "–"
     signs = {(difference * paper > 0) - (difference * paper < 0) for difference in ours}
@@ -47,7 +47,7 @@ def agreement(paper: float, ours: Sequence[float]) -> str:
 
 
 def claims_table(parts: Sequence[Part], results: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """Differences that the paper reports, beside those of the same two variants here."""
+    """Return the table of the differences that the paper reports, and of the same two variants here."""
     lines = ["| | paper: recall@1 | seeds | recall@1 | recall@10 | agrees |", "|---|---:|---:|---:|---:|---|"]
     for part in parts:
         for claim in part.paper:
@@ -67,7 +67,7 @@ def claims_table(parts: Sequence[Part], results: dict[str, list[dict[str, Any]]]
 
 
 def in_words(options: dict[str, Any]) -> str:
-    """The options of a variant. Those that it does without are said where it is like another."""
+    """Return the options of a variant as text. Removed options are listed only if it is `like` another variant."""
     words = []
     for key, value in options.items():
         if isinstance(value, dict):
@@ -80,7 +80,7 @@ def in_words(options: dict[str, Any]) -> str:
 
 
 def part_lines(part: Part, results: dict[str, list[dict[str, Any]]], figure: str) -> list[str]:
-    """Claim, table and figure of a part."""
+    """Return claim, table, figure and verdict of a part."""
     lines = [f"## {part.title}", "", part.claim.strip(), ""]
     columns = (*COLUMNS, *GROUNDED, *LOGGED)
     header = ["", "seeds", *(name if "@" in name else name.replace("_", " ") for name in columns)]
@@ -103,13 +103,13 @@ def part_lines(part: Part, results: dict[str, list[dict[str, Any]]], figure: str
 
 
 def _budget(base: dict[str, Any]) -> str:
-    """How long each run trains."""
+    """Return the length of each training as text."""
     names = {"max_steps": "steps", "num_train_epochs": "epochs", "per_device_train_batch_size": "triplets a step"}
     return ", ".join(f"{base[name]} {what}" for name, what in names.items() if name in base)
 
 
 def _chance(record: dict[str, Any]) -> str:
-    """What maps that ignore the image would score."""
+    """Return a sentence with the scores of attention maps that ignore the image."""
     found = record.get("grounding", {}).get("all", {})
     if "chance" not in found:
         return ""
@@ -120,20 +120,20 @@ def page_lines(
     grid: Grid, results: dict[str, list[dict[str, Any]]], command: str, figures: dict[str, str]
 ) -> list[str]:
     """
-    The page, as lines of Markdown.
+    Return the page, as lines of Markdown.
 
     Args:
-        grid ([`Grid`]): What was asked for.
-        results (`dict[str, list[dict]]`): The records of each variant, one for a seed.
-        command (`str`): What renders the page.
-        figures (`dict[str, str]`): Path of the figure of each part that has come out; the others are left out.
+        grid ([`Grid`]): The grid.
+        results (`dict[str, list[dict]]`): The records of each variant, one for each seed.
+        command (`str`): The command that renders the page.
+        figures (`dict[str, str]`): Part -> path of its figure. Parts without a figure are left out.
 
     Raises:
-        ValueError: where there is no result, or results of two protocols.
+        ValueError: There are no results, or results of two protocols.
     """
     records = [record for some in results.values() for record in some]
     if not records:
-        raise ValueError("There is no result of this grid. Run it without --render.")
+        raise ValueError("There are no results of this grid. Run it without --render.")
     if len(protocols := {record["protocol_id"] for record in records}) > 1:
         raise ValueError(f"There are results of {' and '.join(sorted(protocols))}. Remove the old ones.")
     first, split = records[0], grid.base["benchmark_split"]
@@ -141,8 +141,8 @@ def page_lines(
     lines = [
         f"# {grid.title}",
         "",
-        f"{len(records)} trainings of the options in `base.yaml` ({_budget(grid.base)} on {first['device']}),"
-        " each with what its line names changed; measured on"
+        f"{len(records)} trainings with the options in `base.yaml` ({_budget(grid.base)} on {first['device']})"
+        " and the changes in their line of the table. Measured on"
         f" the {split} split ({first['num_queries']} queries, gallery of {first['gallery_size']:,}, protocol"
         f" `{first['protocol_id']}`), mean ± standard deviation over seeds. Commits {commits}; rendered by"
         f" `{command}`.{_chance(first)}",
@@ -154,7 +154,7 @@ def page_lines(
             *claims_table(grid.parts, results),
             "",
             f"Differences in points. Here: mean over the seeds (lowest to highest) on the {split} split. The paper:"
-            f" {grid.paper}. A claim agrees where every seed has the paper's sign.",
+            f" {grid.paper}. A claim agrees if every seed has the paper's sign.",
             "<!-- /claims -->",
             "",
         ]

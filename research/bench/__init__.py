@@ -1,1 +1,1 @@
-"""Speed and memory: one file for each thing that is measured. `make bench` runs them all."""
+"""Measurements of speed and memory, and of ImageScope with errors. `make bench` runs all of them."""

@@ -1,23 +1,29 @@
-"""Random batches of the sizes of real ones: ViT-B/32 shapes, and texts as long as CIRR's."""
+"""Random batches with realistic sizes: images for ViT-B/32, and texts with the lengths of CIRR's."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from transformers import CLIPTextConfig, CLIPVisionConfig
 
-# Tokens of CIRR's validation captions with begin and end token, at equally spaced quantiles (mean 14.1).
+# Tokens of CIRR's validation captions with start and end token, at equally spaced quantiles (mean 14.1).
 CIRR_LENGTHS = [8, 9, 10, 11, 12, 12, 13, 14, 14, 15, 16, 17, 18, 20, 22, 26]
-# Longer captions carry more noun phrases: as in CIRR with three, about twice as long with eight.
+# Longer captions have more noun phrases: CIRR's lengths with three, about twice as long with eight.
 LENGTH_FACTOR = {3: 1, 8: 2}
 
 
-def encoder_configs(quick: bool) -> dict:
-    """Of ViT-B/32 shapes, or tiny ones."""
-    small = {"hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 2, "num_attention_heads": 4}
-    text, vision = (small, {**small, "image_size": 32, "patch_size": 8}) if quick else ({}, {})
+def encoder_configs(quick: bool) -> dict[str, Any]:
+    """Return configs of CLIP's encoders in the size of ViT-B/32, or tiny ones."""
+    text: dict[str, Any] = {}
+    vision: dict[str, Any] = {}
+    if quick:
+        text = {"hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 2, "num_attention_heads": 4}
+        vision = {**text, "image_size": 32, "patch_size": 8}
     return {"text_config": CLIPTextConfig(**text), "vision_config": CLIPVisionConfig(**vision)}
 
 
-def random_ids(lengths, config, generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Texts of the given lengths (begin and end included), padded to the longest: ids and mask."""
+def random_ids(lengths: Sequence[int], config: Any, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ids and mask, `(num_texts, longest)`, of texts with these lengths, including start and end token."""
     start, end = config.empty_text_ids
     ids = torch.full((len(lengths), max(lengths)), end)
     for row, length in zip(ids, lengths, strict=True):
@@ -26,8 +32,8 @@ def random_ids(lengths, config, generator) -> tuple[torch.Tensor, torch.Tensor]:
     return ids, (torch.arange(ids.shape[1]) < torch.tensor(lengths)[:, None]).long()
 
 
-def random_batch(model, batch_size: int, num_phrases: int, device) -> dict[str, torch.Tensor]:
-    """Arguments of `forward`. Two noun phrases of a text are long (half and a third of it), the others short."""
+def random_batch(model: Any, batch_size: int, num_phrases: int, device: str) -> dict[str, torch.Tensor]:
+    """Return arguments of `forward`. Of the noun phrases of a text, two are long (half and a third of it)."""
     generator = torch.Generator().manual_seed(batch_size + num_phrases)
     size, factor = model.config.vision_config.image_size, LENGTH_FACTOR[num_phrases]
     lengths = [CIRR_LENGTHS[(5 * i) % 16] * factor for i in range(batch_size)]
@@ -37,7 +43,7 @@ def random_batch(model, batch_size: int, num_phrases: int, device) -> dict[str, 
         words = length - 2
         for i in range(num_phrases):
             phrase_length = max(2, words // (2 + i)) if i < 2 else 2 + i % 3
-            # Not the first word: there, both maps are the same, and rounding would decide on the naive gradient.
+            # Not the first word: its two maps are equal, so that rounding would decide the gradient of the naive step.
             first = 2 + int(torch.randint(0, words - phrase_length, (), generator=generator))
             phrases.append(ids[sample, first : first + phrase_length])
             samples.append(sample)

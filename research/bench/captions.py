@@ -1,23 +1,22 @@
-"""What becomes of a large run of `generate_captions.py` whose server is unreliable and whose process is killed.
+"""A large run of `contextcir generate` with an unreliable server, which is killed several times.
 
     python -m research.bench.captions                        # 10,000 pairs, online and in batches
     python -m research.bench.captions --pairs 1000 --modes online
 
 The scenes oracle serves in a process of its own, with a fixed latency, 5 % 429, 2 % 5xx, 1 % refusals and 1 %
-malformed answers; of its batches, one expires and one fails in part. The command is killed (SIGKILL) when the oracle
-has answered a quarter, a half and three quarters of what the pairs need, and started again. At the end its results are
-held against the pairs, its ledger against what stood in it at each kill, and both against what the oracle counted.
+malformed answers. Of its batches, one expires and one fails in part. The command is killed (SIGKILL) when the oracle
+has answered a quarter, a half and three quarters of the requests of the pairs, and started again. At the end, the
+results are compared with the pairs, the ledger with its content at each kill, and both with the counts of the oracle.
 
-A start has three parts: *start-up*, until its first new request (imports, and the pairs that are done, out of the
-ledger); *asking*, until all pairs are through; and *writing*, when noun phrases are parsed and triplets written. The
-time of asking is set against what latency, the waits that the oracle asks for, and concurrency allow. That needs a
-core for the command and a part of another for the oracle, so CPU seconds and load stand beside it. Batches have no
-ideal time, and their start-up counts as asking.
+A start has three parts: start-up, until its first new request (imports, and finished pairs read from the ledger);
+asking, until all pairs are done; and writing, of noun phrases and triplets. The time of asking is compared with the
+ideal: the latency and the waits that the oracle asks for, divided by the concurrency. This needs one core for the
+command and a part of another for the oracle, so CPU seconds and load are reported as well. Batches have no ideal time,
+and their start-up counts as asking.
 """
 
 import argparse
 import json
-import multiprocessing
 import os
 import platform
 import resource
@@ -27,88 +26,35 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from contextcir.runtime.provenance import code_commit, versions
-from contextcir.scenes.oracle import Faults, Oracle
+from contextcir.scenes.oracle import Faults
 from contextcir.scenes.truth import Truth
 from datasets_scripts import build_scene_pairs
+from research.bench.measuring import goal_row, memory_mb, print_goals, write_json
+from research.bench.oracles import OracleProcess, oracle_process
 
 ROOT = Path(__file__).parents[2]
-STAGES = 3  # requests of a pair, if all goes well
+STAGES = 3  # requests of a pair without faults
 KILLS_AT = (0.25, 0.5, 0.75)
-POLL = 0.05  # seconds between two looks at a start
+POLL = 0.05  # seconds between two observations of a start
 USD_PER_MILLION = (2.5, 10.0)  # of prompts and of answers
-CAP_USD_OF_A_PAIR = 0.1  # a batch sets aside what a stage of all pairs may cost at most, about 0.03 of each
+CAP_USD_PER_PAIR = 0.1  # a batch reserves the highest cost of a stage of all pairs, about 0.03 for each
 FORM = {"refusals": 0.01, "malformed": 0.01}
-FAULTS = {
+FAULTS: dict[str, dict[str, Any]] = {
     "online": {"rate_429": 0.05, "retry_after": 0.1, "rate_5xx": 0.02, **FORM},
-    "batch": {"batch_seconds": 1.0, "expired_batches": 1, "partly_failed_batches": 1, **FORM},
+    "batch": {"expired_batches": 1, "partly_failed_batches": 1, **FORM},
 }
-FLAGS = {"online": [], "batch": ["--poll_seconds", "0.2"]}
-
-
-# --- the oracle ------------------------------------------------------------------------------------------------------
-
-
-def serve(truth: str, faults: Faults, seed: int, line) -> None:
-    """Run an oracle, and say how it stands whenever that is asked for, until the line is closed."""
-    oracle = Oracle(Truth.from_folder(truth), faults=faults, seed=seed)
-    with oracle as url:
-        idle = time.process_time()
-        line.send(url)
-        try:
-            while line.recv():
-                state = {
-                    "received": oracle.received.total(),
-                    "answered": oracle.num_answered,
-                    "answered_again": oracle.num_answered - len(oracle.answered),
-                    "outcomes": dict(oracle.outcomes),
-                    "tokens": dict(oracle.tokens),
-                    "batches": dict(oracle.ends_of_batches),
-                    "cpu_seconds": time.process_time() - idle,
-                }
-                line.send(state)
-        except EOFError:
-            return
-
-
-class Line:
-    """The other end of an oracle's line."""
-
-    def __init__(self, connection, url: str):
-        self._connection, self.url = connection, url
-
-    def state(self) -> dict[str, Any]:
-        """What the oracle has counted so far."""
-        self._connection.send("state")
-        return self._connection.recv()
-
-
-@contextmanager
-def oracle_process(truth: Path, faults: Faults, seed: int) -> Iterator[Line]:
-    """An oracle in a process of its own, for as long as the context lasts."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=serve, args=(str(truth), faults, seed, there), daemon=True)
-    process.start()
-    there.close()
-    try:
-        with here:
-            yield Line(here, here.recv())
-    finally:
-        process.join(10)
-        process.kill()
-
-
-# --- a start of the command ------------------------------------------------------------------------------------------
+QUICK = {"pairs": 40, "concurrency": 8, "latency": 0.1, "batch_seconds": 0.1}
 
 
 class Start(NamedTuple):
-    """How one start of the command went; times in seconds, memory in MB."""
+    """Measurements of one start of the command: times in seconds, memory in MB."""
 
     killed: bool
     start_up: float
@@ -119,26 +65,25 @@ class Start(NamedTuple):
     cpu: float
 
 
-def look(pid: int) -> tuple[float, bool] | None:
-    """Peak of the memory of a process in MB, and whether it has begun to write, for which it loads pyarrow first;
-    `None` where it is over."""
+def observe(pid: int) -> tuple[float, bool] | None:
+    """Return the peak memory of a process in MB, and whether it writes, for which it first loads pyarrow. Return
+    `None` if it has ended."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
-        writing = "libarrow" in Path(f"/proc/{pid}/maps").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) / 1024, writing  # not `ru_maxrss`: inherited from the parent
+        return memory_mb(pid=pid), "libarrow" in Path(f"/proc/{pid}/maps").read_text()
     except (OSError, IndexError):
         return None
 
 
-def follow(process: subprocess.Popen, oracle: Line, until: float) -> Start:
-    """Watch a start until it ends, or kill it once the oracle has answered so many requests."""
+def follow(process: subprocess.Popen[bytes], oracle: OracleProcess, until: float) -> Start:
+    """Observe a start until it ends, or kill it when the oracle has given `until` answers."""
     launched, before = time.monotonic(), oracle.state()["received"]
     cpu = _cpu_of_children()
-    asked = writing = None
+    asked: float | None = None
+    writing: float | None = None
     asking_mb = peak_mb = 0.0
     killed = False
     while process.poll() is None:
-        now, state, seen = time.monotonic(), oracle.state(), look(process.pid)
+        now, state, seen = time.monotonic(), oracle.state(), observe(process.pid)
         if asked is None and state["received"] > before:
             asked = now
         if seen:
@@ -160,13 +105,13 @@ def follow(process: subprocess.Popen, oracle: Line, until: float) -> Start:
 
 
 def _cpu_of_children() -> float:
-    """Of processes that have ended and were waited for."""
+    """Return the CPU seconds of all child processes that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
-def read_ledger(folder: Path, query: str) -> list[tuple]:
-    """What a ledger holds, also that of a command that was killed."""
+def read_ledger(folder: Path, query: str) -> list[tuple[Any, ...]]:
+    """Query the ledger of a command, which may have been killed."""
     with closing(sqlite3.connect(folder / "ledger.sqlite")) as ledger:
         return ledger.execute(query).fetchall()
 
@@ -174,23 +119,28 @@ def read_ledger(folder: Path, query: str) -> list[tuple]:
 SETTLED = "select id, sends from requests where state = 'answered' or (state = 'failed' and kind != 'failed')"
 
 
-def run_until_done(oracle: Line, mode: str, world: Path, folder: Path, args) -> tuple[list[Start], dict, int]:
+def run_until_done(
+    oracle: OracleProcess, mode: str, world: Path, folder: Path, args: argparse.Namespace
+) -> tuple[list[Start], dict[str, int], int]:
     """
-    Start the command, kill it, start it again.
+    Start the command, kill it, and start it again.
 
     Returns:
-        `tuple[list[Start], dict[str, int], int]`: The starts; how often requests that were answered when the command
-        was killed had been sent by then; and how many were on their way at a kill.
+        `tuple[list[Start], dict[str, int], int]`: The starts; the number of times that each request answered before a
+        kill had been sent by then; and the number of requests in flight at a kill.
     """
     argv = [sys.executable, "-m", "contextcir.cli.generate", "--pairs", world / "pairs.json", "--output", folder]
     argv += ["--model", "oracle", "--base_url", oracle.url, "--mode", mode, "--concurrency", args.concurrency]
-    argv += ["--usd_per_million", *USD_PER_MILLION, "--max_usd", CAP_USD_OF_A_PAIR * args.pairs, *FLAGS[mode]]
+    argv += ["--usd_per_million", *USD_PER_MILLION, "--max_usd", CAP_USD_PER_PAIR * args.pairs]
+    argv += ["--poll_seconds", args.batch_seconds / 5]
     environment = {name: value for name, value in os.environ.items() if name != "OPENAI_API_KEY"}
-    starts, sends, in_flight, log = [], {}, 0, folder.with_suffix(".log")
+    starts: list[Start] = []
+    sends: dict[str, int] = {}
+    in_flight, log = 0, folder.with_suffix(".log")
     for share in (*KILLS_AT, None):
         until = float("inf") if share is None else round(share * STAGES * args.pairs)
-        with open(log, "w") as said:
-            process = subprocess.Popen(list(map(str, argv)), cwd=ROOT, env=environment, stdout=said, stderr=said)
+        with open(log, "w") as output:
+            process = subprocess.Popen(list(map(str, argv)), cwd=ROOT, env=environment, stdout=output, stderr=output)
             try:
                 starts.append(follow(process, oracle, until))
             finally:
@@ -208,7 +158,7 @@ def run_until_done(oracle: Line, mode: str, world: Path, folder: Path, args) -> 
 
 
 def account_pairs(world: Path, folder: Path) -> dict[str, Any]:
-    """What became of the pairs; `accounted` are those that have one end, and one alone."""
+    """Count the pairs by their result; `accounted` are those with exactly one."""
     ends: dict[tuple[str, str], list[str]] = {}
     with open(folder / "pairs.jsonl") as lines:
         for result in map(json.loads, lines):
@@ -224,7 +174,7 @@ def account_pairs(world: Path, folder: Path) -> dict[str, Any]:
 
 
 def account_requests(folder: Path, state: dict[str, Any], sends: dict[str, int], in_flight: int) -> dict[str, int]:
-    """What was asked: by the ledger, by what stood in it at the kills, and by the oracle."""
+    """Count the requests: in the ledger, in the ledger at the kills, and at the oracle."""
     now = dict(read_ledger(folder, "select id, sends from requests"))
     return {
         "asked": len(now),
@@ -237,7 +187,7 @@ def account_requests(folder: Path, state: dict[str, Any], sends: dict[str, int],
 
 
 def account_usd(folder: Path, tokens: dict[str, int], cap: float) -> dict[str, float]:
-    """What was spent: by the oracle's count of tokens, and by the ledger, with what may have been charged besides."""
+    """Compute the cost: by the tokens of the oracle, and by the ledger without and with possible charges."""
     charged = sum(
         tokens[kind] * usd / 1e6 for kind, usd in zip(("prompt", "completion"), USD_PER_MILLION, strict=True)
     )
@@ -246,31 +196,37 @@ def account_usd(folder: Path, tokens: dict[str, int], cap: float) -> dict[str, f
 
 
 def rows_of(mode: str, found: dict[str, Any]) -> list[dict[str, Any]]:
-    """The figures that have a goal."""
+    """Return the measurements that have a goal."""
     pairs, requests, usd, seconds = (found[name] for name in ("pairs", "requests", "usd", "seconds"))
-    # A batch goes on without the command: what is on its way in one is not lost
+    # A batch continues without the command: its requests in flight are not lost.
     excused = requests["in_flight_at_kills"] if mode == "online" else 0
-    figures = [
+    figures: list[tuple[str, float, float]] = [
         ("pairs without a known end", pairs["given"] - pairs["accounted"], 0),
-        ("requests sent again once they were answered", requests["sent_again_once_answered"], 0),
-        ("answers given twice, but for requests in flight at a kill", max(requests["answered_again"] - excused, 0), 0),
+        ("requests sent again after their answer", requests["sent_again_once_answered"], 0),
+        (
+            "answers given twice, except for requests in flight at a kill",
+            max(requests["answered_again"] - excused, 0),
+            0,
+        ),
         ("USD charged / accounted for", round(usd["charged"] / usd["settled_and_unsure"], 9), 1),
         ("USD accounted for / cap", usd["settled_and_unsure"] / usd["cap"], 1),
-        ("MB while asking, the peak", max(start["asking_mb"] for start in found["starts"]), 300),
+        ("peak memory while asking, MB", max(start["asking_mb"] for start in found["starts"]), 300),
     ]
     if mode == "online":
         figures.append(("asking / ideal time", seconds["asking"] / seconds["ideal"], 1.1))
-    return [
-        {"mode": mode, "name": name, "value": value, "goal": f"<= {goal}", "met": value <= goal}
-        for name, value, goal in figures
-    ]
+    return [goal_row(*figure, mode=mode) for figure in figures]
 
 
-def measure(mode: str, world: Path, folder: Path, args) -> dict[str, Any]:
-    """One mode, from the first start to the accounts."""
-    latency = args.latency if mode == "online" else 0.0
-    faults = Faults(latency=latency, **FAULTS[mode])
-    with oracle_process(world, faults, args.seed) as oracle:
+def faults_of(mode: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings of the oracle."""
+    delay = {"latency": args.latency} if mode == "online" else {"batch_seconds": args.batch_seconds}
+    return FAULTS[mode] | delay
+
+
+def measure(mode: str, world: Path, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Measure one mode, from the first start to the accounts."""
+    faults = Faults(**faults_of(mode, args))
+    with oracle_process(partial(Truth.from_folder, world), faults, args.seed) as oracle:
         starts, sends, in_flight = run_until_done(oracle, mode, world, folder, args)
         state = oracle.state()
     waits = state["received"] * faults.latency + state["outcomes"].get("rate_429", 0) * faults.retry_after
@@ -279,7 +235,7 @@ def measure(mode: str, world: Path, folder: Path, args) -> dict[str, Any]:
     return {
         "pairs": account_pairs(world, folder),
         "requests": account_requests(folder, state, sends, in_flight),
-        "usd": account_usd(folder, state["tokens"], CAP_USD_OF_A_PAIR * args.pairs),
+        "usd": account_usd(folder, state["tokens"], CAP_USD_PER_PAIR * args.pairs),
         "seconds": seconds,
         "cpu_seconds": {"command": sum(start.cpu for start in starts), "oracle": state["cpu_seconds"]},
         "outcomes": state["outcomes"],
@@ -288,19 +244,20 @@ def measure(mode: str, world: Path, folder: Path, args) -> dict[str, Any]:
     }
 
 
-def main(argv=None) -> dict[str, Any]:
-    """Measures; returns what is written as JSON."""
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measure all modes. Returns the result, as written to JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=10_000, help="how many")
-    parser.add_argument("--quick", action="store_true", help="40 pairs, 8 at a time, and a short latency")
+    parser.add_argument("--pairs", type=int, default=10_000, help="number of pairs")
+    parser.add_argument("--quick", action="store_true", help="40 pairs, 8 concurrent requests, and a short latency")
     parser.add_argument("--modes", nargs="+", choices=list(FAULTS), default=list(FAULTS))
-    parser.add_argument("--concurrency", type=int, default=32, help="requests on their way at a time")
-    parser.add_argument("--latency", type=float, default=0.5, help="seconds that the oracle takes, online")
-    parser.add_argument("--seed", type=int, default=0, help="of pairs, answers and faults")
-    parser.add_argument("--output", default="docs/results/bench_captions.json", help="where to write the numbers")
+    parser.add_argument("--concurrency", type=int, default=32, help="requests at the same time")
+    parser.add_argument("--latency", type=float, default=0.5, help="seconds of each answer, online")
+    parser.add_argument("--batch_seconds", type=float, default=1.0, help="seconds of each batch")
+    parser.add_argument("--seed", type=int, default=0, help="seed of pairs, answers and faults")
+    parser.add_argument("--output", default="docs/results/bench_captions.json", help="JSON file of the result")
     args = parser.parse_args(argv)
     if args.quick:
-        args.pairs, args.concurrency, args.latency = 40, 8, 0.1
+        vars(args).update(QUICK)
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name:
         world = Path(name, "world")
@@ -313,7 +270,8 @@ def main(argv=None) -> dict[str, Any]:
         "command": f"python -m research.bench.captions{' --quick' * args.quick} --modes {' '.join(args.modes)}",
         "commit": code_commit(),
         "seed": args.seed,
-        "settings": settings | {"faults": {mode: FAULTS[mode] for mode in modes}, "usd_per_million": USD_PER_MILLION},
+        "settings": settings
+        | {"faults": {mode: faults_of(mode, args) for mode in modes}, "usd_per_million": USD_PER_MILLION},
         "versions": versions(),
         "machine": platform.machine(),
         "cores": os.cpu_count(),
@@ -321,12 +279,8 @@ def main(argv=None) -> dict[str, Any]:
         "rows": [row for mode, found in modes.items() for row in rows_of(mode, found)],
         **modes,
     }
-    for row in result["rows"]:
-        print(
-            f"{row['mode']:<8}{row['name']:<64}{row['value']:>9.2f}  {row['goal']:<7}{'' if row['met'] else ' MISSED'}"
-        )
-    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    Path(args.output).write_text(json.dumps(result, indent=2) + "\n")
+    print_goals(result["rows"])
+    write_json(result, args.output)
     return result
 
 

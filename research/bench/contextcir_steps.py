@@ -1,10 +1,12 @@
-"""ConText-CIR: a training step with its loss on noun phrases, and the encoding of queries and galleries.
+"""ConText-CIR: a training step with and without its loss on noun phrases, and the encoding of queries and galleries.
 
-The naive step is the same one without a thought: it runs the vision encoder again for every noun phrase and pads every
-text to 77 tokens. It must reach the same loss (to 1e-5) and gradients (to 1e-4 of their norm).
+The naive step runs the vision encoder again for every noun phrase and pads every text to 77 tokens. It must reach the
+same loss (to 1e-5) and gradients (to 1e-4 of their norm).
 """
 
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -13,22 +15,24 @@ from modeling_contextcir import ContextCIRConfig, ContextCIRModel
 from research.bench.batches import CIRR_LENGTHS, encoder_configs, random_batch, random_ids
 from research.bench.measuring import Report, compare
 
-CONCEPT_WEIGHT = 0.08  # as in the paper
+CONCEPT_WEIGHT = 0.08  # the paper's value
+Batch = Mapping[str, torch.Tensor]
 
 
 def build_model(quick: bool) -> ContextCIRModel:
-    """ConText-CIR with random weights."""
+    """Return a ConText-CIR model with random weights."""
     torch.manual_seed(0)
     return ContextCIRModel(ContextCIRConfig(**encoder_configs(quick)))
 
 
-def pad_to_77(ids, mask, end_id: int):
+def pad_to_77(ids: torch.Tensor, mask: torch.Tensor, end_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pad tokens and mask to 77, the longest text of CLIP."""
     more = 77 - ids.shape[1]
     return torch.nn.functional.pad(ids, (0, more), value=end_id), torch.nn.functional.pad(mask, (0, more))
 
 
-def step(model, batch, concepts: bool) -> torch.Tensor:
-    """One training step, as the trainer does it."""
+def step(model: Any, batch: Batch, concepts: bool) -> torch.Tensor:
+    """Run forward and backward of the trainer. Returns the loss."""
     model.zero_grad()
     if not concepts:
         batch = {key: value for key, value in batch.items() if not key.startswith("phrase_")}
@@ -37,30 +41,31 @@ def step(model, batch, concepts: bool) -> torch.Tensor:
     return loss.detach()
 
 
-def total_loss(output, batch):
-    embeds = (output["query_embeds"], output["target_embeds"], output["reference_embeds"])
-    loss = contrastive_loss(*embeds, output["logit_scale"])
+def total_loss(output: Mapping[str, Any], batch: Batch) -> torch.Tensor:
+    """Compute the loss of the trainer."""
+    queries, targets, references = (output[f"{name}_embeds"] for name in ("query", "target", "reference"))
+    loss = contrastive_loss(queries, targets, references, output["logit_scale"])
     if output.get("context_attentions") is not None:
-        maps = (output["context_attentions"], output["isolated_attentions"])
-        concepts = concept_consistency_loss(*maps, batch["phrase_sample"], len(embeds[0]))
+        context, isolated = output["context_attentions"], output["isolated_attentions"]
+        concepts = concept_consistency_loss(context, isolated, batch["phrase_sample"], len(queries))
         loss = loss + CONCEPT_WEIGHT * concepts.loss
     return loss
 
 
-def naive_step(model, batch) -> torch.Tensor:
-    """The same step without a thought: each text padded to 77, each pair of image and text encoded for itself."""
+def naive_step(model: Any, batch: Batch) -> torch.Tensor:
+    """Run the same step naively: pad each text to 77 tokens, and encode each pair of image and text separately."""
     model.zero_grad()
     end = model.config.empty_text_ids[1]
     references, targets = (batch["pixel_values"][batch[name]] for name in ("reference_index", "target_index"))
     samples = batch["phrase_sample"]
     empty = torch.tensor([model.config.empty_text_ids] * len(references), device=references.device)
 
-    def fuse(pixels, ids, mask):
+    def fuse(pixels: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> Any:
         ids, mask = pad_to_77(ids, mask, end)
         prepared = model.fusion.prepare_images(model.encode_images(pixels))
         return model._fuse(prepared, model._encode_texts(ids), mask.bool(), True)
 
-    def distribution(attentions, token_mask):
+    def distribution(attentions: torch.Tensor, token_mask: torch.Tensor) -> torch.Tensor:
         patches = (attentions[:, :, 1:] * token_mask[:, :, None]).sum(dim=1)
         return patches / patches.sum(dim=-1, keepdim=True)
 
@@ -85,8 +90,8 @@ def naive_step(model, batch) -> torch.Tensor:
     return loss.detach()
 
 
-def same_training(model, batch) -> dict[str, float]:
-    """How far the naive step is from ours: loss, and gradients as a share of their norm."""
+def compare_gradients(model: Any, batch: Batch) -> dict[str, float]:
+    """Return the differences of the naive step from ours: of the loss, and of the gradients relative to their norm."""
     loss = step(model, batch, True)
     ours = torch.cat([parameter.grad.flatten() for parameter in model.parameters()]).clone()
     naive_loss = naive_step(model, batch)
@@ -97,7 +102,8 @@ def same_training(model, batch) -> dict[str, float]:
     }
 
 
-def bench_training(model, batch_sizes, repeats: int, device: str, report: Report) -> None:
+def bench_training(model: Any, batch_sizes: Sequence[int], repeats: int, device: str, report: Report) -> None:
+    """Report a training step with the loss on noun phrases, compared with one without it and with the naive step."""
     for num_phrases, concept_goal, naive_goal in ((3, "<= 1.2", ">= 1.9"), (8, "<= 1.3", ">= 2.3")):
         for batch_size in batch_sizes:
             batch = random_batch(model, batch_size, num_phrases, device)
@@ -109,7 +115,7 @@ def bench_training(model, batch_sizes, repeats: int, device: str, report: Report
             )
             seconds = compare(with_concepts, without, repeats, device)
             report.add(f"training step with / without CC loss, {what}", seconds[0] / seconds[1], concept_goal, seconds)
-            differences = same_training(model, batch)
+            differences = compare_gradients(model, batch)
             seconds = compare(naive, with_concepts, repeats, device)
             equal = differences["loss_difference"] <= 1e-5 and differences["gradient_difference"] <= 1e-4
             name = f"naive / our training step, {what}"
@@ -117,19 +123,20 @@ def bench_training(model, batch_sizes, repeats: int, device: str, report: Report
 
 
 @torch.no_grad()
-def bench_encoding(model, batch_size: int, repeats: int, device: str, report: Report) -> None:
+def bench_encoding(model: Any, batch_size: int, repeats: int, device: str, report: Report) -> None:
+    """Report the encoding of queries and of a gallery."""
     size, generator = model.config.vision_config.image_size, torch.Generator().manual_seed(0)
     pixels = torch.randn(batch_size, 3, size, size, generator=generator).to(device)
     ids, mask = random_ids([CIRR_LENGTHS[i % 16] for i in range(batch_size)], model.config, generator)
     padded = [text.to(device) for text in pad_to_77(ids, mask, model.config.empty_text_ids[1])]
     short = [text.to(device) for text in (ids, mask)]
 
-    def encode_padded():
+    def encode_padded() -> torch.Tensor:
         prepared = model.fusion.prepare_images(model.encode_images(pixels))
         return model._fuse(prepared, model._encode_texts(padded[0]), padded[1].bool())[0]
 
     variants = (encode_padded, partial(model.get_query_features, pixels, *short))
     seconds = compare(*variants, repeats, device)
-    report.add("query encoding, texts padded to 77 / as they come", seconds[0] / seconds[1], ">= 1.4", seconds)
+    report.add("query encoding, texts padded to 77 / to the longest", seconds[0] / seconds[1], ">= 1.4", seconds)
     seconds = compare(partial(model.get_image_features, pixels), partial(model.vision_model, pixels), repeats, device)
     report.add('gallery encoding, f(I, "") / plain vision forward', seconds[0] / seconds[1], "<= 1.1", seconds)

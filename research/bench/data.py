@@ -1,23 +1,20 @@
-"""What a training step waits for its data: steps fed from Parquet files against steps on batches that lie in memory.
+"""The time that a training step waits for data: batches from Parquet files, compared with batches in memory.
 
     python -m research.bench.data --data data/scenes/triplets             # CPU, about 3 minutes
     python -m research.bench.data --data data/scenes/triplets --device cuda
 
-Both variants take the same steps of the same trainer and alternate; the medians of `--repeats` rounds are compared.
-Time is wall time on all cores, since the loader's process works on those that are idle. With `encoded` images come
-from what the resting encoder has made of them, else their files are read, decoded and encoded in every step.
+Both variants take the same steps with the same trainer, and alternate. The medians of `--repeats` rounds are compared.
+Time is wall time on all cores, since the loader's process uses idle ones. With `encoded`, the outputs of the frozen
+image encoder are read; otherwise image files are read, decoded and encoded in every step.
 """
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,11 +24,12 @@ from contextcir.runtime.provenance import code_commit
 from contextcir.training.trainer import CIRTrainer
 from contextcir.training.training_args import CIRTrainingArguments
 from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
+from research.bench.measuring import machine_name, write_json
 
 
-def build_trainer(clip: str, triplets, args, output: str, encoded: bool) -> CIRTrainer:
-    """That of `configs/scenes_tiny.yaml`, as far as a step's work depends on it."""
-    model = ContextCIRModel.from_clip_pretrained(clip, fusion_num_layers=1)
+def build_trainer(triplets: Any, args: argparse.Namespace, output: str, encoded: bool) -> CIRTrainer:
+    """Return a trainer with the options of `configs/scenes_tiny.yaml` that the work of a step depends on."""
+    model = ContextCIRModel.from_clip_pretrained(args.clip, fusion_num_layers=1)
     options = CIRTrainingArguments(
         output_dir=output,
         use_cpu=args.device == "cpu",
@@ -48,22 +46,22 @@ def build_trainer(clip: str, triplets, args, output: str, encoded: bool) -> CIRT
         dataloader_pin_memory=args.device != "cpu",
         report_to="none",
     )
-    processor = ContextCIRProcessor.from_pretrained(clip)
+    processor = ContextCIRProcessor.from_pretrained(args.clip)
     trainer = CIRTrainer(model, options, train_dataset=triplets, processing_class=processor)
     trainer.create_optimizer_and_scheduler(args.steps)
-    trainer.current_gradient_accumulation_steps = 1  # which `train` would set
+    trainer.current_gradient_accumulation_steps = 1  # set by `train`
     return trainer
 
 
 def take_steps(trainer: CIRTrainer, batches: Iterable[dict], count: int) -> dict[str, float]:
-    """Seconds of a number of training steps, the seconds of them spent waiting for a batch, and images seen."""
+    """Take training steps. Returns their `seconds`, the seconds `waited` for batches, and the number of `images`."""
     model = trainer.model.train()
-    batches, waited, images = iter(batches), 0.0, 0
-    next(batches)  # the loader's processes have started
+    source, waited, images = iter(batches), 0.0, 0
+    next(source)  # starts the loader's processes
     begin = time.perf_counter()
     for _ in range(count):
         asked = time.perf_counter()
-        batch = next(batches)
+        batch = next(source)
         waited += time.perf_counter() - asked
         images += int(batch["target_index"].max()) + 1
         trainer.training_step(model, dict(batch))
@@ -74,23 +72,19 @@ def take_steps(trainer: CIRTrainer, batches: Iterable[dict], count: int) -> dict
     return {"seconds": time.perf_counter() - begin, "waited": waited, "images": images}
 
 
-def measure(trainer: CIRTrainer, args) -> dict[str, Any]:
-    """Alternates both variants."""
+def measure(trainer: CIRTrainer, args: argparse.Namespace) -> dict[str, Any]:
+    """Measure both variants in turns."""
     loader = trainer.get_train_dataloader()
     in_memory = list(islice(loader, args.steps + 1))
-    rounds: dict[str, list] = {"files": [], "memory": []}
+    rounds: dict[str, list[dict[str, float]]] = {"files": [], "memory": []}
     for _ in range(args.repeats + 1):
         rounds["files"].append(take_steps(trainer, loader, args.steps))
         rounds["memory"].append(take_steps(trainer, in_memory, args.steps))
-    found = {
-        name: {key: statistics.median(one[key] for one in some[1:]) for key in some[0]}
-        for name, some in rounds.items()
-    }
-    files = found["files"]
+    measured = rounds["files"][1:]  # without the round to warm up
+    files = {key: statistics.median(one[key] for one in measured) for key in measured[0]}
     return {
         "rate": statistics.median(
-            memory["seconds"] / files["seconds"]
-            for files, memory in zip(rounds["files"][1:], rounds["memory"][1:], strict=True)
+            memory["seconds"] / one["seconds"] for one, memory in zip(measured, rounds["memory"][1:], strict=True)
         ),
         "images_per_second": files["images"] / files["seconds"],
         "share_waiting": files["waited"] / files["seconds"],
@@ -98,42 +92,41 @@ def measure(trainer: CIRTrainer, args) -> dict[str, Any]:
     }
 
 
-def main(argv=None) -> dict:
-    """Measures both ways to feed images; returns what is written as JSON."""
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measure with encoded images and without. Returns the result, as written to JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="data/scenes/triplets", help="triplets, as for train.py")
+    parser.add_argument("--data", default="data/scenes/triplets", help="triplets, as for contextcir train")
     parser.add_argument("--clip", default="checkpoints/scenes-clip-tiny", help="CLIP model to start from")
     parser.add_argument("--device", default="cpu", help="`cpu` or `cuda`")
-    parser.add_argument("--batch-size", type=int, default=128, help="triplets of a step")
+    parser.add_argument("--batch-size", type=int, default=128, help="triplets of a batch")
     parser.add_argument("--steps", type=int, default=12, help="steps of a round")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds of which the median is taken")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds to take the median of")
     parser.add_argument("--workers", type=int, default=1, help="processes of the loader")
-    parser.add_argument("--output", default="docs/results/bench_data.json", help="where to write the numbers")
+    parser.add_argument("--threads", type=int, help="CPU threads; by default one for each core without a loader")
+    parser.add_argument("--output", default="docs/results/bench_data.json", help="JSON file of the result")
     args = parser.parse_args(argv)
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) - args.workers))
+    torch.set_num_threads(args.threads or max(1, (os.cpu_count() or 1) - args.workers))
     triplets = load_triplets(args.data, f"train[:{args.batch_size * (args.steps + 1)}]")
     rows = []
     for encoded in (False, True):
         with tempfile.TemporaryDirectory() as folder:
-            found = measure(build_trainer(args.clip, triplets, args, folder, encoded), args)
+            found = measure(build_trainer(triplets, args, folder, encoded), args)
         rows.append({"encoded": encoded, **found, "met": found["rate"] >= 0.9})
         print(
             f"{'encoded once' if encoded else 'read in every step':<20}{found['rate']:>6.0%} of the rate in memory,"
             f" {found['images_per_second']:,.0f} images/s, {found['share_waiting']:.0%} of the time waiting",
             flush=True,
         )
-    machine = platform.machine() if args.device == "cpu" else torch.cuda.get_device_name()
     settings = {name: getattr(args, name) for name in ("device", "batch_size", "steps", "repeats", "workers")}
     result = {
         **settings,
         "cores": os.cpu_count(),
         "torch": torch.__version__,
-        "machine": machine,
+        "machine": machine_name(args.device),
         "commit": code_commit(),
         "rows": rows,
     }
-    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    Path(args.output).write_text(json.dumps(result, indent=2) + "\n")
+    write_json(result, args.output)
     return result
 
 

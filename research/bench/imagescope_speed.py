@@ -1,19 +1,16 @@
-"""How near ImageScope comes to the time that latency and concurrency allow, in how much memory, and what a kill costs.
+"""Speed and memory of ImageScope, compared with the latency of its server, and the cost of a kill.
 
     python -m research.bench.imagescope_speed                # two minutes, most of it waiting
-    python -m research.bench.imagescope_speed --quick        # a few queries, a short latency: does it run?
+    python -m research.bench.imagescope_speed --quick        # a few queries, a short latency: a test run
 
-The scenes oracle serves all four roles in a process of its own, each answer after a fixed latency. A search of the
-scenes benchmark is killed (SIGKILL) when a quarter of its answers are given, and started again. Of the second start,
-the time of asking is set against what its requests' latency over the concurrency comes to; what CLIP takes stands
-beside it, as does the memory that the process had before it asked and at its peak. Both need a core for the search and
-a part of another for the oracle: the load of the machine is noted. At the end the ledger says whether anything that
-was answered before the kill was sent again.
+The scenes oracle serves all four roles in a process of its own, with a fixed latency. A search of the scenes benchmark
+is killed (SIGKILL) when a quarter of its answers are given, and started again. In the second start, the time of asking
+is compared with the ideal: the latency of its requests divided by the concurrency. The time of CLIP is reported too,
+and the memory before asking and at the peak. This needs one core for the search and a part of another for the oracle,
+so the load of the machine is reported. At the end, the ledger shows whether a request was sent again after its answer.
 """
 
 import argparse
-import json
-import multiprocessing
 import os
 import platform
 import shlex
@@ -21,71 +18,70 @@ import sqlite3
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from contextcir.cli.imagescope import panel_of
-from contextcir.cli.imagescope_arguments import ImageScopeArguments
-from contextcir.cli.loading import load_clip
-from contextcir.cli.servers import ServerArguments
-from contextcir.retrieval.baselines import clip_baselines
-from contextcir.retrieval.imagescope import ImageScope, Panel, ReasonedRetriever
-from contextcir.retrieval.imagescope.cache import weights_id
 from contextcir.runtime.provenance import code_commit, versions
-from contextcir.scenes.oracle import Faults, Oracle
-from modeling_contextcir import ContextCIRProcessor
-from research.bench.oracle_search import load, truth_of
+from contextcir.scenes.oracle import Faults
+from contextcir.scenes.truth import Truth
+from research.bench.measuring import child, goal_row, memory_mb, print_goals, write_json
+from research.bench.oracles import load_benchmark, oracle_process, truth_of
 
-CALLS = 1 + 1 + 20 + 3  # of a query: descriptions, propositions, k verifications, alpha evaluations
+CALLS = 1 + 1 + 20 + 3  # of a query: descriptions, propositions, verifications, evaluations
 KILL_AT = 0.25
 GOALS = {
     "asking / ideal time": 1.15,
-    "MB of the process, the peak": 500,
-    "MB of them that asking adds": 500,
-    "answered before the kill and sent again": 0,
+    "peak memory of the process, MB": 500,
+    "memory that asking adds, MB": 500,
+    "requests sent again after their answer": 0,
 }
+QUICK = {"max_queries": 4, "latency": 0.05, "concurrency": 16}
 
 
-def serve(args, line) -> None:
-    """Run an oracle, and say how many answers it has given whenever that is asked for, until the line is closed."""
-    truth = truth_of(*load(args.data, args.split, args.max_queries))
-    oracle = Oracle(truth, faults=Faults(latency=args.latency), seed=args.seed)
-    with oracle as url:
-        line.send(url)
-        try:
-            while line.recv():
-                line.send(oracle.num_answered)
-        except EOFError:
-            return
+def load_truth(args: argparse.Namespace) -> Truth:
+    """Return the truth about the benchmark."""
+    return truth_of(*load_benchmark(args.data, args.split, args.max_queries))
 
 
-def search(args, url: str, folder: str, line) -> None:
-    """One start of a search; says at the end what it took."""
+def search(args: argparse.Namespace, url: str, folder: str, connection: Connection) -> None:
+    """Run one search. Send its times and its memory."""
+    import torch
+
+    from contextcir.cli.imagescope import panel_of
+    from contextcir.cli.imagescope_arguments import ImageScopeArguments
+    from contextcir.cli.loading import load_clip
+    from contextcir.cli.servers import ServerArguments
+    from contextcir.retrieval.baselines import clip_baselines
+    from contextcir.retrieval.imagescope import ImageScope, ReasonedRetriever
+    from contextcir.runtime.digests import weights_digest
+    from modeling_contextcir import ContextCIRProcessor
+
     torch.set_num_threads(1)
-    benchmark, _ = load(args.data, args.split, args.max_queries)
+    benchmark, _ = load_benchmark(args.data, args.split, args.max_queries)
     scope = ImageScopeArguments(trace=folder, chat_model="oracle", cache=folder)
     servers = ServerArguments(base_url=url, free=True, concurrency=args.concurrency)
     model = load_clip(args.clip, torch.device("cpu"))
     clip = clip_baselines(model, ContextCIRProcessor.from_pretrained(args.clip))["CLIP, text only"]
     with panel_of(scope, servers, "scenes") as panel:
-        seconds, before = time_asking(panel), memory("VmRSS")
-        retriever = ImageScope(panel, ReasonedRetriever(panel, clip, weights_id(model)))
+        seconds, before = time_asking(panel), memory_mb("VmRSS")
+        retriever = ImageScope(panel, ReasonedRetriever(panel, clip, partial(weights_digest, model)))
         begin = time.perf_counter()
         retriever.search(benchmark.queries, benchmark.gallery, benchmark.k, exclude_reference=True)
         seconds["all"] = time.perf_counter() - begin
-    line.send({"seconds": dict(seconds), "mb": {"before": before, "peak": memory("VmHWM")}})
+    connection.send({"seconds": dict(seconds), "mb": {"before": before, "peak": memory_mb()}})
 
 
-def time_asking(panel: Panel) -> Counter:
-    """The seconds that a panel's questions take, by the phase that they belong to; they are added as they pass."""
-    seconds, in_flight = Counter(), panel.in_flight
+def time_asking(panel: Any) -> dict[str, float]:
+    """Measure the seconds of a panel's requests by phase. They are added to the result during the search."""
+    seconds: dict[str, float] = defaultdict(float)
+    in_flight = panel.in_flight
 
-    async def timed(jobs, total, what, limit):
+    async def timed(jobs: Any, total: int, what: str, limit: int) -> Any:
         begin = time.perf_counter()
         try:
             return await in_flight(jobs, total, what, limit)
@@ -96,57 +92,29 @@ def time_asking(panel: Panel) -> Counter:
     return seconds
 
 
-def memory(name: str) -> float:
-    """Of this process in MB; not `ru_maxrss`, which a child inherits from its parent."""
-    return int(Path("/proc/self/status").read_text().split(f"{name}:")[1].split()[0]) / 1024
-
-
-@contextmanager
-def beside(function, *args) -> Iterator[tuple[Any, Any]]:
-    """A function in a process of its own, which gets a line as its last argument: the process and the line's end."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=function, args=(*args, there), daemon=True)
-    process.start()
-    there.close()
-    try:
-        with here:
-            yield process, here
-    finally:
-        process.join(10)
-        process.kill()
-
-
-def answers(oracle) -> int:
-    """How many an oracle has given so far."""
-    oracle.send("how many?")
-    return oracle.recv()
-
-
 def requests(folder: str) -> dict[str, tuple[str, int]]:
-    """Id -> state and how often it was sent, by the ledger of a search."""
+    """Return request id -> its state and the number of times that it was sent, from the ledger of a search."""
     with closing(sqlite3.connect(Path(folder, "answers-0", "ledger.sqlite"))) as ledger:
         return {id_: (state, sends) for id_, state, sends in ledger.execute("select id, state, sends from requests")}
 
 
-def measure(args, folder: str) -> dict[str, Any]:
-    """A search that is killed, and goes on."""
-    benchmark, _ = load(args.data, args.split, args.max_queries)
+def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
+    """Measure a search that is killed and started again."""
+    benchmark, _ = load_benchmark(args.data, args.split, args.max_queries)
     expected = len(benchmark.gallery) + CALLS * len(benchmark.queries)
-    with beside(serve, args) as (_, oracle):
-        url = oracle.recv()
-        with beside(search, args, url, folder) as (process, _):
-            while answers(oracle) < KILL_AT * expected:
+    with oracle_process(partial(load_truth, args), Faults(latency=args.latency), args.seed) as oracle:
+        with child(search, args, oracle.url, folder) as (process, _):
+            while oracle.state()["answered"] < KILL_AT * expected:
                 if not process.is_alive():
-                    raise RuntimeError("The search has ended before it was killed.")
+                    raise RuntimeError("The search ended before it was killed.")
                 time.sleep(0.05)
             process.kill()
             process.join()
-        time.sleep(2 * args.latency)  # what was on its way arrives nowhere
-        before, given = requests(folder), answers(oracle)
-        with beside(search, args, url, folder) as (process, line):
-            found = line.recv()
-        sent = answers(oracle) - given
+        time.sleep(2 * args.latency)  # until the requests in flight are answered
+        before, given = requests(folder), oracle.state()["answered"]
+        with child(search, args, oracle.url, folder) as (_, connection):
+            found = connection.recv()
+        sent = oracle.state()["answered"] - given
     after = requests(folder)
     done = [id_ for id_, (state, _) in before.items() if state == "answered"]
     return found | {
@@ -159,35 +127,32 @@ def measure(args, folder: str) -> dict[str, Any]:
     }
 
 
-def rows_of(found: dict[str, Any], args) -> list[dict[str, Any]]:
-    """What was measured, beside its goal."""
+def rows_of(found: dict[str, Any], args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return the measurements that have a goal."""
     ideal = found["requests"]["sent after it"] * args.latency / args.concurrency
     asking = sum(seconds for phase, seconds in found["seconds"].items() if phase != "all")
     again = found["requests"]["answered before the kill and sent again"]
     peak, before = found["mb"]["peak"], found["mb"]["before"]
-    values = dict(zip(GOALS, (asking / ideal, peak, peak - before, again), strict=True))
-    return [
-        {"name": name, "value": value, "goal": f"<= {GOALS[name]}", "met": value <= GOALS[name]}
-        for name, value in values.items()
-    ]
+    values = (asking / ideal, peak, peak - before, again)
+    return [goal_row(name, value, goal) for (name, goal), value in zip(GOALS.items(), values, strict=True)]
 
 
-def main(argv=None) -> dict[str, Any]:
-    """Measures; returns what is written as JSON."""
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measure. Returns the result, as written to JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="8 queries, 0.1 s and 16 at a time")
+    parser.add_argument("--quick", action="store_true", help="4 queries, 0.05 s of latency, 16 concurrent requests")
     parser.add_argument("--data", default="data/scenes", help="the scenes benchmark")
     parser.add_argument("--split", default="validation", help="its split")
-    parser.add_argument("--max-queries", type=int, help="only so many of its queries, the first")
+    parser.add_argument("--max-queries", type=int, help="use the first queries only")
     parser.add_argument("--clip", default="checkpoints/scenes-clip-tiny", help="CLIP that retrieves")
-    parser.add_argument("--latency", type=float, default=0.5, help="seconds that each answer takes")
-    parser.add_argument("--concurrency", type=int, default=32, help="requests on their way at a time")
-    parser.add_argument("--seed", type=int, default=0, help="of the oracle's wording")
-    parser.add_argument("--output", default="docs/results/imagescope_speed.json", help="where to write the numbers")
+    parser.add_argument("--latency", type=float, default=0.5, help="seconds of each answer")
+    parser.add_argument("--concurrency", type=int, default=32, help="requests at the same time")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the oracle's wording")
+    parser.add_argument("--output", default="docs/results/imagescope_speed.json", help="JSON file of the result")
     argv = sys.argv[1:] if argv is None else argv
     args = parser.parse_args(argv)
     if args.quick:
-        args.max_queries, args.latency, args.concurrency = 8, 0.1, 16
+        vars(args).update(QUICK)
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         found = measure(args, folder)
@@ -202,10 +167,8 @@ def main(argv=None) -> dict[str, Any]:
         **found,
         "rows": rows_of(found, args),
     }
-    for row in result["rows"]:
-        print(f"{row['name']:<44}{row['value']:>9.2f}  {row['goal']:<8}{'' if row['met'] else ' MISSED'}")
-    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    Path(args.output).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print_goals(result["rows"])
+    write_json(result, args.output)
     return result
 
 

@@ -1,6 +1,8 @@
-"""InstructCIR: a training step and the encoding of a gallery, against plain CLIP and the operations of both."""
+"""InstructCIR: a training step and the encoding of a gallery, compared with plain CLIP by time and by operations."""
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from transformers import CLIPConfig, CLIPModel
@@ -12,26 +14,29 @@ from research.bench.batches import encoder_configs, random_batch
 from research.bench.measuring import Report, compare, operations
 
 
-def instructcir_step(model, batch) -> None:
-    """One training step, as the trainer does it without a moving average."""
+def instructcir_step(model: Any, batch: Mapping[str, torch.Tensor]) -> None:
+    """Run forward and backward of the trainer, without a moving average."""
     model.zero_grad()
     output = model(**batch)
-    embeds = (output.query_embeds, output.target_embeds, None)
-    contrastive_loss(*embeds, output.logit_scale, query_negatives="none").backward()
+    loss = contrastive_loss(
+        output.query_embeds, output.target_embeds, None, output.logit_scale, query_negatives="none"
+    )
+    loss.backward()
 
 
-def clip_step(clip, batch) -> None:
-    """Images and texts of the same batch through plain CLIP, which makes a query of their sum."""
+def clip_step(clip: Any, batch: Mapping[str, torch.Tensor]) -> None:
+    """Run forward and backward of plain CLIP on the same images and texts. A query is the sum of its features."""
     clip.zero_grad()
     images = clip.get_image_features(batch["pixel_values"]).pooler_output
     texts = clip.get_text_features(batch["input_ids"], batch["attention_mask"]).pooler_output
     queries = images[batch["reference_index"]] + texts
-    embeds = [torch.nn.functional.normalize(some, dim=-1) for some in (queries, images[batch["target_index"]])]
-    contrastive_loss(*embeds, None, clip.logit_scale.exp(), query_negatives="none").backward()
+    targets = images[batch["target_index"]]
+    embeds = [torch.nn.functional.normalize(some, dim=-1) for some in (queries, targets)]
+    contrastive_loss(embeds[0], embeds[1], None, clip.logit_scale.exp(), query_negatives="none").backward()
 
 
 def bench_instructcir(quick: bool, repeats: int, device: str, report: Report) -> None:
-    """Against plain CLIP: the paper's batch of 32 in training, and its gallery."""
+    """Report training with the paper's batch of 32, and the encoding of a gallery."""
     torch.manual_seed(0)
     model = InstructCIRModel(InstructCIRConfig(**encoder_configs(quick))).to(device).train()
     clip = CLIPModel(CLIPConfig(**encoder_configs(quick))).to(device).train()

@@ -1,44 +1,42 @@
 """Speed and memory on ViT-B/32 shapes with random weights, as a table and as JSON.
 
     python -m research.bench.models                        # CPU, one thread, CPU seconds: about 35 minutes
-    python -m research.bench.models --parts instructcir    # of them 10
+    python -m research.bench.models --parts instructcir    # about 10 of them
     python -m research.bench.models --device cuda          # wall seconds
-    python -m research.bench.models --quick                # tiny shapes, one repeat: does it run?
+    python -m research.bench.models --quick                # tiny shapes, one repeat: a test run
 
-Each line compares two variants of the same work. They alternate, after one round to warm up, and the medians of
-`--repeats` rounds are compared, so that a busy machine is unfair to both. A training step is forward and backward. The
-naive variant of it, `research/bench/contextcir_steps.py`, runs the vision encoder again for every noun phrase and pads
-every text to 77 tokens; it must reach the same loss (to 1e-5) and gradients (to 1e-4 of their norm). A step of
-InstructCIR is held against one of plain CLIP with the same encoders, images and texts, and that against the operations
-of both.
+Each line compares two variants of the same work. They alternate, after one round to warm up, so that a busy machine
+slows both. The medians of `--repeats` rounds are compared. A training step is forward and backward. The naive step
+(`research/bench/contextcir_steps.py`) runs the vision encoder again for every noun phrase and pads every text to 77
+tokens; it must reach the same loss (to 1e-5) and gradients (to 1e-4 of their norm). A step of InstructCIR is compared
+with one of plain CLIP with the same encoders, images and texts, by time relative to the number of operations.
 """
 
 import argparse
-import json
-import platform
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from contextcir.runtime.provenance import code_commit
 from research.bench.contextcir_steps import bench_encoding, bench_training, build_model
 from research.bench.instructcir_steps import bench_instructcir
-from research.bench.measuring import Report
+from research.bench.measuring import Report, machine_name, write_json
 from research.bench.ranking import bench_loading, bench_ranking
 from research.bench.search import bench_search
 
 PARTS = ["contextcir", "instructcir", "search", "ranking"]
 
 
-def main(argv=None) -> dict:
-    """Run everything; returns what is written as JSON."""
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measure all parts. Returns the result, as written to JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure; by default all")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="parts to measure; by default all")
     parser.add_argument("--quick", action="store_true", help="tiny shapes and one repeat")
     parser.add_argument("--device", default="cpu", help="`cpu` or `cuda`")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads; CPU seconds are cleanest with one")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds of which the median is taken")
-    parser.add_argument("--output", default="bench.json", help="where to write the numbers")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; CPU seconds are most exact with one")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds to take the median of")
+    parser.add_argument("--output", default="bench.json", help="JSON file of the result")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     device, repeats, report = args.device, 1 if args.quick else args.repeats, Report()
@@ -54,18 +52,18 @@ def main(argv=None) -> dict:
     if "ranking" in args.parts and device == "cpu":
         bench_ranking(args.quick, repeats, report)
         bench_loading(report)
-    settings = {
+    result = {
         "parts": args.parts,
         "quick": args.quick,
         "device": device,
         "threads": args.threads,
         "repeats": repeats,
+        "torch": torch.__version__,
+        "machine": machine_name(device),
+        "commit": code_commit(),
+        "rows": report.rows,
     }
-    machine = platform.machine() if device == "cpu" else torch.cuda.get_device_name()
-    commit = code_commit()
-    result = {**settings, "torch": torch.__version__, "machine": machine, "commit": commit, "rows": report.rows}
-    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    Path(args.output).write_text(json.dumps(result, indent=2) + "\n")
+    write_json(result, args.output)
     return result
 
 

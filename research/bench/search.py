@@ -1,22 +1,26 @@
-"""Exact search in a gallery of CIRCO's size, against the least that it can do, and its peak of memory."""
+"""Exact search in a gallery of CIRCO's size, compared with the least work that it needs, and its peak memory."""
 
 from functools import partial
+from multiprocessing.connection import Connection
 
 import torch
 
 from contextcir.retrieval.index import search
-from research.bench.measuring import Report, compare, in_a_process, peak_of_memory
+from research.bench.measuring import Report, compare, in_child, peak_memory
 
 
-def blocked_topk(queries, gallery, k: int, block_size: int = 16_384):
-    """The least that exact search can do: one matmul and one top-k for each block, then one over what was found."""
+def blocked_topk(
+    queries: torch.Tensor, gallery: torch.Tensor, k: int, block_size: int = 16_384
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Do the least work of exact search: one matmul and one top-k for each block, and one top-k over their results."""
     found = [(queries @ block.T).topk(k, dim=1) for block in gallery.split(block_size)]
     scores, places = torch.cat([values for values, _ in found], 1).topk(k, dim=1)
     indices = torch.cat([indices + i * block_size for i, (_, indices) in enumerate(found)], 1)
     return scores, indices.gather(1, places)
 
 
-def measure_search(gallery_size: int, repeats: int, device: str, threads: int, results) -> None:
+def measure_search(gallery_size: int, repeats: int, device: str, threads: int, connection: Connection) -> None:
+    """Send the seconds of both variants, MB of memory above the gallery, and whether their scores are equal."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     gallery = torch.empty(gallery_size, 512)
@@ -26,16 +30,17 @@ def measure_search(gallery_size: int, repeats: int, device: str, threads: int, r
     gallery = gallery.to(device)
     queries = torch.nn.functional.normalize(torch.randn(800, 512), dim=1).to(device)
 
-    before = peak_of_memory(device)
+    before = peak_memory(device)
     scores, _ = search(queries, gallery, 50)
-    megabytes = peak_of_memory(device) - before
+    megabytes = peak_memory(device) - before
     same = torch.allclose(scores, blocked_topk(queries, gallery, 50)[0])
     variants = (partial(search, queries, gallery, 50), partial(blocked_topk, queries, gallery, 50))
-    results.put((compare(*variants, repeats, device), megabytes, same))
+    connection.send((compare(*variants, repeats, device), megabytes, same))
 
 
 def bench_search(gallery_size: int, repeats: int, device: str, threads: int, report: Report) -> None:
-    seconds, megabytes, same = in_a_process(measure_search, gallery_size, repeats, device, threads)
+    """Report speed and memory of exact search."""
+    seconds, megabytes, same = in_child(measure_search, gallery_size, repeats, device, threads)
     name = f"search, top 50 of 800 queries in {gallery_size:,} / matmul + topk"
     report.add(name, seconds[0] / seconds[1], "<= 1.5", seconds, equal=same)
     report.add("search, peak of memory above the gallery in MB", megabytes, "<= 400")

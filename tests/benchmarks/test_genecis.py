@@ -1,8 +1,6 @@
-"""GeneCIS in its official layout: four tasks, ties against the target, what is cut out of images, golden values."""
+"""GeneCIS in its official layout: four tasks, ties against the target, crops of images, golden values."""
 
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +11,10 @@ from contextcir.benchmarks import genecis
 from contextcir.data.images import ImageError
 from contextcir.retrieval.base import Ranking
 from contextcir.retrieval.ranking import rank
+from tests.benchmarks.layouts import change, refuses, write
 from tests.measured import measured
 from tests.tiny_triplets import png
 
-needs_real_data = pytest.mark.skipif("CIR_DATA_ROOT" not in os.environ, reason="CIR_DATA_ROOT is not set: no GeneCIS")
 TASKS = ["focus_attribute", "change_attribute", "focus_object", "change_object"]
 
 
@@ -50,7 +48,7 @@ def mini(tmp_path, monkeypatch):
         },
     ]
     for task in TASKS:
-        (tmp_path / f"{task}.json").write_text(json.dumps(objects if "object" in task else attributes))
+        write(tmp_path / f"{task}.json", objects if "object" in task else attributes)
     for folder, numbers in (("val2017", range(1, 6)), ("VG_100K", [11]), ("VG_100K_2", [12])):
         (tmp_path / folder).mkdir()
         for number in numbers:
@@ -62,11 +60,14 @@ def mini(tmp_path, monkeypatch):
     return tmp_path
 
 
-def change(root, task, row, **changes):
-    path = root / f"{task}.json"
-    rows = json.loads(path.read_text())
-    rows[row] = {key: value for key, value in (rows[row] | changes).items() if value is not None}
-    path.write_text(json.dumps(rows))
+def change_row(root, task, row, **changes):
+    """Change the keys of a row; remove those that become `None`."""
+
+    def changed(rows):
+        rows[row] = {key: value for key, value in (rows[row] | changes).items() if value is not None}
+        return rows
+
+    change(root / f"{task}.json", changed)
 
 
 def ranked(benchmark, candidates) -> Ranking:
@@ -84,11 +85,10 @@ def test_the_official_layout(mini):
     assert (first.id, first.modification_text, first.reference_id) == ("change_object-0000", "ceiling", "1")
     assert first.candidate_ids == ("3", "4", "2")  # the target is last
     assert parts[3].relevance == {"change_object-0000": {"2"}, "change_object-0001": {"1"}}
-    assert (
-        parts[3].gallery.reference_image(second).tobytes() == Image.open(mini / "val2017/000000000002.jpg").tobytes()
-    )
+    stored = Image.open(mini / "val2017/000000000002.jpg")
+    assert parts[3].gallery.reference_image(second).tobytes() == stored.tobytes()
     assert parts[0].queries[0].candidate_ids == ("11/20,10,10,4", "12/1,2,8,8", "12/10,5,10,10")
-    assert len(parts[0].gallery) == 5  # one image for each thing, however often it is asked for
+    assert len(parts[0].gallery) == 5  # each crop once, also if several queries have it
 
 
 def test_only_the_candidates_are_ranked(mini):
@@ -99,12 +99,12 @@ def test_only_the_candidates_are_ranked(mini):
         "recall@3": 100,
     }
     assert part.chance() == pytest.approx({"recall@1": 100 / 3, "recall@2": 200 / 3, "recall@3": 100})
-    with pytest.raises(ValueError, match="'change_object-0001' has the candidates .'1', '4'., expected each of"):
+    with pytest.raises(ValueError, match=r"'change_object-0001' .*\['1', '4'\].*\['4', '5', '1'\]"):
         part.scores(ranked(part, [["3", "2", "4"], ["1", "4"]]))
 
 
 def test_ties_count_against_the_target(mini):
-    """The known mistake: the target is first in the file, and a constant score finds it every time."""
+    """A known mistake: the target is first in the file, so a constant score always finds it."""
     for part in genecis.load(str(mini)):
         same = torch.ones(len(part.gallery), 3)
         ranking = rank(part.queries, part.gallery, torch.ones(2, 3), same, part.k)
@@ -112,8 +112,8 @@ def test_ties_count_against_the_target(mini):
 
 
 def test_a_second_mention_is_a_candidate_of_its_own(mini):
-    change(mini, "change_object", 0, gallery=[coco(2), coco(4)])  # the target
-    change(mini, "change_object", 1, gallery=[coco(2), coco(5)])  # the reference
+    change_row(mini, "change_object", 0, gallery=[coco(2), coco(4)])  # the target
+    change_row(mini, "change_object", 1, gallery=[coco(2), coco(5)])  # the reference
     (part,) = genecis.load(str(mini), "change_object")
     assert [query.ranked_candidate_ids for query in part.queries] == [["2", "4", "2#2"], ["2#2", "5", "1"]]
     assert part.relevance["change_object-0000"] == {"2#2"}
@@ -132,7 +132,7 @@ def test_a_second_mention_is_a_candidate_of_its_own(mini):
         ("11/30,20,10,10", (23, 13, 40, 30), 17, (0, 0)),
     ],
 )
-def test_what_is_cut_out(mini, id_, box, size, offset):
+def test_crops_by_hand(mini, id_, box, size, offset):
     (part,) = genecis.load(str(mini), "focus_attribute")
     folder = "VG_100K_2" if id_.startswith("12/") else "VG_100K"
     photograph = Image.open(mini / folder / f"{id_.split('/')[0]}.jpg").convert("RGB")
@@ -143,9 +143,9 @@ def test_what_is_cut_out(mini, id_, box, size, offset):
 
 
 def test_a_box_outside_of_its_image_is_named(mini):
-    change(mini, "focus_attribute", 0, target=crop(12, 70, 5, 10, 10))
+    change_row(mini, "focus_attribute", 0, target=crop(12, 70, 5, 10, 10))
     (part,) = genecis.load(str(mini), "focus_attribute")
-    with pytest.raises(ImageError, match=r"12.jpg: the box \[70, 5, 10, 10\] is not inside of its 40 x 30 pixels"):
+    with pytest.raises(ImageError, match=r"12.jpg: .*\[70, 5, 10, 10\].* 40 x 30 "):
         part.gallery.image("12/70,5,10,10")
 
 
@@ -154,49 +154,39 @@ def test_one_task_alone(mini):
         (mini / f"{task}.json").unlink()
     (part,) = genecis.load(str(mini), "change_object")
     assert (part.part, part.protocol_id) == ("change_object", "genecis/v0/change_object/ties-against-target")
-    message = r"lacks focus_attribute.json, change_attribute.json, focus_object.json. .* is there \(change_object\)"
-    with pytest.raises(ValueError, match=message):
-        genecis.load(str(mini))
+    message = r"focus_attribute.json, change_attribute.json, focus_object.json[^,].*\(change_object\)"
+    refuses(message, genecis.load, str(mini))
     (mini / "change_object.json").unlink()
-    with pytest.raises(ValueError, match=r"genecis change_object: .* lacks change_object.json. .* \(none\)"):
-        genecis.load(str(mini), "change_object")
+    refuses(r"genecis change_object: .* change_object.json.* \(none\)", genecis.load, str(mini), "change_object")
 
 
-def test_what_is_missing_or_damaged_is_named(mini):
-    with pytest.raises(ValueError, match="splits all, focus_attribute, .*, got 'test'"):
-        genecis.load(str(mini), "test")
-    with pytest.raises(ValueError, match="protocols ties-against-target, got 'optimistic'"):
-        genecis.load(str(mini), protocol="optimistic")
+def test_missing_images_are_named(mini):
     (mini / "VG_100K" / "11.jpg").unlink()
     (mini / "val2017" / "000000000004.jpg").unlink()
-    with pytest.raises(ValueError, match="genecis change_object: 1 of 5 images are missing, such as .*000004.jpg"):
-        genecis.load(str(mini), "change_object")
-    with pytest.raises(ValueError, match="genecis focus_attribute: 1 of 2 images are missing, such as .*/11.jpg"):
-        genecis.load(str(mini), "focus_attribute")
+    refuses("genecis change_object: 1 of 5 .*000004.jpg", genecis.load, str(mini), "change_object")
+    refuses("genecis focus_attribute: 1 of 2 .*/11.jpg", genecis.load, str(mini), "focus_attribute")
     assert len(genecis.load(str(mini), check_images=False)) == 4
 
 
 @pytest.mark.parametrize(
     ("task", "changes", "message"),
     [
-        ("change_object", {"condition": None}, "change_object.json, row 1: 'condition' is missing"),
-        ("focus_object", {"gallery": [coco(3), crop(1, 2, 3, 4, 5)]}, "row 1: 'val_image_id' is missing"),
-        ("focus_attribute", {"target": {"image_id": 11}}, "row 1: 'instance_bbox' is missing"),
-        ("change_object", {"gallery": [coco(3)]}, "2 queries and 5 candidates, the official release 2 queries and 6"),
-        ("change_object", {"condition": " "}, "query 'change_object-0001' has an empty modification_text"),
+        ("change_object", {"condition": None}, "change_object.json, row 1: .*without condition"),
+        ("focus_object", {"gallery": [coco(3), crop(1, 2, 3, 4, 5)]}, "focus_object.json, row 1: 'val_image_id'"),
+        ("focus_attribute", {"target": {"image_id": 11}}, "focus_attribute.json, row 1: 'instance_bbox'"),
+        ("change_object", {"gallery": [coco(3)]}, "2 queries and 5 candidates, .* 2 queries and 6 candidates"),
+        ("change_object", {"condition": " "}, "'change_object-0001'"),
     ],
 )
 def test_a_damaged_row_is_named(mini, task, changes, message):
-    change(mini, task, 1, **changes)
-    with pytest.raises(ValueError, match=message):
-        genecis.load(str(mini))
+    change_row(mini, task, 1, **changes)
+    refuses(message, genecis.load, str(mini))
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_an_empty_file_is_named(mini, task):
-    (mini / f"{task}.json").write_text("[]")
-    with pytest.raises(ValueError, match=f"{task}.json holds no queries"):
-        genecis.load(str(mini))
+    write(mini / f"{task}.json", [])
+    refuses(f"{task}.json", genecis.load, str(mini))
 
 
 def test_from_the_command_line(mini, run):
@@ -206,15 +196,13 @@ def test_from_the_command_line(mini, run):
     assert record["chance"]["recall@1"] == pytest.approx(100 / 3)
 
 
-# --- the real thing --------------------------------------------------------------------------------------------------
+# --- real annotations ------------------------------------------------------------------------------------------------
 
 
-@needs_real_data
-def test_golden_values():
-    root = Path(os.environ["CIR_DATA_ROOT"])
-    (part,) = genecis.load(str(root / "genecis"), "change_object", check_images=False)
-    scores = json.loads((root / "golden/genecis_change_object_scores.json").read_text())  # the target is first
-    expected = json.loads((root / "golden/genecis_expected.json").read_text())["expected"]["change_object"]
+def test_golden_values(data_root):
+    (part,) = genecis.load(str(data_root / "genecis"), "change_object", check_images=False)
+    scores = json.loads((data_root / "golden/genecis_change_object_scores.json").read_text())  # the target is first
+    expected = json.loads((data_root / "golden/genecis_expected.json").read_text())["expected"]["change_object"]
     candidates = []
     for query, (of_target, *of_others) in zip(part.queries, scores, strict=True):
         order = np.argsort(-np.array([*of_others, of_target]), kind="stable")
@@ -224,14 +212,11 @@ def test_golden_values():
     assert found == pytest.approx({f"recall@{k}": 100 * share for k, share in expected["peer_get_recall"].items()})
 
 
-@needs_real_data
-def test_the_official_counts():
-    root = Path(os.environ["CIR_DATA_ROOT"])
-    (part,) = genecis.load(str(root / "genecis"), "change_object", check_images=False)
+def test_the_counts_are_official(data_root):
+    (part,) = genecis.load(str(data_root / "genecis"), "change_object", check_images=False)
     assert len(part.queries) == 1960
     assert {len(query.ranked_candidate_ids) for query in part.queries} == {15}
     assert len(part.gallery) == 2739 + 1  # and the one target that is a distractor too
-    assert [query.id for query in part.queries if any("#" in id_ for id_ in query.candidate_ids)] == [
-        "change_object-0019"
-    ]
+    repeated = [query.id for query in part.queries if any("#" in id_ for id_ in query.candidate_ids)]
+    assert repeated == ["change_object-0019"]
     assert part.chance()["recall@1"] == pytest.approx(100 / 15)

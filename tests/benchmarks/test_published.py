@@ -1,18 +1,22 @@
-"""Benchmarks in the published form: what is read, and what is named when it is missing."""
+"""Benchmarks in the published form: reading, protocol ids, writing, and errors."""
 
 import io
 import re
 from dataclasses import replace
 
 import pytest
-from datasets import Dataset, Features, Image, List, Value
+from datasets import Dataset, Features, Value
 from datasets.exceptions import DatasetNotFoundError
 from PIL import Image as PILImage
 
 from contextcir.benchmarks import published
 from contextcir.benchmarks.published import load_published
+from contextcir.benchmarks.registry import load_benchmark
 from contextcir.retrieval.base import Gallery, Query
+from tests.benchmarks.layouts import refuses
 from tests.benchmarks.test_base import IDS, tiny_benchmark, tiny_ranking
+
+STRING = Value("string")
 
 
 def png(value):
@@ -21,20 +25,17 @@ def png(value):
     return {"bytes": buffer.getvalue(), "path": None}
 
 
-def write(root, config, rows, features, split="test"):
+def write(root, config, rows, features, split="test", shards=1):
     (root / config).mkdir(parents=True, exist_ok=True)
     dataset = Dataset.from_list(rows, features=Features(features))
-    dataset.to_parquet(root / config / f"{split}-00000-of-00001.parquet")
+    for shard in range(shards):
+        part = dataset.shard(shards, shard, contiguous=True)
+        part.to_parquet(root / config / f"{split}-{shard:05d}-of-{shards:05d}.parquet")
 
 
-@pytest.fixture
-def folder(tmp_path):
-    string = Value("string")
-    root = tmp_path / "tiny"
-    write(
-        root, "gallery", [{"id": id_, "image": png(i)} for i, id_ in enumerate(IDS)], {"id": string, "image": Image()}
-    )
-    rows = [
+def tiny_rows():
+    """The rows of each configuration."""
+    queries = [
         {
             "id": query.id,
             "reference_image": png(100),
@@ -45,12 +46,30 @@ def folder(tmp_path):
         }
         for query in tiny_benchmark().queries
     ]
-    features = dict.fromkeys(("id", "reference_id", "modification_text"), string)
-    features |= {"reference_image": Image(), "candidate_ids": List(string), "tags": List(string)}
-    write(root, "queries", rows, features)
-    pairs = [{"query_id": q, "target_id": t} for q, ts in tiny_benchmark().relevance.items() for t in sorted(ts)]
-    write(root, "relevance", pairs, {"query_id": string, "target_id": string})
-    return root
+    return {
+        "gallery": [{"id": id_, "image": png(place)} for place, id_ in enumerate(IDS)],
+        "queries": queries,
+        "relevance": [
+            {"query_id": query_id, "target_id": target}
+            for query_id, targets in tiny_benchmark().relevance.items()
+            for target in sorted(targets)
+        ],
+    }
+
+
+def write_all(root, rows, *, shards=1, reverse_columns=False):
+    for config, some in rows.items():
+        features = {name: published.FEATURES[config][name] for name in some[0]}
+        if reverse_columns:
+            features = dict(reversed(features.items()))
+        write(root, config, some, features, shards=shards)
+    return str(root)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_all(tmp_path / "tiny", tiny_rows())
+    return tmp_path / "tiny"
 
 
 def test_load_published(folder):
@@ -61,64 +80,92 @@ def test_load_published(folder):
     assert benchmark.gallery.image("c").getpixel((0, 0)) == (2, 2, 2)
     assert benchmark.relevance == tiny_benchmark().relevance
     assert benchmark.gallery.reference_image(benchmark.queries[0]).getpixel((0, 0)) == (100, 100, 100)
-    stored = [replace(query, reference_image=None) for query in benchmark.queries]
-    assert stored == tiny_benchmark().queries
+    assert [replace(query, reference_image=None) for query in benchmark.queries] == tiny_benchmark().queries
     assert list(benchmark.metrics) == ["recall", "recall_subset", "map"]
     short = replace(benchmark, metrics=tiny_benchmark().metrics)
     assert short.evaluate(tiny_ranking()) == tiny_benchmark().evaluate(tiny_ranking())
 
 
-def test_optional_columns_may_be_missing(folder):
-    rows = [{"id": "q", "modification_text": "x", "reference_id": "a"}]
-    write(folder, "queries", rows, dict.fromkeys(rows[0], Value("string")), "tiny")
-    write(
-        folder,
-        "relevance",
-        [{"query_id": "q", "target_id": "b"}],
-        dict.fromkeys(("query_id", "target_id"), Value("string")),
-        "tiny",
-    )
-    write(
-        folder,
-        "gallery",
-        [{"id": id_, "image": png(7)} for id_ in IDS],
-        {"id": Value("string"), "image": Image()},
-        "tiny",
-    )
-    (benchmark,) = published.load(str(folder), "tiny", protocol="reference-kept")
+@pytest.mark.parametrize("protocol, excluded", [("reference-excluded", True), ("reference-kept", False)])
+def test_one_benchmark_under_two_names(folder, protocol, excluded):
+    """Training reads it by `load_published`, everything else by the name `custom`."""
+    own = load_published(str(folder), "test", protocol=protocol)
+    (custom,) = load_benchmark("custom", str(folder), "test", protocol=protocol)
+    assert own.protocol_id == custom.protocol_id and own.protocol_id.endswith(f"/test/{protocol}")
+    assert own.exclude_reference is custom.exclude_reference is excluded
+    assert own.queries == custom.queries and own.relevance == custom.relevance
+
+
+def changed(config, row, **changes):
+    """Rows of which one is different."""
+    rows = tiny_rows()
+    rows[config][row] |= changes
+    return rows
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        changed("queries", 1, modification_text="another text"),
+        changed("queries", 0, candidate_ids=list("abd")),
+        changed("queries", 0, tags=["short"]),
+        changed("queries", 0, reference_id="e"),
+        changed("queries", 0, reference_image=None),
+        changed("gallery", 6, id="z"),
+        changed("gallery", 6, image={"bytes": png(6)["bytes"] + b"0", "path": None}),
+        changed("relevance", 2, target_id="g"),
+        tiny_rows() | {"relevance": tiny_rows()["relevance"][:-1]},
+        tiny_rows() | {"gallery": tiny_rows()["gallery"][::-1]},  # the order of ties
+    ],
+)
+def test_other_data_have_another_protocol_id(folder, tmp_path, rows):
+    other = load_published(write_all(tmp_path / "other" / "tiny", rows), "test").protocol_id
+    assert re.fullmatch(r"tiny-[0-9a-f]{8}/test/reference-excluded", other)
+    assert other != load_published(str(folder), "test").protocol_id
+
+
+@pytest.mark.parametrize("shards, reverse_columns", [(1, True), (2, False)])
+def test_the_same_data_in_other_files_have_the_same_protocol_id(folder, tmp_path, shards, reverse_columns):
+    rows = tiny_rows() | {"relevance": tiny_rows()["relevance"][::-1]}
+    other = write_all(tmp_path / "other" / "tiny", rows, shards=shards, reverse_columns=reverse_columns)
+    assert load_published(other, "test").protocol_id == load_published(str(folder), "test").protocol_id
+
+
+def test_optional_columns_may_be_missing(tmp_path):
+    query = {"id": "q", "modification_text": "x", "reference_id": "a"}
+    rows = tiny_rows() | {"queries": [query], "relevance": [{"query_id": "q", "target_id": "b"}]}
+    benchmark = load_published(write_all(tmp_path, rows), "test")
     assert benchmark.queries == [Query("q", "x", reference_id="a")]
-    assert benchmark.protocol_id.endswith("/tiny/reference-kept") and not benchmark.exclude_reference
-    assert list(benchmark.metrics) == ["recall"]  # nothing to rank a subset of, and one target
-    with pytest.raises(ValueError, match="reference-excluded, reference-kept, got 'full'"):
-        published.load(str(folder), "tiny", protocol="full")
+    assert list(benchmark.metrics) == ["recall"]  # no subset to rank, and one target
+
+
+def test_without_relevance_it_is_not_scored(tmp_path):
+    rows = tiny_rows()
+    del rows["relevance"]
+    benchmark = load_published(write_all(tmp_path, rows), "test")
+    assert not benchmark.is_scored and benchmark.protocol_id
 
 
 def test_missing_splits_columns_and_folders_are_named(folder, monkeypatch):
-    with pytest.raises(ValueError, match="gallery/val-.*parquet. Splits that it has: test"):
-        load_published(str(folder), "val")
-    with pytest.raises(ValueError, match="Splits that it has: none. Build it first"):
-        load_published(str(folder / "gallery"), "test")
-    write(
-        folder,
-        "relevance",
-        [{"query": "q1", "target_id": "b"}],
-        dict.fromkeys(("query", "target_id"), Value("string")),
-    )
-    with pytest.raises(
-        ValueError, match=r"relevance: the columns \['query_id'\] are missing; there are \['query', 'target_id'\]"
-    ):
-        load_published(str(folder), "test")
+    refuses("gallery/val-.*parquet.* test", load_published, str(folder), "val")
+    refuses(f"{folder / 'gallery'} .*gallery/test-.*parquet.* none", load_published, str(folder / "gallery"), "test")
+    write(folder, "relevance", [{"query": "q1", "target_id": "b"}], {"query": STRING, "target_id": STRING})
+    refuses(r"relevance: .*\['query_id'\].*\['query', 'target_id'\]", load_published, str(folder), "test")
+    (file,) = (folder / "gallery").glob("*.parquet")
+    whole = file.read_bytes()
+    for damaged in (whole[:-9], whole[:99] + bytes(99) + whole[198:]):  # its schema, its rows
+        file.write_bytes(damaged)
+        refuses(r"tiny, gallery: test-\*.parquet", load_published, str(folder), "test")
 
     def not_found(*args, **kwargs):
         raise DatasetNotFoundError("no")
 
     monkeypatch.setattr(published, "load_dataset", not_found)
-    with pytest.raises(ValueError, match="'data/missing' is neither a folder here nor a dataset"):
-        load_published("data/missing", "test")
+    refuses("'data/missing'", load_published, "data/missing", "test")
 
 
 def test_images_are_published_as_they_are(tmp_path):
-    """Files byte for byte, in whatever form a gallery or a query holds them; computed ones as PNG."""
+    """Files are copied byte for byte, in any form that a gallery or query holds them; pixels become PNG."""
     file = io.BytesIO()
     PILImage.new("RGB", (3, 2), "red").save(file, "JPEG")
     (tmp_path / "a.jpg").write_bytes(file.getvalue())

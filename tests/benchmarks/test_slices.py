@@ -1,4 +1,4 @@
-"""Slices of real annotation files, measured against loops that know nothing of the library."""
+"""Slices of real annotation files, measured against independent loops."""
 
 import json
 import math
@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from contextcir.benchmarks import cirr, visdial
-from contextcir.metrics.dialogues import bri, hits_at_k
+from contextcir.metrics.dialogues import dialogue_bri, dialogue_hits_at_k
 from contextcir.retrieval.ranking import rank
+from tests.benchmarks.layouts import golden_embeds, write
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -22,13 +22,10 @@ def test_cirr(monkeypatch):
     names = list(json.loads((root / "image_splits/split.rc2.val.json").read_text()))
     monkeypatch.setitem(cirr.OFFICIAL, "val", {"queries": len(rows), "images": len(names)})
     (benchmark,) = cirr.load(str(root), check_images=False)
-    queries, gallery = (
-        torch.nn.functional.normalize(torch.from_numpy(np.load(root / f"{side}_features.npy")).float())
-        for side in ("query", "index")
-    )
+    queries, gallery = golden_embeds(root)
     found = benchmark.evaluate(rank(benchmark.queries, benchmark.gallery, queries, gallery, 50, True))
 
-    above = []  # images of the gallery, and members of the image set, that stand above the target
+    above = []  # number of images of the gallery, and of the image set, above the target
     for row, query in zip(rows, queries, strict=True):
         scores = dict(zip(names, (gallery @ query).tolist(), strict=True))
         of_target = scores[row["target_hard"]]
@@ -49,8 +46,7 @@ def test_visdial(tmp_path, monkeypatch):
     shutil.copytree(root / "dialogues", tmp_path / "dialogues")
     rows = json.loads((root / "dialogues/VisDial_v1.0_queries_val.json").read_text())
     space = [*sorted({row["img"] for row in rows}), *(f"unlabeled2017/{number:012d}.jpg" for number in range(20))]
-    (tmp_path / "Protocol").mkdir()
-    (tmp_path / "Protocol/Search_Space_val_50k.json").write_text(json.dumps(space))
+    write(tmp_path / "Protocol/Search_Space_val_50k.json", space)
     monkeypatch.setitem(visdial.OFFICIAL, "val", {"dialogues": len(rows), "images": len(space)})
     (benchmark,) = visdial.load(str(tmp_path), check_images=False)
     assert len(benchmark.queries) == 11 * len(rows) and benchmark.unit_ids == ["0", "1", "2"]
@@ -60,7 +56,7 @@ def test_visdial(tmp_path, monkeypatch):
     ranks = np.array(json.loads((root / "ranks.json").read_text()))  # (rounds, dialogues)
     for number in range(11):
         expected = 100 * np.mean([min(ranks[: number + 1, dialogue]) < 10 for dialogue in range(3)])
-        assert hits_at_k(ranks, 10)[number] == pytest.approx(expected)
+        assert dialogue_hits_at_k(ranks, 10).mean(axis=1)[number] == pytest.approx(expected)
     best = [[min(ranks[: number + 1, dialogue]) for number in range(11)] for dialogue in range(3)]
     steps = [(math.log(a + 1) + math.log(b + 1)) / 2 for some in best for a, b in zip(some, some[1:], strict=False)]
-    assert bri(ranks) == pytest.approx(sum(steps) / len(steps))
+    assert dialogue_bri(ranks).mean() == pytest.approx(sum(steps) / len(steps))

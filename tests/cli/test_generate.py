@@ -1,4 +1,4 @@
-"""The door: pairs of scene pictures, and a server on loopback that knows what they show."""
+"""`contextcir generate` on pairs of drawn scenes, with a server on loopback that knows what they show."""
 
 import json
 import os
@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 import datasets
+import openai
 import pytest
 from PIL import Image as PILImage
 
@@ -24,7 +25,6 @@ from contextcir.cli.caption_inputs import PairArguments, choose_pairs
 from contextcir.data.triplets import TRIPLET_FEATURES, load_triplets
 from contextcir.phrases import extractor
 from contextcir.scenes import render, sample_query
-from contextcir.scenes.differences import Score, score_differences
 from contextcir.scenes.ground_truth import scene_to_json
 from contextcir.scenes.oracle import Faults, Oracle
 from contextcir.scenes.truth import Truth
@@ -37,7 +37,7 @@ PAIRS = 8
 
 @pytest.fixture(scope="module", autouse=True)
 def one_parser():
-    """The parser is loaded once for all runs of this file."""
+    """Load the parser once for all runs of this file."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(extractor, "NounPhraseExtractor", cache(extractor.NounPhraseExtractor))
         yield
@@ -45,29 +45,29 @@ def one_parser():
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
-    """A folder with `pairs.json`, pictures in two folders, `truth.jsonl`, and the scenes by name of the picture."""
-    folder, rng, scenes, pairs = tmp_path_factory.mktemp("world"), random.Random(0), {}, []
+    """A folder with `pairs.json`, images in two folders, and `truth.jsonl`, the scene of each image."""
+    folder, rng, truth, pairs = tmp_path_factory.mktemp("world"), random.Random(0), [], []
     for number in range(PAIRS):
         query = sample_query(rng, rng.randint(2, 4))
         names = [f"images/{'odd' if number % 2 else 'even'}/{number}{side}.jpg" for side in "ab"]
         for name, scene in zip(names, (query.reference, query.target), strict=True):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             render(scene, rng.randrange(10**6)).save(folder / name, quality=92)
-            scenes[name] = scene
+            truth.append(json.dumps({"image": name, "scene": scene_to_json(scene)}) + "\n")
         pairs.append({"reference_image": names[0], "target_image": names[1]})
     (folder / "pairs.json").write_text(json.dumps(pairs))
-    lines = [json.dumps({"image": name, "scene": scene_to_json(scene)}) for name, scene in scenes.items()]
-    (folder / "truth.jsonl").write_text("\n".join(lines) + "\n")
-    return folder, scenes
+    (folder / "truth.jsonl").write_text("".join(truth))
+    return folder
 
 
 @pytest.fixture
-def serve(world):
-    """`serve(**faults)` -> the oracle and its address, until the test ends."""
+def serve(world, monkeypatch):
+    """`serve(**faults)` -> a running oracle and its address, until the test ends. Pauses before retries are short."""
+    monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.01)
     entered = []
 
     def start(**options):
-        oracle = Oracle(Truth.from_folder(world[0]), faults=Faults(**options))
+        oracle = Oracle(Truth.from_folder(world), faults=Faults(**options))
         entered.append(oracle)
         return oracle, oracle.__enter__()
 
@@ -85,39 +85,29 @@ def lines(output):
     return [json.loads(line) for line in (output / "pairs.jsonl").read_text().splitlines()]
 
 
-# --- what a run gives ------------------------------------------------------------------------------------------------
+# --- results ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def done(world, tmp_path_factory):
     """A run without faults, over all pairs."""
     output = tmp_path_factory.mktemp("done") / "out"
-    with Oracle(Truth.from_folder(world[0])) as url:
-        assert generate.main(flags(url, output, pairs=world[0] / "pairs.json")) == 0
+    with Oracle(Truth.from_folder(world)) as url:
+        assert generate.main(flags(url, output, pairs=world / "pairs.json")) == 0
     return output
 
 
 def test_dataset_json_has_the_format_of_good4cir(world, done):
     entries = json.loads((done / "dataset.json").read_text())
-    assert [{name: entry[name] for name in ("reference_image", "target_image")} for entry in entries] == json.loads(
-        (world[0] / "pairs.json").read_text()
-    )
-    for entry in entries:
-        assert list(entry) == ["reference_image", "target_image", "difference_captions"]
+    for entry, pair in zip(entries, json.loads((world / "pairs.json").read_text()), strict=True):
+        assert (
+            list(entry) == ["reference_image", "target_image", "difference_captions"] and entry.items() >= pair.items()
+        )
         assert entry["difference_captions"] and all(isinstance(text, str) for text in entry["difference_captions"])
 
 
-def test_captions_tell_the_truth(world, done):
-    score = Score()
-    for pair in lines(done):
-        score += score_differences(
-            pair["captions"], *(world[1][pair[f"{side}_id"]] for side in ("reference", "target"))
-        )
-    assert score.precision > 0.95 and score.recall > 0.9
-
-
 def test_captions_are_compared_with_the_truth(world, done, tmp_path, capsys):
-    found = score_scene_captions.main([str(done), "--truth", str(world[0])])
+    found = score_scene_captions.main([str(done), "--truth", str(world)])
     scores, captions = found["scores"], [caption for pair in lines(done) for caption in pair["captions"]]
     told = [caption for caption in captions if caption["dropped"] is None]
     assert len(told) == scores["all"]["captions"]
@@ -133,24 +123,24 @@ def test_captions_are_compared_with_the_truth(world, done, tmp_path, capsys):
     swapped.append(swapped[0] | {"captions": []})
     swapped[0]["captions"] = [caption | {"dropped": "too_long"} for caption in swapped[0]["captions"]]
     (turned / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in swapped))
-    found = score_scene_captions.main([str(turned), "--truth", str(world[0])])
+    found = score_scene_captions.main([str(turned), "--truth", str(world)])
     assert found["scores"]["all"]["precision"] < 50 and found["failed_pairs"] == 2
     dropped = sum(caption["dropped"] is None for caption in lines(done)[0]["captions"])
     assert found["scores"]["all"]["captions"] == len(told) - dropped > 0
 
 
-def test_differences_that_are_made_up_cost_precision(world, done, serve, tmp_path):
+def test_invented_differences_lower_precision(world, done, serve, tmp_path):
     _, url = serve(differences_wrong=0.5)
-    assert generate.main(flags(url, tmp_path / "out", pairs=world[0] / "pairs.json")) == 0
+    assert generate.main(flags(url, tmp_path / "out", pairs=world / "pairs.json")) == 0
     erring, honest = (
-        score_scene_captions.main([str(folder), "--truth", str(world[0])])["scores"]["all"]
+        score_scene_captions.main([str(folder), "--truth", str(world)])["scores"]["all"]
         for folder in (tmp_path / "out", done)
     )
     assert 20 < erring["precision"] < 80 < honest["precision"]
     assert erring["recall"] < honest["recall"] and erring["edits"] == honest["edits"]
 
 
-def test_triplets_are_ready_to_train_on(world, done):
+def test_triplets_can_be_trained_on(world, done):
     triplets = load_triplets(str(done / "triplets"))
     assert set(TRIPLET_FEATURES) == set(triplets.column_names)
     singles = sum(len(entry["difference_captions"]) for entry in json.loads((done / "dataset.json").read_text()))
@@ -158,26 +148,19 @@ def test_triplets_are_ready_to_train_on(world, done):
     assert rows.num_rows == len(triplets) > singles == sum(number == 1 for number in rows["num_changes"])
     row = rows.remove_columns(["reference_image", "target_image"])[0]
     assert row["operations"][0] in ("add", "remove", "modify", "replace")
-    assert (row["recipe"], row["model"], len(row["requests"]), row["original_caption"]) == (
-        "good4cir",
-        "oracle",
-        3,
-        None,
-    )
-    assert triplets[0]["reference_image"]["bytes"] == (world[0] / row["reference_id"]).read_bytes()
+    assert (row["recipe"], row["model"]) == ("good4cir", "oracle")
+    assert len(row["requests"]) == 3 and row["original_caption"] is None
+    assert triplets[0]["reference_image"]["bytes"] == (world / row["reference_id"]).read_bytes()
     assert sum(len(phrases) for phrases in triplets["noun_phrases"]) > len(triplets)
-    assert all(
-        len(operations) == count for operations, count in zip(rows["operations"], rows["num_changes"], strict=True)
-    )
+    assert [len(operations) for operations in rows["operations"]] == list(rows["num_changes"])
     assert max(rows["num_changes"]) <= 4
 
 
 def test_the_report_adds_up(done):
     report = json.loads((done / "report.json").read_text())
     assert report["pairs"] == {"given": PAIRS, "kept": PAIRS, "failed": 0} and report["complete"]
-    assert report["stages"] == {
-        stage: {"answered": PAIRS} for stage in ("reference_objects", "target_objects", "differences")
-    }
+    stages = ("reference_objects", "target_objects", "differences")
+    assert report["stages"] == dict.fromkeys(stages, {"answered": PAIRS})
     captions = [caption for pair in lines(done) for caption in pair["captions"]]
     assert report["captions"]["written"] == len(captions)
     assert report["captions"]["kept"] + sum(report["captions"]["dropped"].values()) == len(captions)
@@ -185,25 +168,19 @@ def test_the_report_adds_up(done):
     assert report["triplets"]["total"] == sum(report["triplets"]["changes"].values())
 
 
-def test_the_card_says_where_it_all_comes_from(done):
+def test_the_card_gives_the_provenance(done):
     card = (done / "README.md").read_text()
     report = json.loads((done / "report.json").read_text())
     hashes = [prompt["hash"] for prompt in report["prompts"].values()]
-    for said in (
-        "arXiv 2503.17871",
-        "written by\noracle",
-        *hashes,
-        "`contextcir generate --pairs",
-        "| pairs kept | 8 |",
-    ):
-        assert said in card, said
+    for text in ("arXiv 2503.17871", "oracle", *hashes, "`contextcir generate --pairs", "| pairs kept | 8 |"):
+        assert text in card, text
     for figure in ("words", "noun_phrases", "operations", "cost"):
         assert f"figures/{figure}.png" in card and (done / "figures" / f"{figure}.png").stat().st_size > 1000
 
 
-def test_a_second_run_sends_nothing_and_another_pair_costs_one_pair(world, serve, tmp_path):
-    pairs = json.loads((world[0] / "pairs.json").read_text())
-    few = world[0] / "few.json"
+def test_a_second_run_sends_only_new_pairs(world, serve, tmp_path):
+    pairs = json.loads((world / "pairs.json").read_text())
+    few = world / "few.json"
     few.write_text(json.dumps(pairs[1:4]))
     oracle, url = serve()
     assert generate.main(flags(url, tmp_path, pairs=few)) == 0
@@ -215,35 +192,31 @@ def test_a_second_run_sends_nothing_and_another_pair_costs_one_pair(world, serve
     few.write_text(json.dumps(pairs[:4]))
     assert generate.main(flags(url, tmp_path, pairs=few)) == 0
     assert oracle.num_answered == 12
-    assert (
-        len(load_triplets(str(tmp_path / "triplets")))
-        == json.loads((tmp_path / "report.json").read_text())["triplets"]["total"]
-    )
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert len(load_triplets(str(tmp_path / "triplets"))) == report["triplets"]["total"]
 
 
 def test_online_and_batch_share_requests_and_results(world, serve, done, tmp_path):
     oracle, url = serve(expired_batches=1)
-    batch = flags(url, tmp_path, "--mode", "batch", "--poll_seconds", "0.1", pairs=world[0] / "pairs.json")
+    batch = flags(url, tmp_path, "--mode", "batch", "--poll_seconds", "0.05", pairs=world / "pairs.json")
     assert generate.main(batch) == 0
     assert (tmp_path / "dataset.json").read_bytes() == (done / "dataset.json").read_bytes()
     assert lines(tmp_path) == lines(done)  # with the ids of all requests
     answered = oracle.num_answered
-    assert generate.main(flags(url, tmp_path, pairs=world[0] / "pairs.json")) == 0  # goes on online
+    assert generate.main(flags(url, tmp_path, pairs=world / "pairs.json")) == 0  # continues online
     assert oracle.num_answered == answered == 3 * PAIRS
 
 
 def test_instructcir_draws_pairs_and_captions_each_image_once(world, serve, tmp_path):
     oracle, url = serve()
-    drawn = ["--recipe", "instructcir", "--images", world[0] / "images", "--num_pairs", "20", "--seed", "3"]
+    drawn = ["--recipe", "instructcir", "--images", world / "images", "--num_pairs", "20", "--seed", "3"]
     assert generate.main(flags(url, tmp_path, *drawn)) == 0
     pairs = lines(tmp_path)
     assert len({(pair["reference_id"], pair["target_id"]) for pair in pairs}) == 20
     assert all(Path(pair["reference_id"]).parent == Path(pair["target_id"]).parent for pair in pairs)
     images = {pair[f"{side}_id"] for pair in pairs for side in ("reference", "target")}
-    sent = {
-        stage["stage"]: stage["sends"]
-        for stage in json.loads((tmp_path / "report.json").read_text())["requests"]["stages"]
-    }
+    report = json.loads((tmp_path / "report.json").read_text())
+    sent = {stage["stage"]: stage["sends"] for stage in report["requests"]["stages"]}
     assert sent["image_caption"] == len(images) <= 2 * PAIRS
     assert sent["reformulation"] >= 20
     rows = load_triplets(str(tmp_path / "triplets"))
@@ -252,7 +225,7 @@ def test_instructcir_draws_pairs_and_captions_each_image_once(world, serve, tmp_
     assert "arXiv 2504.00812" in (tmp_path / "README.md").read_text()
 
 
-def test_pairs_are_drawn_within_classes_and_those_alone_are_counted(tmp_path):
+def test_pairs_are_drawn_within_classes(tmp_path):
     for name in ("women/dresses/1/a.png", "women/dresses/2/b.png", "women/tops/3/c.png", "men/4/d.png", "men/4/e.png"):
         (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
         PILImage.new("RGB", (4, 4)).save(tmp_path / "photos" / name)
@@ -263,50 +236,32 @@ def test_pairs_are_drawn_within_classes_and_those_alone_are_counted(tmp_path):
         return {frozenset((pair.reference_id, pair.target_id)) for pair in pairs}, origin
 
     of_men, of_dresses = {"men/4/d.png", "men/4/e.png"}, {"women/dresses/1/a.png", "women/dresses/2/b.png"}
-    origin = "drawn from 5 images in 4 groups, 3 of them of one image, without a pair"
-    assert drawn(2) == ({frozenset(of_men)}, origin)
+    pairs, origin = drawn(2)
+    assert pairs == {frozenset(of_men)}
+    assert re.findall(r"\d+", origin) == ["5", "4", "3"]  # images, groups, groups of one image
     assert drawn(4, folder_depth=2)[0] == {frozenset(of_men), frozenset(of_dresses)}
     assert len(drawn(20, pairs_within="collection")[0]) == 10
-    with pytest.raises(ValueError, match="lies inside of .*photos, and its figures would be drawn"):
+    with pytest.raises(ValueError, match="photos/out.*photos"):
         drawn(2, output="photos/out")
 
 
 def test_a_dry_run_prints_requests_and_sends_nothing(world, tmp_path, capsys):
-    argv = [
-        "--pairs",
-        str(world[0] / "pairs.json"),
-        "--output",
-        str(tmp_path / "out"),
-        "--model",
-        "gpt-4o",
-        "--dry-run",
-    ]
-    assert generate.main(argv) == 0
-    said = capsys.readouterr().out
-    for stage in (
-        "--- reference_objects: ReferenceObjects of data:image/jpeg of",
-        "--- target_objects",
-        "--- differences",
-    ):
-        assert stage in said
-    assert "<target_objects>[{" in said and "8 pairs: about $0." in said and "Nothing was sent" in said
+    pairs, output = str(world / "pairs.json"), str(tmp_path / "out")
+    assert generate.main(["--pairs", pairs, "--output", output, "--model", "gpt-4o", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "--- reference_objects: ReferenceObjects of data:image/jpeg of" in printed
+    for text in ("--- target_objects", "--- differences", "<target_objects>[{", "8 pairs: about $0."):
+        assert text in printed
     assert not (tmp_path / "out").exists()
 
 
-def test_unusable_pairs_end_a_dry_run(tmp_path):
-    (tmp_path / "pairs.json").write_text('{"reference_image": "no.png", "target_image": "no2.png"}')
-    argv = ["--pairs", str(tmp_path / "pairs.json"), "--output", str(tmp_path), "--model", "m", "--free", "--dry_run"]
-    with pytest.raises(ValueError, match="None of the first 1 pairs can be used: no.png: no such file"):
-        generate.main(argv)
+# --- errors and interruptions ----------------------------------------------------------------------------------------
 
 
-# --- what can go wrong -----------------------------------------------------------------------------------------------
-
-
-def test_whatever_the_server_does_every_pair_is_accounted_for(world, serve, tmp_path, capsys):
+def test_every_pair_has_a_result_whatever_the_server_does(world, serve, tmp_path, capsys):
     faults = {"refusals": 0.1, "content_filter": 0.1, "cut": 0.1, "malformed": 0.2, "rate_429": 0.1, "rate_5xx": 0.05}
     oracle, url = serve(retry_after=0.01, objects_hallucinated=0.3, **faults)
-    drawn = ["--images", world[0] / "images", "--num_pairs", "30"]
+    drawn = ["--images", world / "images", "--num_pairs", "30"]
     assert generate.main(flags(url, tmp_path, *drawn)) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["pairs"]["given"] == 30 == report["pairs"]["kept"] + sum(report["failures"].values())
@@ -316,68 +271,69 @@ def test_whatever_the_server_does_every_pair_is_accounted_for(world, serve, tmp_
         for kind, count in outcomes.items():
             assert kind == "answered" or report["failures"][f"{stage}: {kind}"] == count
     assert max(oracle.answered.values()) == 1
-    assert "failed=" in capsys.readouterr().err  # the bar
+    assert "failed=" in capsys.readouterr().err  # the progress bar
 
 
-def test_an_exhausted_quota_stops_and_the_same_command_goes_on(world, serve, done, tmp_path, capsys):
+def test_an_exhausted_quota_stops_and_the_same_command_continues(world, serve, done, tmp_path, capsys):
     first, url = serve(quota=15)
     argv = ["--concurrency", "2"]
-    assert generate.main(flags(url, tmp_path, *argv, pairs=world[0] / "pairs.json")) == 3
-    said = capsys.readouterr().err
-    assert "The quota is exhausted" in said
-    assert set(re.findall(r"failed=(\d+)", said)) == {"0"}  # a pair that is left open has not failed
+    assert generate.main(flags(url, tmp_path, *argv, pairs=world / "pairs.json")) == 3
+    printed = capsys.readouterr().err
+    assert "quota" in printed
+    assert set(re.findall(r"failed=(\d+)", printed)) == {"0"}  # a pair that was not reached has not failed
     report = json.loads((tmp_path / "report.json").read_text())
     assert not report["complete"] and report["failures"]["not_reached"] + report["pairs"]["kept"] == PAIRS
     assert len({pair["reference_id"] for pair in lines(tmp_path)}) == PAIRS
     assert "**Not complete**" in (tmp_path / "README.md").read_text()
     assert len(load_triplets(str(tmp_path / "triplets"))) > 0
     second, url = serve()
-    assert generate.main(flags(url, tmp_path, *argv, pairs=world[0] / "pairs.json")) == 0
+    assert generate.main(flags(url, tmp_path, *argv, pairs=world / "pairs.json")) == 0
     assert (tmp_path / "dataset.json").read_bytes() == (done / "dataset.json").read_bytes()
     assert first.num_answered + second.num_answered == 3 * PAIRS
 
 
 def test_the_budget_is_never_exceeded(world, serve, tmp_path, capsys):
     oracle, url = serve()
-    argv = flags(url, tmp_path, "--usd_per_million", "1", "2", "--max_usd", "0.02", pairs=world[0] / "pairs.json")
+    argv = flags(url, tmp_path, "--usd_per_million", "1", "2", "--max_usd", "0.02", pairs=world / "pairs.json")
     argv.remove("--free")
     assert generate.main(argv) == 3
-    assert "Raise the limit" in capsys.readouterr().err
+    assert "$0.02" in capsys.readouterr().err
     with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as ledger:
         (spent,) = ledger.execute("select total(usd + lost_usd + reserved_usd) from requests").fetchone()
     assert oracle.num_answered > 0 and 0 < spent <= 0.02
 
 
 @pytest.mark.parametrize(
-    ("options", "said"), [({"models": ["other"]}, "There is no model 'oracle'"), ({"api_key": "right"}, "turned down")]
+    ("options", "message"), [({"models": ["other"]}, "'oracle'"), ({"api_key": "right"}, "OPENAI_API_KEY")]
 )
-def test_a_wrong_model_or_key_stops_at_once(world, tmp_path, capsys, monkeypatch, options, said):
+def test_a_wrong_model_or_key_stops_at_once(world, tmp_path, capsys, monkeypatch, options, message):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong-key-123456")
-    with Oracle(Truth.from_folder(world[0]), **options) as url:
-        assert generate.main(flags(url, tmp_path, pairs=world[0] / "pairs.json")) == 3
+    with Oracle(Truth.from_folder(world), **options) as url:
+        assert generate.main(flags(url, tmp_path, pairs=world / "pairs.json")) == 3
     error = capsys.readouterr().err
-    assert said in error and "Nothing was written" in error and "sk-wrong" not in error
+    assert message in error and "sk-wrong" not in error
     assert not (tmp_path / "dataset.json").exists() and not (tmp_path / ".results.jsonl").exists()
 
 
 def test_no_pair_kept_is_an_error(world, serve, tmp_path, capsys):
     _, url = serve(refusals=1.0)
-    assert generate.main(flags(url, tmp_path, pairs=world[0] / "pairs.json")) == 1
-    assert "No pair was kept: {'reference_objects: refused': 8}" in capsys.readouterr().err
+    assert generate.main(flags(url, tmp_path, pairs=world / "pairs.json")) == 1
+    assert "{'reference_objects: refused': 8}" in capsys.readouterr().err
     assert json.loads((tmp_path / "dataset.json").read_text()) == []
 
 
-def test_a_folder_of_other_prompts_is_refused(world, serve, done, tmp_path):
+def test_a_folder_with_other_prompts_is_refused(world, serve, done, tmp_path):
     _, url = serve()
     text = (ROOT / "contextcir/captions/prompts/good4cir/differences.txt").read_text()
     (tmp_path / "differences.txt").write_text(text.replace("version: 1", "version: 1b"))
-    with pytest.raises(LedgerError, match="begun with other settings .*prompts: .* before, .* now"):
-        generate.main(flags(url, done, "--prompts", tmp_path, pairs=world[0] / "pairs.json"))
+    with pytest.raises(LedgerError, match=f"{done} .*prompts: "):
+        generate.main(flags(url, done, "--prompts", tmp_path, pairs=world / "pairs.json"))
 
 
-def test_interrupted_within_seconds_and_resumed(world, serve, done, tmp_path):
-    oracle, url = serve(latency=0.5)
-    argv = flags(url, tmp_path, "--concurrency", "2", pairs=world[0] / "pairs.json")
+@pytest.mark.slow
+def test_an_interrupted_run_ends_within_seconds_and_is_continued(world, serve, done, tmp_path):
+    oracle, url = serve(latency=0.2)
+    argv = flags(url, tmp_path, "--concurrency", "2", pairs=world / "pairs.json")
     run = subprocess.Popen(
         [sys.executable, "-m", "contextcir.cli.generate", *argv], cwd=ROOT, stderr=subprocess.PIPE, text=True
     )
@@ -389,45 +345,48 @@ def test_interrupted_within_seconds_and_resumed(world, serve, done, tmp_path):
     began = time.monotonic()
     _, error = run.communicate(timeout=60)
     assert run.returncode == 130 and time.monotonic() - began < 12
-    assert "Interrupted. The same command goes on" in error and "Traceback" not in error
+    assert "Interrupted" in error and "Traceback" not in error
     assert oracle.num_answered < 3 * PAIRS
     answered = oracle.num_answered
     other, url = serve()
-    assert generate.main(flags(url, tmp_path, "--concurrency", "2", pairs=world[0] / "pairs.json")) == 0
-    assert answered + other.num_answered == 3 * PAIRS  # what was on its way has arrived
+    assert generate.main(flags(url, tmp_path, "--concurrency", "2", pairs=world / "pairs.json")) == 0
+    assert answered + other.num_answered == 3 * PAIRS  # requests in flight were finished
     assert (tmp_path / "dataset.json").read_bytes() == (done / "dataset.json").read_bytes()
 
 
 @pytest.mark.parametrize(
     ("argv", "problem"),
     [
-        ([], "either --pairs, or --images"),
-        (["--pairs", "a.json", "--images", "b", "--num_pairs", "1"], "either --pairs, or --images"),
-        (["--images", "b"], "go together"),
-        (["--pairs", "a.json", "--num_pairs", "1"], "go together"),
-        (["--pairs", "a.json", "--max_changes", "0"], "max_changes must be at least 1"),
-        (["--pairs", "a.json", "--usd_per_million", "1"], "two prices"),
-        (["--pairs", "no.json"], "no.json is missing"),
-        (["--pairs", "a.json", "--seed", "1"], "are not drawn. Leave out --seed"),
-        (["--pairs", "a.json", "--pairs_within", "folder"], "are not drawn. Leave out --pairs_within"),
-        (["--images", "b", "--num_pairs", "1", "--folder_depth", "0"], "folder_depth is at least 1"),
-        (["--images", "b", "--num_pairs", "1", "--recipe", "instructcir", "--max_changes", "2"], "joins nothing"),
+        ([], "--pairs.*--images"),
+        (["--pairs", "a.json", "--images", "b", "--num_pairs", "1"], "--pairs.*--images"),
+        (["--images", "b"], "--images.*--num_pairs"),
+        (["--pairs", "a.json", "--num_pairs", "1"], "--images.*--num_pairs"),
+        (["--pairs", "a.json", "--max_changes", "0"], "max_changes.*0"),
+        (["--pairs", "a.json", "--usd_per_million", "1"], r"usd_per_million.*\[1.0\]"),
+        (["--pairs", "no.json"], r"no\.json"),
+        (["--pairs", "a.json", "--seed", "1"], "--seed"),
+        (["--pairs", "a.json", "--pairs_within", "folder"], "--pairs_within"),
+        (["--images", "b", "--num_pairs", "1", "--folder_depth", "0"], "folder_depth.*0"),
+        (
+            ["--images", "b", "--num_pairs", "1", "--recipe", "instructcir", "--max_changes", "2"],
+            "instructcir.*changes",
+        ),
     ],
 )
-def test_arguments_that_make_no_sense(tmp_path, argv, problem):
+def test_contradicting_arguments_are_refused(tmp_path, argv, problem):
     with pytest.raises(ValueError, match=problem):
         generate.main(["--output", str(tmp_path), "--model", "gpt-4o", *argv])
 
 
-def test_an_unknown_price_is_refused(world, tmp_path):
-    with pytest.raises(ValueError, match="no price for 'mine'"):
-        generate.main(["--output", str(tmp_path), "--model", "mine", "--pairs", str(world[0] / "pairs.json")])
+def test_a_model_without_a_price_is_refused(world, tmp_path):
+    with pytest.raises(ValueError, match="'mine'"):
+        generate.main(["--output", str(tmp_path), "--model", "mine", "--pairs", str(world / "pairs.json")])
 
 
 # --- test images and publishing --------------------------------------------------------------------------------------
 
 
-def test_test_images_are_left_out_and_the_card_says_so(world, serve, tmp_path, monkeypatch):
+def test_test_images_are_left_out_and_named_in_the_card(world, serve, tmp_path, monkeypatch):
     sets = tmp_path / "sets" / "cirr"
     for folder in ("captions", "image_splits", "dev"):
         (sets / folder).mkdir(parents=True)
@@ -438,34 +397,33 @@ def test_test_images_are_left_out_and_the_card_says_so(world, serve, tmp_path, m
         query["img_set"] = {"members": list(images)}
         (sets / "captions" / f"cap.rc2.{split}.json").write_text(json.dumps([query]))
         monkeypatch.setitem(cirr.OFFICIAL, split, {"queries": 1, "images": 2})
-    copy = world[0] / "images/even/0a.jpg"
-    (sets / "dev" / "dev-1-0-img0.png").write_bytes(copy.read_bytes())  # by its looks; "3b" by its name
+    copy = world / "images/even/0a.jpg"
+    (sets / "dev" / "dev-1-0-img0.png").write_bytes(copy.read_bytes())  # found by its content; "3b" by its name
     _, url = serve()
-    argv = flags(url, tmp_path / "out", "--test_sets", tmp_path / "sets", pairs=world[0] / "pairs.json")
+    argv = flags(url, tmp_path / "out", "--test_sets", tmp_path / "sets", pairs=world / "pairs.json")
     assert generate.main(argv) == 0
     left_out = {pair["reference_id"]: pair["detail"] for pair in lines(tmp_path / "out") if pair["reason"]}
-    assert left_out["images/even/0a.jpg"] == "shows the test image cirr dev-1-0-img0"
-    assert left_out["images/odd/3a.jpg"] == "shows the test image cirr 3b"
-    assert "images of cirr (4) were left out, by id and for 1 by looks too" in (tmp_path / "out/README.md").read_text()
+    assert left_out["images/even/0a.jpg"].endswith(" cirr dev-1-0-img0")
+    assert left_out["images/odd/3a.jpg"].endswith(" cirr 3b")
+    assert re.search(r"cirr \(4\) .* 1 by", (tmp_path / "out/README.md").read_text())
 
 
-def test_test_sets_that_are_none(world, tmp_path):
-    with pytest.raises(ValueError, match="has none of the folders cirr, circo and fashioniq"):
-        generate.main(
-            flags("http://127.0.0.1:9", tmp_path / "out", "--test_sets", tmp_path, pairs=world[0] / "pairs.json")
-        )
+def test_a_folder_without_test_sets_is_refused(world, tmp_path):
+    argv = flags("http://127.0.0.1:9", tmp_path / "out", "--test_sets", tmp_path, pairs=world / "pairs.json")
+    with pytest.raises(ValueError, match=f"{tmp_path} .*cirr, circo and fashioniq"):
+        generate.main(argv)
 
 
-@pytest.mark.parametrize("public", [False, True])
-def test_published_without_the_ledger(world, done, tmp_path, public):
+def test_the_ledger_is_not_published(world, done, tmp_path):
     code = (
-        "from contextcir.captions import writing as g; from pathlib import Path;"
-        f"g.publish(Path({str(done)!r}), 'tester/made', public={public})"
+        "from contextcir.captions.writing import publish; from pathlib import Path;"
+        f"[publish(Path({str(done)!r}), f'tester/{{public}}', public=public) for public in (False, True)]"
     )
     with LoopbackHub() as hub:
         environment = os.environ | hub.environment(tmp_path) | {"PYTHONPATH": str(ROOT)}
         subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
-        files = hub.files("dataset", "tester/made")
-        assert hub.private["dataset", "tester/made"] is not public
-    assert {"README.md", "dataset.json", "pairs.jsonl", "report.json", "triplets/train-00000.parquet"} <= files.keys()
-    assert not [name for name in files if "ledger" in name]
+        for public in (False, True):
+            files = hub.files("dataset", f"tester/{public}").keys()
+            assert hub.private["dataset", f"tester/{public}"] is not public
+            assert {"README.md", "dataset.json", "pairs.jsonl", "report.json", "triplets/train-00000.parquet"} <= files
+            assert not [name for name in files if "ledger" in name]

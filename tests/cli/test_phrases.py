@@ -8,53 +8,18 @@ import datasets
 import pytest
 
 from contextcir.cli import phrases
-from contextcir.data.triplets import TRIPLET_FEATURES, add_noun_phrases, load_triplets
+from contextcir.data.triplets import TRIPLET_FEATURES, load_triplets
 from tests.loopback_hub import LoopbackHub
-from tests.tiny_triplets import dataset, triplet, triplets, write_parquet
+from tests.tiny_triplets import FirstWordExtractor, dataset, triplet, triplets, write_parquet
 
 PHRASES = [sys.executable, "-m", "contextcir.cli.main", "phrases"]
 
 
-class FakeExtractor:
-    """The first word of a text that is longer than two words; counts what it is asked."""
-
-    def __init__(self, fingerprint="fake"):
-        self.fingerprint, self.asked = fingerprint, []
-
-    def extract(self, texts):
-        self.asked += texts
-        return [
-            [{"text": text.split()[0], "start": 0, "end": len(text.split()[0])}] if len(text.split()) > 2 else []
-            for text in texts
-        ]
-
-
 @pytest.fixture
 def fake(monkeypatch):
-    extractor = FakeExtractor()
+    extractor = FirstWordExtractor()
     monkeypatch.setattr("contextcir.phrases.extractor.NounPhraseExtractor", lambda *_, **__: extractor)
     return extractor
-
-
-def test_fills_the_column_and_counts():
-    rows = triplets(12)  # six texts, twice
-    extractor = FakeExtractor()
-    filled, counts = add_noun_phrases(dataset(rows), extractor, batch_size=5)
-    assert filled.features["noun_phrases"] == TRIPLET_FEATURES["noun_phrases"]
-    assert filled.column_names == list(TRIPLET_FEATURES)
-    assert filled["noun_phrases"][0] == [{"text": "make", "start": 0, "end": 4}]
-    assert filled["noun_phrases"][2] == []  # "remove it"
-    assert counts == {"rows": 12, "distinct_texts": 6, "noun_phrases": 8, "without_noun_phrase": 4}
-    assert len(extractor.asked) == len(set(extractor.asked)) == 6  # across batches, each text once
-
-
-def test_cached_until_the_parser_changes(tmp_path):
-    data = load_triplets(write_parquet(tmp_path / "data", train=triplets(6)))
-    for fingerprint, times in (("a", 6), ("a", 0), ("b", 6)):
-        extractor = FakeExtractor(fingerprint)
-        filled, _ = add_noun_phrases(data, extractor)
-        assert len(extractor.asked) == times
-        assert len(filled["noun_phrases"][0]) == 1
 
 
 def test_in_place_with_images_inside(fake, tmp_path):
@@ -145,7 +110,7 @@ def test_a_card_that_would_forbid_the_column_is_found_beforehand(fake, tmp_path)
     (tmp_path / "clone" / "README.md").write_text(CARD.format(columns))
     with pytest.raises(ValueError, match="clone cannot be changed in place: .*README.md.*--output_dir"):
         phrases.main([str(tmp_path / "clone")])
-    assert not fake.asked
+    assert not fake.texts
     phrases.main([str(tmp_path / "clone"), "--output_dir", str(tmp_path / "out")])
     assert len(load_triplets(str(tmp_path / "out"))) == 2
 

@@ -1,4 +1,4 @@
-"""Images of triplets that cannot be used are named, and found beforehand."""
+"""Images of triplets that cannot be read are named, and are found in advance."""
 
 import os
 
@@ -6,21 +6,9 @@ import datasets
 import pytest
 
 from contextcir.data.images import ImageError
-from contextcir.data.triplet_images import find_bad_images
+from contextcir.data.triplet_images import find_bad_images, triplet_image
 from contextcir.data.triplets import TRIPLET_FEATURES, load_triplets
-from contextcir.training.collator import TripletCollator
-from modeling_contextcir import ContextCIRProcessor
 from tests.tiny_triplets import dataset, png, triplets, write_image_folder
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture(scope="module")
-def processor(clip_folder):
-    return ContextCIRProcessor.from_pretrained(clip_folder)
 
 
 def undecoded(rows):
@@ -33,19 +21,20 @@ BAD_IMAGES = {"empty": b"", "truncated": png(0)[:-60], "not an image": b"<html>4
 
 
 @pytest.mark.parametrize("content", BAD_IMAGES.values(), ids=BAD_IMAGES.keys())
-def test_bad_images_abort_with_their_row_and_are_found_beforehand(content, processor):
+def test_bad_images_are_named_and_found(content):
     rows = triplets(4)
     rows[2]["target_image"]["bytes"] = content
-    with pytest.raises(ImageError, match="triplet 't2', target_image"):
-        TripletCollator(processor)(rows)
+    assert triplet_image(rows[2], "reference_image").size == (34, 30)
+    with pytest.raises(ImageError, match="triplet 't2', target_image: "):
+        triplet_image(rows[2], "target_image")
     (bad,) = find_bad_images(undecoded(dataset(rows)))
     assert (bad["row"], bad["id"], bad["column"]) == (2, "t2", "target_image")
     assert "triplet 't2'" in bad["error"]
 
 
 @pytest.mark.parametrize("as_images", [False, True])
-def test_files_that_change_are_looked_at_again(tmp_path, as_images):
-    """Also a broken one of the same size and time: copying keeps both."""
+def test_changed_files_are_read_again(tmp_path, as_images):
+    """Also a damaged file of the same size and modification time, which copying keeps."""
     folder = tmp_path / "images"
     write_image_folder(folder, noun_phrases=[])
     if not as_images:  # a Parquet file of paths
@@ -74,7 +63,7 @@ def test_files_that_change_are_looked_at_again(tmp_path, as_images):
     assert bad() == 0
 
 
-def test_the_same_files_are_looked_at_once_and_by_each_version_of_the_code(tmp_path, monkeypatch):
+def test_unchanged_files_are_read_again_only_by_other_code(tmp_path, monkeypatch):
     folder = write_image_folder(tmp_path / "images", noun_phrases=[])
     find_bad_images(load_triplets(folder))
     monkeypatch.setattr("contextcir.data.triplet_images.triplet_image", lambda *_: pytest.fail("read again"))
@@ -84,7 +73,7 @@ def test_the_same_files_are_looked_at_once_and_by_each_version_of_the_code(tmp_p
         find_bad_images(load_triplets(folder))
 
 
-def test_a_missing_file_is_named(tmp_path, processor):
+def test_a_missing_file_is_named(tmp_path):
     folder = write_image_folder(tmp_path / "images", noun_phrases=[])
     (tmp_path / "images" / "two.png").unlink()
     loaded = load_triplets(folder)
@@ -93,4 +82,4 @@ def test_a_missing_file_is_named(tmp_path, processor):
         (1, "reference_image"),
     ]
     with pytest.raises(ImageError, match="triplet '0', target_image .*two.png"):
-        TripletCollator(processor)([loaded[0]])
+        triplet_image(loaded[0], "target_image")

@@ -1,4 +1,4 @@
-"""Triplets from unlabelled pictures of scenes: what is drawn, what is asked, and what comes out."""
+"""Triplets from unlabelled pictures of scenes: the pictures, the requests, and the triplets."""
 
 import json
 import re
@@ -7,26 +7,22 @@ from collections import Counter
 
 import pytest
 
+from contextcir.cli.options import as_flags
 from contextcir.data.triplets import load_triplets
 from contextcir.scenes.truth import Truth
-from datasets_scripts import build_scene_instructions, build_scenes
+from datasets_scripts import build_scene_instructions
 
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("scenes") / "scenes"
-    numbers = {"num_train": 4, "num_validation": 24, "num_test": 24, "gallery_size": 120, "image_size": 64}
-    build_scenes.main(["--output", str(folder), *words(numbers)])
-    return folder
-
-
-def words(options):
-    return [word for name, value in options.items() for word in (f"--{name}", str(value))]
+FEW = {"num_pairs": 12, "num_pictures": 12}
 
 
 def build(folder, scenes, **options):
-    options = {"output": folder, "scenes": scenes, "num_pairs": 24, "num_pictures": 20} | options
-    return build_scene_instructions.main(words(options))
+    return build_scene_instructions.main(as_flags({"output": folder, "scenes": scenes} | FEW | options))
+
+
+def draw(folder, scenes, **options):
+    """Draw pictures, without captions."""
+    args = build_scene_instructions.Arguments(**{"output": str(folder), "scenes": str(scenes)} | FEW | options)
+    build_scene_instructions.draw_pictures(args, folder / "pictures")
 
 
 def shown(folder):
@@ -40,24 +36,27 @@ def built(tmp_path_factory, scenes):
     return folder
 
 
+@pytest.mark.slow
 def test_the_triplets_are_ready_to_train_on(built):
     triplets = load_triplets(str(built / "triplets"), "train", require_noun_phrases=True)
-    assert 0 < len(triplets) <= 24
+    assert 0 < len(triplets) <= FEW["num_pairs"]
     assert all(len(text.split()) <= 12 for text in triplets["modification_text"])
     for ids in zip(triplets["reference_id"], triplets["target_id"], strict=True):
         groups = {re.fullmatch(r"(\d{6})/\1-\d\.jpg", id_)[1] for id_ in ids}
         assert len(groups) == 1 and len(set(ids)) == 2  # of one family, and not the same picture
 
 
-def test_pairs_may_share_no_more_than_the_background(tmp_path, scenes):
-    assert build(tmp_path, scenes, group="background", num_pairs=8) == 0
+@pytest.mark.slow
+def test_pairs_within_a_background(tmp_path, scenes):
+    assert build(tmp_path, scenes, group="background", num_pictures=24) == 0
     rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").open()]
     sides = [[row[f"{side}_id"].split("/") for side in ("reference", "target")] for row in rows]
     assert all(reference[0] == target[0] for reference, target in sides)
     assert any(reference[1][:6] != target[1][:6] for reference, target in sides)
 
 
-def test_a_picture_is_captioned_once_and_the_same_command_asks_nothing_again(built, scenes):
+@pytest.mark.slow
+def test_each_picture_is_captioned_once_and_the_same_command_sends_nothing_again(built, scenes):
     def requests():
         with sqlite3.connect(built / "ledger.sqlite") as ledger:
             return sorted(ledger.execute("SELECT role, COUNT(*) FROM requests GROUP BY role"))
@@ -72,33 +71,35 @@ def test_a_picture_is_captioned_once_and_the_same_command_asks_nothing_again(bui
     assert (built / "triplets" / "train-00000.parquet").read_bytes() == triplets
 
 
-def test_no_scene_of_the_benchmark_is_drawn(tmp_path, scenes, built, monkeypatch):
-    of_benchmark = build_scene_instructions.scenes_of_benchmark(str(scenes))
-    assert len(of_benchmark) > 100 and not of_benchmark & set(shown(built))
-    taken = shown(built)[0]
-    monkeypatch.setattr(build_scene_instructions, "scenes_of_benchmark", lambda folder: {taken})
-    args = build_scene_instructions.Arguments(output=str(tmp_path), num_pictures=20)
-    build_scene_instructions.draw_pictures(args, tmp_path / "pictures")
-    assert taken not in shown(tmp_path)
+def test_scenes_of_the_benchmark_are_not_drawn(tmp_path, scenes, monkeypatch):
+    excluded = build_scene_instructions.benchmark_scenes(str(scenes))
+    draw(tmp_path / "first", scenes)
+    assert len(excluded) > 100 and not excluded & set(shown(tmp_path / "first"))
+    taken = shown(tmp_path / "first")[0]
+    monkeypatch.setattr(build_scene_instructions, "benchmark_scenes", lambda folder: {taken})
+    draw(tmp_path / "second", scenes)
+    assert taken not in shown(tmp_path / "second")
 
 
-def test_pictures_are_those_that_were_asked_for(built, tmp_path, scenes):
-    before = (built / "pictures" / "truth.jsonl").read_bytes()
+def test_pictures_with_other_arguments_are_refused(tmp_path, scenes):
+    draw(tmp_path, scenes)
+    before = (tmp_path / "pictures" / "truth.jsonl").read_bytes()
+    draw(tmp_path, scenes)
     for other in ({"group": "background"}, {"seed": 7}, {"image_size": 48}, {"num_pictures": 60}):
         ((name, value),) = other.items()
-        with pytest.raises(ValueError, match=f"were drawn with {name} .*, got {value}. Choose another --output"):
-            build(built, scenes, **other)
-    assert (built / "pictures" / "truth.jsonl").read_bytes() == before
+        with pytest.raises(ValueError, match=f"{tmp_path}.* {name} .*got {value}"):
+            draw(tmp_path, scenes, **other)
+    assert (tmp_path / "pictures" / "truth.jsonl").read_bytes() == before
+
+
+def test_pictures_of_an_interrupted_build_are_removed(tmp_path, scenes):
     stray = tmp_path / "pictures" / "other" / "1.jpg"
     stray.parent.mkdir(parents=True)
-    stray.touch()  # as an interrupted run leaves it
-    build_scene_instructions.draw_pictures(
-        build_scene_instructions.Arguments(output=str(tmp_path), num_pictures=8, scenes=str(scenes)),
-        tmp_path / "pictures",
-    )
-    assert not stray.exists() and len(shown(tmp_path)) >= 8
+    stray.touch()
+    draw(tmp_path, scenes)
+    assert not stray.exists() and len(shown(tmp_path)) >= FEW["num_pictures"]
 
 
-def test_what_cannot_be_is_said(tmp_path, scenes):
-    with pytest.raises(ValueError, match="num_pairs must be at least 1, got 0"):
+def test_no_pairs_are_refused(tmp_path, scenes):
+    with pytest.raises(ValueError, match="num_pairs .*got 0"):
         build(tmp_path, scenes, num_pairs=0)

@@ -1,16 +1,18 @@
-"""Training the parser: a whole run in miniature, and the record and card of the one that ships."""
+"""Training of the parser: a small complete run, and the record and card of the shipped parser."""
 
 import gzip
 import hashlib
 import json
 import os
-from pathlib import Path
 
 import pytest
 
+from contextcir.cli.options import as_flags
 from contextcir.phrases import chart_parser
 from contextcir.scenes import NounPhrase, sample_trees
 from datasets_scripts import train_parser
+from datasets_scripts.treebank.data import read_treebank
+from datasets_scripts.treebank.record import evaluate_texts, write_card
 from datasets_scripts.treebank.scores import evaluate
 from datasets_scripts.treebank.trees import read_tree
 
@@ -19,7 +21,7 @@ pytest.importorskip("benepar", reason="noun phrases need the extra `parse`")
 
 @pytest.fixture(scope="module")
 def gum(tmp_path_factory):
-    """A folder laid out as the treebank, filled from the scenes grammar."""
+    """A folder in the layout of the treebank, with trees of the scenes grammar."""
     folder = tmp_path_factory.mktemp("gum")
     for name, seed, count in (("train", 1, 60), ("dev", 2, 12)):
         with gzip.open(folder / f"gum_{name}.ptb.gz", "wt", encoding="utf-8") as file:
@@ -29,7 +31,7 @@ def gum(tmp_path_factory):
     return folder
 
 
-def test_spans_of_texts_by_hand():
+def test_scores_of_spans():
     class Query:
         text = "the dog and it"
         noun_phrases = [NounPhrase("the dog", 0, 7), NounPhrase("it", 12, 14)]
@@ -38,76 +40,66 @@ def test_spans_of_texts_by_hand():
         def extract(self, texts):
             return [[{"start": 0, "end": 7}, {"start": 4, "end": 7}] for _ in texts]
 
-    assert train_parser.evaluate_texts(Extractor(), [Query]) == {"span_f1": 66.67, "texts": 1}
+    assert evaluate_texts(Extractor(), [Query]) == {"span_f1": 66.67, "texts": 1}
 
 
-SMALL = [
-    "--d_model",
-    "32",
-    "--d_label_hidden",
-    "19",
-    "--num_layers",
-    "1",
-    "--scenes_trees",
-    "20",
-    "--caption_trees",
-    "20",
-    "--dev_trees",
-    "20",
-    "--dropout",
-    "0",
-]
+SMALL = {"d_model": 32, "d_label_hidden": 19, "num_layers": 1, "dropout": 0, "batch_tokens": 200}
+SMALL |= {"scenes_trees": 20, "caption_trees": 20, "dev_trees": 20, "epochs": 4, "learning_rate": 2e-2}
 
 
-def test_a_run_learns_writes_and_repeats(gum, tmp_path, monkeypatch, capsys):
+@pytest.mark.slow
+def test_a_run_learns_repeats_and_is_recorded(gum, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CIR_DATA_ROOT", str(gum.parent))
-    command = ["--gum", str(gum), "--epochs", "4", "--learning_rate", "2e-2", "--batch_tokens", "200", *SMALL]
-    for name in ("a", "b"):
-        train_parser.main([*command, "--output_dir", str(tmp_path / name)])
-    record = json.loads((tmp_path / "a" / "parser.json").read_text())
-    epochs = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert len(epochs) == 8 and epochs[3]["loss"] < 0.8 * epochs[0]["loss"]
-    assert epochs[3]["scenes_dev"]["tag_accuracy"] > 40
-    assert record["best"]["gum_dev"]["np_f1"] == max(epoch["gum_dev"]["np_f1"] for epoch in epochs)
-    weights = (tmp_path / "a" / "parser.pt").read_bytes()
-    assert hashlib.sha256(weights).hexdigest() == record["sha256"]
-    assert json.loads((tmp_path / "b" / "parser.json").read_text())["best"]["gum_dev"] == record["best"]["gum_dev"]
 
-    again = ["--init_from", str(tmp_path / "a" / "parser.pt"), "--output_dir", str(tmp_path / "c")]
-    train_parser.main([*command, "--epochs", "1", "--learning_rate", "1e-6", *again])
-    continued = json.loads((tmp_path / "c" / "parser.json").read_text())
-    assert continued["initial_run"] == record
-    assert continued["best"]["scenes_dev"]["np_f1"] == pytest.approx(record["best"]["scenes_dev"]["np_f1"], abs=2)
+    def train(name, **options):
+        train_parser.main(as_flags({"gum": gum, "output_dir": tmp_path / name} | SMALL | options))
+        epochs = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        return epochs, json.loads((tmp_path / name / "parser.json").read_text())
+
+    epochs, recorded = train("a")
+    assert len(epochs) == 4 and epochs[3]["loss"] < 0.8 * epochs[0]["loss"]
+    assert epochs[3]["scenes_dev"]["tag_accuracy"] > 40
+    best = recorded["best"]
+    assert best["gum_dev"]["np_f1"] == max(epoch["gum_dev"]["np_f1"] for epoch in epochs)
+    weights = (tmp_path / "a" / "parser.pt").read_bytes()
+    assert hashlib.sha256(weights).hexdigest() == recorded["sha256"]
+    assert train("b")[1]["best"]["gum_dev"] == best["gum_dev"]
+
+    _, continued = train("c", init_from=tmp_path / "a" / "parser.pt", epochs=1, learning_rate=1e-6)
+    assert continued["initial_run"] == recorded
+    assert continued["best"]["scenes_dev"]["np_f1"] == pytest.approx(best["scenes_dev"]["np_f1"], abs=2)
     assert (tmp_path / "c" / "README.md").read_text().count("    contextcir data parser") == 2
 
     card = (tmp_path / "a" / "README.md").read_text()
-    assert f"| gum_dev (12 trees) | {record['best']['gum_dev']['np_f1']:.1f} |" in card
+    assert f"| gum_dev (12 trees) | {best['gum_dev']['np_f1']:.1f} |" in card
     assert "| train | news | CC BY 2.5 | 1 | 60 |" in card
-    assert str(gum.parent) not in card + json.dumps(record) and "$CIR_DATA_ROOT/" in card
+    assert str(gum.parent) not in card + json.dumps(recorded) and "$CIR_DATA_ROOT/" in card
     loaded = chart_parser.load_parser(tmp_path / "a" / "parser.pt")
     dev = [read_tree(line) for line in gzip.open(gum / "gum_dev.ptb.gz", "rt")]
-    assert evaluate(loaded, dev)["np_f1"] == pytest.approx(record["best"]["gum_dev"]["np_f1"], abs=2)  # fp16
+    assert evaluate(loaded, dev)["np_f1"] == pytest.approx(best["gum_dev"]["np_f1"], abs=2)  # float16
 
 
-def test_the_shipped_card_is_rendered_from_the_shipped_record(tmp_path):
-    shipped = chart_parser.DEFAULT_PARSER.parent
-    (tmp_path / "parser.json").write_bytes((shipped / "parser.json").read_bytes())
-    train_parser.write_card(tmp_path)
-    assert (tmp_path / "README.md").read_text() == (shipped / "README.md").read_text()
-    record = json.loads((shipped / "parser.json").read_text())
-    assert hashlib.sha256(chart_parser.DEFAULT_PARSER.read_bytes()).hexdigest() == record["sha256"]
+@pytest.fixture(scope="module")
+def shipped():
+    """The record of the parser that ships with the package."""
+    return json.loads(chart_parser.DEFAULT_PARSER.with_name("parser.json").read_text())
 
 
-def test_shipped_parser_scores_on_scenes_what_its_card_says():
-    record = json.loads((chart_parser.DEFAULT_PARSER.parent / "parser.json").read_text())
+def test_the_shipped_card_is_rendered_from_the_shipped_record(tmp_path, shipped):
+    (tmp_path / "parser.json").write_text(json.dumps(shipped))
+    write_card(tmp_path)
+    assert (tmp_path / "README.md").read_text() == chart_parser.DEFAULT_PARSER.with_name("README.md").read_text()
+    assert hashlib.sha256(chart_parser.DEFAULT_PARSER.read_bytes()).hexdigest() == shipped["sha256"]
+
+
+def test_scores_of_the_shipped_parser_on_scenes(shipped):
     trees = [read_tree(text) for text in sample_trees(100, 12345)]
-    assert evaluate(chart_parser.load_parser(), trees)["np_f1"] > record["best"]["scenes_dev"]["np_f1"] - 2
+    assert evaluate(chart_parser.load_parser(), trees)["np_f1"] > shipped["best"]["scenes_dev"]["np_f1"] - 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("CIR_DATA_ROOT" not in os.environ, reason="CIR_DATA_ROOT is not set: no GUM treebank")
-def test_shipped_parser_scores_on_gum_what_its_card_says():
-    record = json.loads((chart_parser.DEFAULT_PARSER.parent / "parser.json").read_text())
-    with gzip.open(Path(os.environ["CIR_DATA_ROOT"]) / "gum_const" / "gum_dev.ptb.gz", "rt", encoding="utf-8") as file:
-        trees = [read_tree(line) for line in file]
+def test_scores_of_the_shipped_parser_on_gum(shipped):
+    trees = read_treebank(os.path.join(os.environ["CIR_DATA_ROOT"], "gum_const"), "dev")
     scores = evaluate(chart_parser.load_parser(), trees)
-    assert scores["np_f1"] == pytest.approx(record["best"]["gum_dev"]["np_f1"], abs=0.1)
+    assert scores["np_f1"] == pytest.approx(shipped["best"]["gum_dev"]["np_f1"], abs=0.1)

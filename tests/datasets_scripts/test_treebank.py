@@ -1,4 +1,4 @@
-"""What the parser learns from: trees in, spans, the augmentation, the grammar, the loss and the scores, by hand."""
+"""Trees, augmentation, grammar, loss and scores of the parser's training."""
 
 import random
 
@@ -7,9 +7,9 @@ import torch
 
 from contextcir.scenes import sample_trees
 from datasets_scripts.treebank import augmentation
-from datasets_scripts.treebank.augmentation import Substitution, fragments, like_a_caption, misspelt
+from datasets_scripts.treebank.augmentation import Substitution, caption_style, fragments, misspell
 from datasets_scripts.treebank.grammar import ModificationGrammar
-from datasets_scripts.treebank.objective import Example, batches, gold_labels, loss_of, new_parser
+from datasets_scripts.treebank.objective import Example, batches, gold_labels, new_parser, parser_loss
 from datasets_scripts.treebank.scores import evaluate, np_brackets
 from datasets_scripts.treebank.trees import labelled_spans, leaves, read_tree, to_brackets
 from tests.tiny_parser import HPARAMS
@@ -21,27 +21,16 @@ TREE = """(ROOT (S (NP-SBJ (EX There)) (VP (VBZ is) (NP-PRD=2 (NP (DT a) (NN dog
     (ADJP (JJ big)) (-RRB- -RRB-) (PP-LOC (IN on) (NP (NP (NN grass)))))) (. .)))"""
 
 
-def test_reads_trees_as_plain_text():
+def test_words_of_trees_are_plain_text():
     tree = read_tree(TREE)
     assert to_brackets(tree) == (
         "(ROOT (S (NP (EX There)) (VP (VBZ is) (NP (NP (DT a) (NN dog)) (-LRB- () (ADJP (JJ big)) (-RRB- )) "
         "(PP (IN on) (NP (NP (NN grass)))))) (. .)))"
     )
-    assert [word for _, word in leaves(tree)] == [
-        "There",
-        "is",
-        "a",
-        "dog",
-        "(",
-        "big",
-        ")",
-        "on",
-        "grass",
-        ".",
-    ]
+    assert [word for _, word in leaves(tree)] == "There is a dog ( big ) on grass .".split()
 
 
-def test_labelled_spans_are_benepars():
+def test_labelled_spans_equal_those_of_benepar():
     from benepar.decode_chart import get_labeled_spans
 
     for text in sample_trees(50, seed=5):
@@ -58,7 +47,7 @@ def test_np_brackets_ignore_punctuation_and_repeats():
     assert np_brackets(tags, spans) == {(0, 2), (2, 3)}
 
 
-def test_score_by_hand(monkeypatch):
+def test_scores(monkeypatch):
     trees = [read_tree("(S (NP (DT the) (NN dog)) (VP (VBZ has) (NP (DT a) (NN hat))))")]
     parser = new_parser(trees, {"a"}, HPARAMS)
     guess = read_tree("(S (NP (DT the) (NN dog) (NN has)) (NP (DT a) (NN hat)))")
@@ -91,24 +80,24 @@ def test_substitution_keeps_labels():
     assert substitute(trees[0], rng, p_constituent=0, p_word=0) == trees[0]
 
 
-def test_like_a_caption_changes_only_case_and_final_stops(monkeypatch):
+def test_caption_style_changes_case_and_final_stops(monkeypatch):
     tree = read_tree("(ROOT (S (VP (VB Remove) (NP (DT the) (NN Dog))) (. .)))")
     rng = random.Random(0)
-    monkeypatch.setattr(augmentation, "misspelt", lambda word, _: word)
-    texts = {" ".join(word for _, word in leaves(like_a_caption(tree, rng))) for _ in range(100)}
+    monkeypatch.setattr(augmentation, "misspell", lambda word, _: word)
+    texts = {" ".join(word for _, word in leaves(caption_style(tree, rng))) for _ in range(100)}
     assert texts == {
         f"{words}{stop}" for words in ("Remove the Dog", "remove the dog", "remove the Dog") for stop in ("", " .")
     }
 
 
-def test_misspelt():
+def test_misspell():
     rng = random.Random(0)
-    assert {misspelt("zebra", rng) for _ in range(200)} == {
+    assert {misspell("zebra", rng) for _ in range(200)} == {
         *("zbera", "zerba", "zebar"),  # two letters swapped
         *("zera", "zeba", "zbra"),  # one dropped, never the first two
         *("zeebra", "zebbra", "zebrra"),  # one doubled
     }
-    assert misspelt("the", rng) == "the" and misspelt("50%", rng) == "50%"
+    assert misspell("the", rng) == "the" and misspell("50%", rng) == "50%"
 
 
 def test_fragments():
@@ -131,11 +120,11 @@ def test_modification_grammar():
     assert grammar.sample(random.Random(7)) == grammar.sample(random.Random(7))
 
 
-def test_loss_is_the_cross_entropy_of_the_parsers_own_scores():
+def test_loss_is_the_cross_entropy_of_the_scores():
     trees = [read_tree(text) for text in sample_trees(6, seed=4)]
     parser = new_parser(trees, set("abcdefghijklmnopqrstuvwxyz"), HPARAMS).eval()
     examples = [Example(tree) for tree in trees]
-    loss = loss_of(parser, examples)
+    loss = parser_loss(parser, examples)
     expected = words = 0
     for example in examples:
         span_scores, tag_scores = parser(parser.pad_encoded([parser.encode(example)]))
@@ -146,7 +135,7 @@ def test_loss_is_the_cross_entropy_of_the_parsers_own_scores():
     torch.testing.assert_close(loss, expected / words)
 
 
-def test_a_rare_unary_chain_is_learnt_as_its_inner_part():
+def test_the_label_of_a_rare_unary_chain_is_its_inner_part():
     trees = [read_tree("(S (VP (VB go)))"), read_tree("(S (NP (NN dog)) (VP (VB go)))")]
     parser = new_parser(trees, {"a"}, HPARAMS)
     chart, _ = gold_labels(parser, Example(trees[0]))

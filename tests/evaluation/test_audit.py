@@ -1,4 +1,4 @@
-"""An audit of retrievers whose answers are known, its pictures and its page."""
+"""Audits of retrievers with known results, their charts and their page."""
 
 import json
 import re
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from contextcir.benchmarks.base import Benchmark
-from contextcir.evaluation.audit import CARRIERS, KINDS, Case, audit, failure_kind
+from contextcir.evaluation.audit import CARRIERS, KINDS, Case, _failure_kind, audit
 from contextcir.evaluation.audit_page import audit_page
 from contextcir.retrieval.base import Gallery, Query, Ranking
 from tests.tiny_triplets import png
@@ -26,7 +26,7 @@ def benchmark(**changes):
 
 
 class Finder:
-    """Puts the targets of texts in `knows` first, whatever else the query says; all else keeps the gallery's order."""
+    """Ranks the target first if the text of the query is in `knows`, and other images in the order of the gallery."""
 
     def __init__(self, knows):
         self.knows, self.asked = knows, []
@@ -43,7 +43,7 @@ class Finder:
 
 
 def similarity(query, gallery):
-    """Falling along the gallery for the image, rising for the text."""
+    """Decreasing along the gallery for the image, increasing for the text."""
     falling = np.linspace(1, 0, len(gallery))
     return falling, falling[::-1]
 
@@ -76,12 +76,12 @@ def test_failures_and_lengths(found):
     ]
 
 
-def test_what_it_listens_to(found):
+def test_paraphrases_and_dropped_phrases(found):
     result, composed = found
     paraphrase, dropping = result.findings["paraphrase"], result.findings["dropping"]
     assert paraphrase["num_variants"] == 4 * len(CARRIERS)
     assert paraphrase["recall@10 before"] == 50 and paraphrase["recall@10 after"] == pytest.approx(100 / 12)
-    # "red" without "red" says nothing and is not asked; of "make the dog red" only the innermost phrase leaves.
+    # "red" without "red" is empty and not searched. Only the innermost phrase of "make the dog red" is dropped.
     assert dropping["num_variants"] == 3
     assert "make red" in composed.asked and "a cat on" in composed.asked and "on the mat" in composed.asked
     assert dropping["recall@10 before"] == pytest.approx(100 / 3) == dropping["recall@10 after"]
@@ -93,11 +93,11 @@ def test_what_it_listens_to(found):
 def test_kinds_of_failure(top, kind):
     image = {"n": 0.99, "i": 0.8, "t": 0.1, "o": 0.2, "target": 0.5}
     text = {"n": 0.1, "i": 0.1, "t": 0.8, "o": 0.2, "target": 0.5}
-    assert failure_kind(top, ["target"], image, text, ["n"]) == kind
+    assert _failure_kind(top, ["target"], image, text, ["n"]) == kind
     assert kind in KINDS
 
 
-def test_found_is_what_the_benchmark_counts():
+def test_recall_counts_the_targets_of_the_benchmark():
     first = {f"q{number}": IDS[number + 4] for number in range(4)}
     relevance = {id_: {target, IDS[13]} for id_, target in first.items()}
     for main_targets, recall in ((None, 100), (first | {"q0": IDS[13]}, 75)):
@@ -106,14 +106,23 @@ def test_found_is_what_the_benchmark_counts():
         assert result.findings["modality"]["recall@1"]["composed"] == recall
 
 
-def test_what_cannot_be_audited_is_refused():
+def test_benchmarks_that_cannot_be_audited_are_refused():
     queries = [replace(query, reference_id=None) for query in benchmark().queries]
     for part in (benchmark(relevance={}), benchmark(queries=queries), benchmark(unanswerable=True)):
-        with pytest.raises(ValueError, match="needs a reference image and known targets"):
-            audit([part], Finder(()), Finder(()), Finder(()), similarity, {})
-    among = [replace(q, candidate_ids=tuple(benchmark().gallery.ids)) for q in benchmark().queries]
-    with pytest.raises(ValueError, match="ranks each query's candidates alone"):
-        audit([benchmark(queries=among, candidates_only=True)], *[Finder(())] * 3, similarity, {})
+        with pytest.raises(ValueError, match="^tiny/test: .*reference image .*targets"):
+            audit([part], *[Finder(())] * 3, similarity, {})
+    queries = [replace(q, candidate_ids=tuple(benchmark().gallery.ids)) for q in benchmark().queries]
+    with pytest.raises(ValueError, match="^tiny/test .*candidates"):
+        audit([benchmark(queries=queries, candidates_only=True)], *[Finder(())] * 3, similarity, {})
+
+
+def test_a_retriever_that_changes_the_order_is_refused():
+    class Backwards(Finder):
+        def search(self, queries, *args, **kwargs):
+            return super().search(queries[::-1], *args, **kwargs)
+
+    with pytest.raises(ValueError, match="order"):
+        audit([benchmark()], Backwards(()), Finder(()), Finder(()), similarity, {})
 
 
 def test_the_page_shows_every_case_and_loads_nothing(found, monkeypatch):
@@ -125,13 +134,13 @@ def test_the_page_shows_every_case_and_loads_nothing(found, monkeypatch):
     images = json.loads(re.search(r"const images = (\{.*?\});", page).group(1))
     assert set(re.findall(r'data-id="(.*?)"', page)) == set(images)
     assert all(image.startswith("data:image/jpeg;base64,") for image in images.values())
-    assert page.count('class="target"') == 4  # among the best, or behind them
+    assert page.count('class="target"') == 4  # among the best, or after them
     monkeypatch.setattr("contextcir.evaluation.audit_page.MAX_CASES", 2)
     few = audit_page(found[0], [benchmark()], "x")
     assert few.count("<article") == 2
 
 
-def test_its_pictures(found, tmp_path):
+def test_charts(found, tmp_path):
     pytest.importorskip("matplotlib")
     from contextcir.visualization import audit_figures, save_png
 

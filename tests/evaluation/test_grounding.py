@@ -1,4 +1,4 @@
-"""Attention against masks: closed forms, and maps that look exactly where they should or nowhere."""
+"""Attention against masks: closed forms, perfect and uniform maps, and the maps of a model."""
 
 import random
 
@@ -10,20 +10,20 @@ from contextcir.benchmarks.base import Benchmark
 from contextcir.benchmarks.scenes import GroundedPhrase, GroundTruth
 from contextcir.evaluation import grounding
 from contextcir.evaluation.attention import attention_maps
-from contextcir.evaluation.grounding import coverage, format_grounding, ground, measure_grounding
+from contextcir.evaluation.grounding import _coverage, format_grounding, ground, measure_grounding
 from contextcir.retrieval.base import Gallery, Query
 from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
 
 MASK = np.zeros((8, 8), dtype=bool)
-MASK[:4, :2] = True  # of four patches the upper left one, by half: an eighth of the image
+MASK[:4, :2] = True  # half of the upper left of four patches: an eighth of the image
 
 
 def test_coverage_keeps_the_area():
-    assert coverage(MASK, (2, 2)).tolist() == [[0.5, 0], [0, 0]]
+    assert _coverage(MASK, (2, 2)).tolist() == [[0.5, 0], [0, 0]]
     generator = np.random.default_rng(0)
-    for shape in ((2, 4), (3, 3), (5, 7)):  # those that do not divide 8, too
+    for shape in ((2, 4), (3, 3), (5, 7)):  # the latter two do not divide 8
         mask = generator.random((8, 8)) < 0.3
-        covered = coverage(mask, shape)
+        covered = _coverage(mask, shape)
         assert covered.shape == shape
         assert covered.mean() == pytest.approx(mask.mean(), abs=1e-6)
 
@@ -40,17 +40,23 @@ def test_closed_forms():
     assert ground(uniform, ~np.zeros_like(MASK))["pointing"] == 100
 
 
-@pytest.mark.parametrize("bad", [np.zeros((2, 2)), np.full((2, 2), np.nan), np.array([[2.0, -1], [0, 0]])])
-def test_what_is_no_map_is_refused(bad):
-    with pytest.raises(ValueError, match="finite, not negative and not all zero"):
-        ground(bad, MASK)
-    with pytest.raises(ValueError, match="the mask is empty"):
-        ground(np.ones((2, 2)), np.zeros_like(MASK))
+@pytest.mark.parametrize(
+    "attention, mask, message",
+    [
+        (np.zeros((2, 2)), MASK, " 0.0 .* 0.0"),
+        (np.full((2, 2), np.nan), MASK, " nan .* nan"),
+        (np.array([[2.0, -1], [0, 0]]), MASK, " -1.0 .* 2.0"),
+        (np.ones((2, 2)), np.zeros_like(MASK), "mask"),
+    ],
+)
+def test_bad_maps_and_empty_masks_are_refused(attention, mask, message):
+    with pytest.raises(ValueError, match=message):
+        ground(attention, mask)
 
 
 @pytest.fixture(scope="module")
 def world():
-    """A block of scenes as a benchmark, its truth, and the mask of each noun phrase."""
+    """A block of scenes as a benchmark, and its truth."""
     composed = scenes.compose("validation", 24, None, 0)
     pictures = dict(composed.pictures())
     images = [scenes.render(picture.scene, picture.nuisance) for picture in pictures.values()]
@@ -67,7 +73,7 @@ def world():
     return part, truths
 
 
-def test_maps_meet_their_own_masks(world, monkeypatch):
+def test_each_map_is_compared_with_its_own_mask(world, monkeypatch):
     part, truths = world
     expected = [(query, p) for query in part.queries for p in truths[query.id].phrases if p.role != "new"]
     waiting, batches = iter(expected), []
@@ -79,7 +85,7 @@ def test_maps_meet_their_own_masks(world, monkeypatch):
             assert np.array_equal(image, part.gallery.reference_image(query)) and text == query.modification_text
             assert span == {"text": phrase.text, "start": phrase.start, "end": phrase.end}
             truth = truths[query.id]
-            maps.append(coverage(scenes.denoted_mask(truth.scene, truth.nuisance, phrase.denotes), (6, 6)))
+            maps.append(_coverage(scenes.denoted_mask(truth.scene, truth.nuisance, phrase.denotes), (6, 6)))
         batches.append(len(maps))
         return maps, None
 
@@ -99,7 +105,7 @@ def test_maps_meet_their_own_masks(world, monkeypatch):
     assert text.splitlines()[3].split()[:2] == ["all", str(len(denoting))]
 
 
-def test_a_uniform_map_is_chance_and_no_map_is_left_out(world, monkeypatch):
+def test_a_uniform_map_scores_chance_and_missing_maps_are_left_out(world, monkeypatch):
     part, truths = world
     uniform = np.full((6, 6), 1 / 36)
 
@@ -114,7 +120,7 @@ def test_a_uniform_map_is_chance_and_no_map_is_left_out(world, monkeypatch):
     )
 
 
-def test_a_model_is_asked_for_many_phrases_as_for_one(run, world):
+def test_maps_of_a_model_do_not_depend_on_the_batch(run, world):
     part, truths = world
     model, processor = ContextCIRModel.from_pretrained(run), ContextCIRProcessor.from_pretrained(run)
     some = random.Random(0).sample([(q, p) for q in part.queries for p in truths[q.id].phrases], 5)

@@ -1,4 +1,4 @@
-"""Mistakes by kind, counted by hand; what a random ranking does, by trying."""
+"""Mistakes by kind, counted by hand, and those of random rankings."""
 
 import random
 from dataclasses import replace
@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from contextcir.evaluation.profile import DEPTH, error_profile, expected_above, format_profiles
-from contextcir.retrieval.base import Ranking
+from contextcir.evaluation.profile import DEPTH, _expected_above, error_profile, format_profiles
+from contextcir.retrieval.base import Gallery, Ranking
 from tests.benchmarks.test_base import IDS, tiny_benchmark, tiny_ranking
 
 # q1: reference a, target b. q2: reference b, targets c and h.
@@ -27,7 +27,7 @@ def profiled(ranking=None, **changes):
 
 
 def test_by_hand():
-    # q1 is answered with c, b, ...; q2 with d, c, ...
+    # The ranking of q1 is c, b, ...; of q2 d, c, ...
     profile = profiled()
     assert list(profile) == ["all", "split:iid", "edits:1", "edits:2"]
     everything = profile["all"]
@@ -46,42 +46,44 @@ def test_by_hand():
     assert [profile[tag]["kinds"]["copy"]["rank1_chance"] > 0 for tag in ("edits:1", "edits:2")] == [True, False]
 
 
-def test_what_is_ranked_first_adds_up():
+def test_the_shares_at_rank_1_sum_to_100():
     rng = random.Random(0)
-    for _ in range(20):
+    for _ in range(6):
         ids = [rng.sample([id_ for id_ in IDS if id_ != own], 7) for own in "ab"]
         kinds = profiled(Ranking(["q1", "q2"], ids, candidate_ids=[list("bcd"), list("cde")]))["all"]["kinds"]
         assert sum(row["rank1"] for row in kinds.values()) == pytest.approx(100)
         assert sum(row["rank1_chance"] for row in kinds.values()) == pytest.approx(100)
 
 
-def test_a_reference_that_is_ranked_counts():
+def test_a_kept_reference_is_a_mistake():
     ranking = tiny_ranking(gallery_ids=[list("bdch"), list("abde")])
     kinds = profiled(ranking, exclude_reference=False)["all"]["kinds"]
     assert kinds["reference"]["rank1"] == 100 and kinds["reference"]["rank1_chance"] == pytest.approx(100 / 8)
 
 
-def test_chance_is_what_random_rankings_do():
+def test_expected_above_is_the_mean_of_random_rankings():
     rng = random.Random(0)
     order = list("abcdefgh")  # the targets are a and b
     above = []
     for _ in range(4000):
         rng.shuffle(order)
         above.append(min(order.index("a"), order.index("b"), 3))
-    assert expected_above(8, 2, 3) == pytest.approx(np.mean(above), abs=0.05)
-    assert expected_above(8, 2, DEPTH) == pytest.approx(6 / 3)  # all others, each above both with one chance in three
-    assert expected_above(5, 5, DEPTH) == 0
+    assert _expected_above(8, 2, 3) == pytest.approx(np.mean(above), abs=0.05)
+    assert _expected_above(8, 2, DEPTH) == pytest.approx(
+        6 / 3
+    )  # each of six others is above both with probability 1/3
+    assert _expected_above(5, 5, DEPTH) == 0
 
 
-def test_only_so_many_ranks_are_looked_at():
+def test_only_the_first_ranks_are_counted():
     ids = [str(number) for number in range(DEPTH + 10)]
-    part = tiny_benchmark()
-    gallery = type(part.gallery)([*ids, "a", "b", "c", "h"], [None] * (len(ids) + 4))
-    part = tiny_benchmark(gallery=gallery, queries=[replace(q, candidate_ids=()) for q in part.queries],
-                          metrics={"recall": (1,)})  # fmt: skip
-    part.distractors = {"q1": {}, "q2": {}}
+    queries = [replace(query, candidate_ids=()) for query in tiny_benchmark().queries]
+    gallery = Gallery([*ids, "a", "b", "c", "h"], [None] * (len(ids) + 4))
+    part = tiny_benchmark(
+        gallery=gallery, queries=queries, metrics={"recall": (1,)}, distractors={"q1": {"a": "near"}}
+    )
     kinds = error_profile(part, Ranking(["q1", "q2"], [[*ids, "b"], [*ids, "c"]]))["all"]["kinds"]
-    assert kinds["unrelated"]["above"] == DEPTH
+    assert kinds["unrelated"]["above"] == DEPTH  # also for q2, which has no known mistakes
 
 
 def test_tables():

@@ -1,4 +1,4 @@
-"""The bound holds for the best of all who see half, and is reached by him."""
+"""The bound equals the recall of the best fixed answers."""
 
 import random
 from itertools import product
@@ -12,10 +12,10 @@ def test_by_hand():
     assert recall_at_1_bound("aaab", [{"x"}, {"y"}, {"x", "z"}, {"y"}]) == 75
     assert recall_at_1_bound("abcd", [{"x"}] * 4) == 100
     assert recall_at_1_bound("aaaa", [{"w"}, {"x"}, {"y"}, {"z"}]) == 25
-    assert recall_at_1_bound("ab", [{"x"}, set()]) == 50  # a query without a target is never found
+    assert recall_at_1_bound("ab", [{"x"}, set()]) == 50  # a query without target is never answered
 
 
-def test_it_is_the_best_of_all_answers():
+def test_the_bound_is_the_best_of_all_answers():
     rng = random.Random(0)
     for _ in range(50):
         seen = [rng.choice("ab") for _ in range(6)]
@@ -28,6 +28,6 @@ def test_it_is_the_best_of_all_answers():
 
 
 @pytest.mark.parametrize("seen, targets", [([], []), (["a"], []), (["a"], [{"x"}, {"y"}])])
-def test_what_does_not_fit_is_refused(seen, targets):
-    with pytest.raises(ValueError, match="expected equally many"):
+def test_numbers_of_queries_and_targets_must_match(seen, targets):
+    with pytest.raises(ValueError, match=f"{len(seen)} queries and {len(targets)} "):
         recall_at_1_bound(seen, targets)

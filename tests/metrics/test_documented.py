@@ -1,4 +1,4 @@
-"""The examples in the docstrings of all metrics: each public function has some, and they are right."""
+"""Each public metric has an example in its docstring, and the examples are correct."""
 
 import doctest
 import importlib
@@ -15,7 +15,7 @@ FILES = sorted(path for path in Path(contextcir.metrics.__file__).parent.glob("*
 
 
 class FencedParser(doctest.DocTestParser):
-    """Reads examples between Markdown fences, whose end doctest would take for output."""
+    """Removes Markdown fences, whose end doctest would read as output."""
 
     def parse(self, string, name="<string>"):
         return super().parse(re.sub(r"^ *```(python)?$", "", string, flags=re.MULTILINE), name)
@@ -40,7 +40,7 @@ def test_examples(path):
     assert not runner.failures, "".join(report)
 
 
-def test_a_wrong_example_is_noticed():
+def test_a_wrong_example_fails():
     text = "Example:\n\n    ```python\n    >>> 1 + 1\n    {}\n    ```"
     for result, failures in ("2", 0), ("3", 1):
         test = doctest.DocTestParser.get_doctest(FencedParser(), text.format(result), {}, "sum", None, 0)

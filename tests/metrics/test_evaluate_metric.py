@@ -1,9 +1,10 @@
-"""The metrics as `evaluate` modules, loaded by the path of their file."""
+"""The metrics as `evaluate` modules, loaded by the path of the file."""
 
+import numpy as np
 import pytest
 
 import contextcir.metrics
-from contextcir.metrics.dialogues import bri
+from contextcir.metrics.dialogues import dialogue_bri
 
 evaluate = pytest.importorskip("evaluate")
 PATH = f"{contextcir.metrics.__path__[0]}/evaluate_metric.py"
@@ -27,13 +28,13 @@ def test_ranked_ids(name, options, expected, tmp_path):
 
 
 def test_dialogues(tmp_path):
-    ranks = [[12, 3], [5, 70], [50, 60]]  # a row for each dialogue, round by round
+    ranks = [[12, 3], [5, 70], [50, 60]]  # (dialogues, rounds)
     hits = evaluate.load(PATH, "hits", cache_dir=str(tmp_path)).compute(predictions=ranks, ks=[10])
     assert hits == pytest.approx({"hits@10/r0": 100 / 3, "hits@10/r1": 200 / 3})
     found = evaluate.load(PATH, "bri", cache_dir=str(tmp_path)).compute(predictions=ranks)
-    assert found == pytest.approx({"bri": bri([[12, 5, 50], [3, 70, 60]])})
+    assert found == pytest.approx({"bri": dialogue_bri(np.array(ranks).T).mean()})
 
 
-def test_an_unknown_name_lists_those_that_exist(tmp_path):
-    with pytest.raises(ValueError, match="recall, map, ndcg, mrr, hits, bri"):
+def test_an_unknown_metric(tmp_path):
+    with pytest.raises(ValueError, match="'precision'.*recall, map, ndcg, mrr, hits, bri"):
         evaluate.load(PATH, "precision", cache_dir=str(tmp_path))

@@ -1,4 +1,4 @@
-"""The constituency parser: benepar's own scores for less work, its file, and the formats of released models."""
+"""The constituency parser: scores equal to benepar's, its file, and the format of released models."""
 
 import sys
 from types import SimpleNamespace
@@ -39,25 +39,25 @@ def test_save_and_load_keep_the_parser(tmp_path):
         torch.testing.assert_close(loaded.state_dict()[name], tensor.half().float(), rtol=0, atol=0)
 
 
-def test_a_parser_that_is_not_there_is_named():
-    with pytest.raises(FileNotFoundError, match=r"No benepar parser 'benepar_no1'.*benepar.download\('benepar_no1'\)"):
+def test_a_missing_parser_is_named():
+    with pytest.raises(FileNotFoundError, match=r"'benepar_no1'.*benepar.download\('benepar_no1'\)"):
         load_parser("benepar_no1")
     with pytest.raises(FileNotFoundError, match="no/such/file.pt"):
         load_parser("no/such/file.pt")
 
 
-def test_broken_parsers_are_refused(tmp_path):
+def test_invalid_parsers_are_errors(tmp_path):
     torch.save({"weights": torch.ones(3)}, tmp_path / "else.pt")
-    with pytest.raises(ValueError, match="else.pt is no benepar parser"):
+    with pytest.raises(ValueError, match="else.pt .*label_vocab"):
         load_parser(tmp_path / "else.pt")
     parser = tiny_parser()
     parser.f_label[0].weight.data[3, 4] = float("nan")
     save_parser(parser, tmp_path / "nan.pt")
-    with pytest.raises(ValueError, match="nan.pt holds weights that are not finite"):
+    with pytest.raises(ValueError, match="nan.pt .*finite"):
         load_parser(tmp_path / "nan.pt")
 
 
-def test_without_the_extra_the_error_says_what_to_install(monkeypatch):
+def test_the_error_without_the_extra_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "benepar", None)
     with pytest.raises(ImportError, match=r"pip install contextcir\[parse\]"):
         load_parser()
@@ -73,7 +73,7 @@ def test_the_released_t5_format_loads(tmp_path):
     hparams = HPARAMS | {"use_pretrained": True, "use_chars_lstm": False, "pretrained_model": "t5-small"}
     labels = {label: i for i, label in enumerate(LABELS)}
     config.benepar = {"tag_vocab": {"UNK": 0, "NN": 1}, "label_vocab": labels, "char_vocab": None, "hparams": hparams}
-    del hparams["encoder"], hparams["force_root_constituent"]  # released files know neither
+    del hparams["encoder"], hparams["force_root_constituent"]  # released files have neither
     config.save_pretrained(tmp_path)
     torch.manual_seed(0)
     with chart_parser._special_tokens_shim():
@@ -85,7 +85,7 @@ def test_the_released_t5_format_loads(tmp_path):
     assert (extractor.parser.retokenizer.start_token_idx, extractor.parser.retokenizer.stop_token_idx) == (0, -1)
     (phrases,) = extractor.extract(["the dog at the door"])
     assert phrases and all("the dog at the door"[p["start"] : p["end"]] == p["text"] for p in phrases)
-    assert not hasattr(PreTrainedTokenizerBase, "build_inputs_with_special_tokens")  # the shim is gone again
+    assert not hasattr(PreTrainedTokenizerBase, "build_inputs_with_special_tokens")  # the shim is removed
 
 
 def test_the_shipped_parser_is_small():

@@ -1,7 +1,8 @@
-"""Noun phrases: order, rules and exact spans with scripted trees; robustness and loading with tiny random parsers."""
+"""Noun phrases: order, rules and exact spans with scripted trees, robustness and options with tiny random parsers."""
 
 import json
 import os
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,15 @@ from tests.tiny_parser import tiny_parser
 
 pytest.importorskip("benepar", reason="noun phrases need the extra `parse`")
 nltk = pytest.importorskip("nltk")
+spacy = pytest.importorskip("spacy")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_tokenizer():
+    """All extractors share spaCy's tokenizer, which takes 0.1 s to build."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spacy, "blank", cache(spacy.blank))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +33,7 @@ def tiny_path(tmp_path_factory):
 
 @pytest.fixture
 def scripted(tiny_path, monkeypatch):
-    """An extractor whose parser answers with the given trees, one for each sentence."""
+    """A function that builds an extractor whose parser returns the given trees, one for each sentence."""
     from benepar.parse_base import CompressedParserOutput
 
     def build(*trees, **options):
@@ -64,7 +74,7 @@ def test_at_most_max_phrases(scripted):
         "the circle left of the star",
         "the circle",
     ]
-    with pytest.raises(ValueError, match="max_phrases must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="max_phrases=0"):
         scripted(GREENERY, max_phrases=0)
 
 
@@ -78,7 +88,7 @@ def test_leaf_only_looks_at_all_phrases_before_cutting(scripted):
     assert texts_of(scripted(GREENERY, leaf_only=True, max_phrases=1).extract([text])[0]) == ["the circle"]
 
 
-def test_several_sentences_are_walked_together(scripted):
+def test_phrases_of_several_sentences_are_ordered_together(scripted):
     first = "(S (VP (VB Add) (NP (NP (DT a) (NN dog)) (PP (IN with) (NP (DT a) (NN hat))))) (. .))"
     second = "(S (VP (VB Remove) (NP (DT the) (NN cat))) (. .))"
     text = "Add a dog with a hat.  Remove the cat."
@@ -104,7 +114,7 @@ def test_a_line_break_ends_a_sentence(scripted):
         ("(S (VP (VB show) (NP (NN 🙂))))", "show 🙂"),
     ],
 )
-def test_what_is_no_concept_is_left_out(scripted, tree, text):
+def test_phrases_that_name_nothing_are_left_out(scripted, tree, text):
     assert scripted(tree).extract([text]) == [[]]
 
 
@@ -134,7 +144,7 @@ HOSTILE = [
     "the  red\u00a0dog\u200b ,with   spaces",
     "\x00\x01 the \ufeff dog \ud7ff",
     "x" * 10_000,
-    "a dog \ud83d and a cat",  # half an emoji
+    "a dog \ud83d and a cat",  # a lone surrogate
     "the dog and " * 300,
     "?" * 10_000,  # spaCy alone would take ten seconds
     "(the dog) [the cat] {it} -LRB- http://a.b/c?d=e#f @you #tag 50% $5",
@@ -146,7 +156,7 @@ HOSTILE = [
 def test_any_text_gives_exact_spans(tiny_path):
     extractor = NounPhraseExtractor(tiny_path)
     found = extractor.extract(HOSTILE)
-    assert sum(map(len, found)) > 20  # a random parser sees phrases everywhere
+    assert sum(map(len, found)) > 20  # a random parser finds phrases everywhere
     for text, phrases in zip(HOSTILE, found, strict=True):
         assert len(phrases) <= 10
         assert len({(p["start"], p["end"]) for p in phrases}) == len(phrases)
@@ -157,15 +167,15 @@ def test_any_text_gives_exact_spans(tiny_path):
     assert found[:4] == [[]] * 4 and found[11] == [] and found[8] == []
 
 
-def test_what_is_no_text_is_named(tiny_path):
+def test_items_that_are_not_texts_are_named(tiny_path):
     extractor = NounPhraseExtractor(tiny_path)
-    with pytest.raises(TypeError, match="Text 1 is no string but NoneType"):
+    with pytest.raises(TypeError, match="Text 1 .*None.*NoneType"):
         extractor.extract(["the dog", None])
-    with pytest.raises(TypeError, match="put it into a list"):
+    with pytest.raises(TypeError, match="'the dog'"):
         extractor.parse("the dog")
 
 
-def test_one_by_one_equals_all_at_once(tiny_path):
+def test_batches_do_not_change_the_phrases(tiny_path):
     extractor = NounPhraseExtractor(tiny_path)
     texts = [text for text in HOSTILE if len(text) < 100] * 2
     assert extractor.extract(texts) == [extractor.extract([text])[0] for text in texts]
@@ -179,13 +189,13 @@ def test_long_sentences_are_cut_at_punctuation(tiny_path):
     assert lengths == [71, 70]
 
 
-def test_parse_gives_trees(tiny_path):
+def test_parse_returns_trees(tiny_path):
     ((tree,), none, two) = NounPhraseExtractor(tiny_path).parse(["Remove the dog", "", "A dog. A cat."])
     assert tree.leaves() == ["Remove", "the", "dog"]
     assert none == [] and len(two) == 2
 
 
-def test_fingerprint_follows_weights_and_options(tiny_path, tmp_path):
+def test_the_fingerprint_changes_with_weights_and_options(tiny_path, tmp_path):
     save_parser(tiny_parser(seed=1), tmp_path / "other.pt")
     first = NounPhraseExtractor(tiny_path).fingerprint
     assert first == NounPhraseExtractor(tiny_path).fingerprint

@@ -1,11 +1,14 @@
-"""`make bench` in its quick form: everything runs, and the variants that are compared do the same work."""
+"""The quick form of `research.bench.models`: all parts run, and compared variants do the same work."""
 
 import json
 import os
 
+import pytest
+
 from research.bench import models as bench
 
 
+@pytest.mark.slow
 def test_quick(tmp_path, capsys):
     result = bench.main(["--quick", "--output", str(tmp_path / "bench.json")])
     assert json.loads((tmp_path / "bench.json").read_text())["rows"][0]["name"] == result["rows"][0]["name"]

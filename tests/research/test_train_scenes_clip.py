@@ -1,4 +1,4 @@
-"""Training of the tiny CLIP, in miniature, and the one that ships."""
+"""Training of the tiny CLIP, in small, and the shipped one."""
 
 import json
 import random
@@ -9,13 +9,20 @@ from transformers import CLIPModel, CLIPProcessor
 
 from contextcir.scenes import Scene, Thing, realise, sample_query, sample_scene
 from contextcir.scenes.world import BACKGROUNDS, COLOURS, SHAPES
-from datasets_scripts import train_scenes_clip
+from research import train_scenes_clip
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "checkpoints" / "scenes-clip-tiny"
 
 
-def test_a_run_writes_a_clip_that_loads(tmp_path):
+def shrink(monkeypatch):
+    """Measure on few scenes, with a tokenizer of few texts."""
+    monkeypatch.setattr(train_scenes_clip, "NUM_SCORED", 24)
+    monkeypatch.setattr(train_scenes_clip, "NUM_TEXTS", 200)
+
+
+def test_a_run_writes_a_clip(tmp_path, monkeypatch):
+    shrink(monkeypatch)
     options = "--steps 4 --batch_size 8 --captions 4 --save_every 2 --vision_width 32 --text_width 32 --image_size 48"
     record = train_scenes_clip.main(["--output", str(tmp_path), *options.split()])
     assert record["steps_done"] == 4
@@ -26,7 +33,8 @@ def test_a_run_writes_a_clip_that_loads(tmp_path):
     assert "4 of 4 steps" in (tmp_path / "README.md").read_text()
 
 
-def test_a_run_goes_on_from_another(tmp_path):
+def test_a_run_continues_another(tmp_path, monkeypatch):
+    shrink(monkeypatch)
     options = ["--init", str(SHIPPED), "--steps", "1", "--batch_size", "4", "--captions", "4", "--learning_rate", "0"]
     record = train_scenes_clip.main(["--output", str(tmp_path), *options])
     one, other = (CLIPModel.from_pretrained(path).state_dict() for path in (SHIPPED, tmp_path))
@@ -46,7 +54,7 @@ def test_captions_come_in_groups_of_near_misses():
     assert len(set(scenes)) == 20
 
 
-def test_labels_name_the_cells():
+def test_labels_of_cells():
     scene = Scene("sea", (Thing((0, 1), "star", "red", "large", "plain"),))
     labels = train_scenes_clip.labels_of([scene])
     assert labels["background"].tolist() == [BACKGROUNDS.index("sea")]
@@ -55,18 +63,18 @@ def test_labels_name_the_cells():
     assert labels["colour"].tolist() == [[-1, COLOURS.index("red"), *[-1] * 7]]
 
 
-def test_the_shipped_tokenizer_knows_every_word_of_the_grammar():
+def test_the_shipped_tokenizer_has_every_word_of_the_grammar():
     tokenizer = CLIPProcessor.from_pretrained(SHIPPED).tokenizer
     rng = random.Random(11)
     for _ in range(200):
         text = sample_query(rng, 2).text
-        text = text.lower().replace("do not ", "")  # younger than the tokenizer, which spells these two words
+        text = text.lower().replace("do not ", "")  # newer than the tokenizer, which splits these two words
         tokens = tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"])[1:-1]
         assert all(token.endswith("</w>") for token in tokens), tokens
     assert tokenizer.eos_token_id == len(tokenizer) - 1
 
 
-def test_the_shipped_clip_sees_what_its_card_says():
+def test_scores_of_the_shipped_clip():
     record = json.loads((SHIPPED / "training.json").read_text())
     processor = CLIPProcessor.from_pretrained(SHIPPED)
     rng = random.Random(5)
@@ -84,3 +92,8 @@ def test_the_shipped_clip_sees_what_its_card_says():
     assert again.shape == pixels[:1].shape
     assert (SHIPPED / "model.safetensors").stat().st_size < 8e6
     assert realise(train_scenes_clip.describe(rng, scenes[0]))[0]
+
+
+def test_the_shipped_card_is_rendered_from_the_shipped_record(tmp_path):
+    train_scenes_clip.write_card(tmp_path, json.loads((SHIPPED / "training.json").read_text()))
+    assert (tmp_path / "README.md").read_text() == (SHIPPED / "README.md").read_text()

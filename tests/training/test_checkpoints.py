@@ -1,6 +1,7 @@
-"""Checkpoints that are half-written, damaged or hold no numbers are found out; `test_trainer.py` resumes from them."""
+"""Checkpoints that are half-written, damaged or hold NaN are recognised; `test_run.py` resumes from them."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -45,49 +46,46 @@ def test_the_last_whole_checkpoint_is_taken(run, name, how):
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
-def test_a_hole_in_the_middle_is_found(run, name):
+def test_damage_in_the_middle_of_a_file_is_found(run, name):
     path = run / "checkpoint-10" / name
     content = bytearray(path.read_bytes())
     middle = content.index(torch.ones(30).numpy().tobytes())
     content[middle : middle + 8] = bytes(8)
     path.write_bytes(content)
     torch.load(path)  # which does not compare checksums
-    assert checkpoint_problem(run / "checkpoint-10").startswith(f"{name} is damaged (in ")
+    assert name in checkpoint_problem(run / "checkpoint-10")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers(run, value):
+def test_weights_must_be_finite(run, value):
     weights = torch.ones(30, 30)
     weights[3, 4] = value
     save_file({"bias": torch.ones(3), "weight": weights}, run / "checkpoint-10" / "model.safetensors")
-    problem = "model.safetensors holds NaN or infinite values in weight"
-    assert checkpoint_problem(run / "checkpoint-10") == problem
+    assert re.search(r"model.safetensors.*\bweight$", checkpoint_problem(run / "checkpoint-10"))
     assert last_whole_checkpoint(run) == str(run / "checkpoint-5")
 
 
-def test_tensors_that_the_model_needs(run):
+def test_all_tensors_of_the_model_must_be_present(run):
     assert checkpoint_problem(run / "checkpoint-10", {"weight"}) is None
     assert last_whole_checkpoint(run, {"weight"}) == str(run / "checkpoint-10")
     needed = {"weight", *"abcd"}
-    assert checkpoint_problem(run / "checkpoint-10", needed) == (
-        "model.safetensors lacks the tensors a, b, c and 1 more"
-    )
+    assert re.search(r"model.safetensors.* a, b, c .*\b1\b", checkpoint_problem(run / "checkpoint-10", needed))
     assert last_whole_checkpoint(run, needed) is None
 
 
 @pytest.mark.parametrize(
     "name, content, problem",
     [
-        ("config.json", "[]", "it holds a list"),
+        ("config.json", "[]", "list"),
         ("trainer_state.json", "[]", ""),
-        ("model.safetensors.index.json", "{}", "it has no weight_map"),
-        ("model.safetensors.index.json", "[]", "it holds a list"),
-        ("model.safetensors.index.json", '{"weight_map": []}', "it has no weight_map"),
+        ("model.safetensors.index.json", "{}", "weight_map"),
+        ("model.safetensors.index.json", "[]", "list"),
+        ("model.safetensors.index.json", '{"weight_map": []}', "weight_map"),
     ],
 )
-def test_json_that_is_something_else(run, name, content, problem):
+def test_json_of_another_form(run, name, content, problem):
     (run / "checkpoint-10" / name).write_text(content)
-    assert checkpoint_problem(run / "checkpoint-10").startswith(f"{name} is damaged ({problem}")
+    assert re.search(f"^{name}.*{problem}", checkpoint_problem(run / "checkpoint-10"))
     assert last_whole_checkpoint(run) == str(run / "checkpoint-5")
 
 
@@ -98,20 +96,25 @@ def test_every_process_has_its_random_state(run, there, missing):
     (last / "rng_state.pth").unlink()
     for number in there.split():
         (last / f"rng_state_{number}.pth").write_bytes(state)
-    assert checkpoint_problem(last) == (missing and f"rng_state_{missing}.pth is missing")
+    problem = checkpoint_problem(last)
+    assert f"rng_state_{missing}.pth" in problem if missing else problem is None
 
 
-def test_shards_are_looked_at_one_by_one(run):
+def test_every_shard_is_checked(run):
     last = run / "checkpoint-10"
     (last / "model.safetensors").rename(last / "model-1.safetensors")
     shards = {"weight": "model-1.safetensors", "bias": "model-2.safetensors"}
     (last / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
-    assert checkpoint_problem(last) == "model-2.safetensors is missing"
+    assert "model-2.safetensors" in checkpoint_problem(last)
     shutil.copy(last / "model-1.safetensors", last / "model-2.safetensors")
     assert checkpoint_problem(last) is None
+    assert "average.safetensors" in checkpoint_problem(last, others={"average.safetensors": ["weight"]})
+    shutil.copy(last / "model-1.safetensors", last / "average.safetensors")
+    assert checkpoint_problem(last, others={"average.safetensors": ["weight"]}) is None
+    assert "bias" in checkpoint_problem(last, others={"average.safetensors": ["bias"]})
 
 
 def test_nothing_to_resume_from(tmp_path):
     assert last_whole_checkpoint(tmp_path) is None
     assert last_whole_checkpoint(tmp_path / "nowhere") is None
-    assert checkpoint_problem(tmp_path / "nowhere") == "no such folder"
+    assert checkpoint_problem(tmp_path / "nowhere")

@@ -1,4 +1,4 @@
-"""The batch that the collator makes of rows."""
+"""Batches of triplets."""
 
 import copy
 import pickle
@@ -8,13 +8,7 @@ import torch
 
 from contextcir.data.images import load_image
 from contextcir.training.collator import TripletCollator, image_key
-from modeling_contextcir import ContextCIRProcessor
 from tests.tiny_triplets import png, triplet, triplets
-
-
-@pytest.fixture(scope="module")
-def processor(clip_folder):
-    return ContextCIRProcessor.from_pretrained(clip_folder)
 
 
 def test_the_batch(processor):
@@ -27,7 +21,7 @@ def test_the_batch(processor):
     assert batch["phrase_sample"].tolist() == [0, 0, 1, 1, 1]
     assert batch["phrase_token_mask"].shape == (5, batch["input_ids"].shape[1])
     assert batch["num_truncated_texts"] == 0 and batch["num_dropped_phrases"] == 0
-    # Each in-context mask covers the tokens of the phrase itself, begin and end left out.
+    # Each in-context mask covers the tokens of its phrase, without begin and end.
     for phrase in range(5):
         row = batch["input_ids"][batch["phrase_sample"][phrase]]
         isolated = batch["phrase_input_ids"][phrase][batch["phrase_attention_mask"][phrase].bool()][1:-1]
@@ -54,7 +48,7 @@ def test_an_image_of_several_rows_is_encoded_once(processor):
 def test_two_images_with_one_id_are_refused(processor):
     rows = triplets(3)
     rows[2]["target_id"] = rows[0]["reference_id"]
-    with pytest.raises(ValueError, match="'t0' and 't2' show different images under one id, 'r0'"):
+    with pytest.raises(ValueError, match="'t0'.*'t2'.*'r0'"):
         TripletCollator(processor)(rows)
 
 
@@ -65,7 +59,7 @@ def test_two_files_with_one_id_are_refused(tmp_path, processor):
     rows = [triplet(row, reference_id="r", reference_image=files[0], target_image=files[1 + row]) for row in range(2)]
     assert TripletCollator(processor)(rows)["pixel_values"].shape[0] == 3
     rows[1]["reference_image"] = files[1]
-    with pytest.raises(ValueError, match="'t0' and 't1' show different images under one id, 'r'"):
+    with pytest.raises(ValueError, match="'t0'.*'t1'.*'r'"):
         TripletCollator(processor)(rows)
 
 
@@ -81,7 +75,7 @@ def test_keys_are_stable_and_equal_only_for_equal_ids(processor):
     assert 0 <= image_key("漢字") < 2**63
 
 
-def test_max_phrases_takes_the_first_ones_and_none_is_possible(processor):
+def test_max_phrases_takes_the_first_phrases_or_none(processor):
     assert TripletCollator(processor, max_phrases=1)(triplets(3))["phrase_sample"].tolist() == [0, 1]
     batch = TripletCollator(processor, max_phrases=0)(triplets(3))
     assert not [name for name in batch if name.startswith("phrase_")] and batch["num_truncated_texts"] == 0
@@ -94,7 +88,7 @@ def test_long_texts_are_counted(processor):
     assert batch["num_truncated_texts"] == 1 and batch["num_dropped_phrases"] == 1
 
 
-def test_augmentation_depends_on_seed_epoch_and_image_alone(processor):
+def test_augmentation_depends_on_seed_epoch_and_image_only(processor):
     def pixels(rows, seed=1, epoch=0):
         collator = TripletCollator(processor, augmentation="crop", seed=seed)
         collator.set_epoch(epoch)
@@ -112,7 +106,7 @@ def test_augmentation_depends_on_seed_epoch_and_image_alone(processor):
     assert (plain - pixels(rows)).abs().amax(dim=(1, 2, 3)).min() > 0
 
 
-def test_a_new_epoch_reaches_workers_that_live_on(processor):
+def test_a_new_epoch_reaches_persistent_workers(processor):
     collator = TripletCollator(processor, augmentation="crop")
     loader = torch.utils.data.DataLoader(
         triplets(2), batch_size=2, collate_fn=collator, num_workers=1, persistent_workers=True

@@ -1,4 +1,4 @@
-"""The moving average: its recurrence, its precision, what it embeds, and what it takes back from disk."""
+"""The moving average: its recurrence, precision, targets and files, and its part in training."""
 
 import pytest
 import torch
@@ -6,6 +6,8 @@ from safetensors.torch import load_file, save_file
 
 from contextcir.training.ema import AVERAGE_FILE, MovingAverage
 from modeling_contextcir import InstructCIRModel
+from tests.tiny_triplets import triplets
+from tests.training.conftest import averages, changed, weights
 
 
 @pytest.fixture
@@ -16,13 +18,12 @@ def model(clip_folder):
     return model
 
 
-def drift(model, steps=1):
-    """The model after some steps of an optimizer."""
-    for step in range(steps):
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.requires_grad:
-                    parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(step)))
+def drift(model):
+    """Change the trained parameters of a model, as a step of an optimizer does."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
 
 
 def state(average):
@@ -40,15 +41,14 @@ def test_the_recurrence(model):
         torch.testing.assert_close(average.model.predictor.fc1.weight.data, expected)
 
 
-def test_it_follows_a_copy_and_moves_by_itself_only(model):
+def test_only_updates_change_it_and_only_trained_parameters(model):
     average = MovingAverage(model, 0.9)
     before = state(average)
     drift(model)
-    assert all(torch.equal(value, before[name]) for name, value in average.model.state_dict().items())
+    assert not changed(before, state(average))
     assert not average.model.training and not any(p.requires_grad for p in average.model.parameters())
     average.update(model, 0.5)
-    moved = {name for name, value in average.model.named_parameters() if not torch.equal(value, before[name])}
-    assert moved == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert changed(before, state(average)) == {name for name, p in model.named_parameters() if p.requires_grad}
 
 
 def test_the_momentum_rises_linearly_to_one(model):
@@ -79,62 +79,105 @@ def test_targets_are_those_of_the_average_without_a_gradient(model):
     assert not torch.allclose(embeds, model.get_image_features(pixel_values[[3, 1, 3]]), atol=1e-2)
 
 
-def test_written_and_read(model, tmp_path):
+def test_save_and_load(model, tmp_path):
     average = MovingAverage(model, 0.9)
     drift(model)
     average.update(model, 0.7)
     average.save(tmp_path / "checkpoint-1")
     assert all(value.dtype == torch.float32 for value in load_file(tmp_path / "checkpoint-1" / AVERAGE_FILE).values())
     again = MovingAverage(model, 0.9)
-    assert any(not torch.equal(value, state(average)[name]) for name, value in state(again).items())
+    assert changed(state(again), state(average))
     again.load(tmp_path / "checkpoint-1")
-    for name, value in state(again).items():
-        assert torch.equal(value, state(average)[name]), name
+    assert not changed(state(again), state(average))
     average.update(model, 0.6)
-    again.update(model, 0.6)  # what was read is what moves
-    assert all(torch.equal(value, state(average)[name]) for name, value in state(again).items())
+    again.update(model, 0.6)  # changes what was loaded
+    assert not changed(state(again), state(average))
 
 
-def without_one(averages):
-    del averages["predictor.fc1.bias"]
-
-
-def with_another(averages):
-    averages["fusion.weight"] = torch.zeros(3)
-
-
-def of_another_shape(averages):
-    averages["predictor.fc1.bias"] = torch.zeros(3)
-
-
-def with_nan(averages):
-    averages["predictor.fc1.bias"][2] = float("nan")
+BIAS = "predictor.fc1.bias"
 
 
 @pytest.mark.parametrize(
-    "damage, problem",
+    "changes, message",
     [
-        (without_one, "averages other parameters: 'predictor.fc1.bias'"),
-        (with_another, "averages other parameters: 'fusion.weight'"),
-        (of_another_shape, r"predictor.fc1.bias has the shape \(3,\), expected \(40,\) and finite values"),
-        (with_nan, r"predictor.fc1.bias has the shape \(40,\), expected \(40,\) and finite values"),
+        ({BIAS: None}, f"'{BIAS}'"),
+        ({"fusion.weight": torch.zeros(3)}, "'fusion.weight'"),
+        ({BIAS: torch.zeros(3)}, rf"{BIAS}.*\(3,\).*\(40,\)"),
+        ({BIAS: torch.full((40,), torch.nan)}, rf"{BIAS}.*\(40,\).*\(40,\)"),
     ],
+    ids=["missing", "unknown", "another shape", "NaN"],
 )
-def test_another_average_is_refused(model, tmp_path, damage, problem):
+def test_another_average_is_refused(model, tmp_path, changes, message):
     MovingAverage(model, 0.9).save(tmp_path)
-    averages = load_file(tmp_path / AVERAGE_FILE)
-    damage(averages)
-    save_file(averages, tmp_path / AVERAGE_FILE)
-    with pytest.raises(ValueError, match=f"{AVERAGE_FILE}:? {problem}"):
+    tensors = load_file(tmp_path / AVERAGE_FILE) | changes
+    save_file({name: value for name, value in tensors.items() if value is not None}, tmp_path / AVERAGE_FILE)
+    with pytest.raises(ValueError, match=f"{tmp_path}.*{AVERAGE_FILE}.*{message}"):
         MovingAverage(model, 0.9).load(tmp_path)
 
 
 def test_a_missing_or_damaged_file_is_named(model, tmp_path):
-    average = MovingAverage(model, 0.9)
-    with pytest.raises(ValueError, match=f"{AVERAGE_FILE} is missing: that run kept no moving average"):
+    average, path = MovingAverage(model, 0.9), tmp_path / AVERAGE_FILE
+    with pytest.raises(ValueError, match=f"{path}.*missing"):
         average.load(tmp_path)
     average.save(tmp_path)
-    path = tmp_path / AVERAGE_FILE
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=f"{AVERAGE_FILE} is damaged"):
+    with pytest.raises(ValueError, match=f"{path}.*damaged"):
         average.load(tmp_path)
+
+
+# In training
+
+
+def test_the_loss_compares_queries_with_targets_of_the_average(build):
+    """Written out for a batch, with an average that differs from the model."""
+    trainer = build("instructcir", ema_momentum=0.9, max_steps=3)
+    trainer.train()
+    batch = trainer.data_collator(triplets(4))
+    trainer.model.train()
+    loss = trainer.compute_loss(trainer.model, batch)
+    queries = trainer.model.get_query_features(
+        batch["pixel_values"][batch["reference_index"]], batch["input_ids"], batch["attention_mask"]
+    )
+    scale = trainer.model.logit_scale.exp()
+    scores = [
+        scale * queries @ model.get_image_features(batch["pixel_values"][batch["target_index"]]).T
+        for model in (trainer.moving_average.model, trainer.model)
+    ]
+    expected, with_own_targets = (torch.nn.functional.cross_entropy(s, torch.arange(4)) for s in scores)
+    torch.testing.assert_close(loss, expected)
+    assert (loss - with_own_targets).abs() > 1e-4
+
+
+def test_the_average_follows_every_step_of_the_optimizer(build):
+    """Two steps of two micro-batches each: momentum 0.5 and then 1."""
+    trainer = build("instructcir", ema_momentum=0.5, per_device_train_batch_size=2, gradient_accumulation_steps=2)
+    start, steps = weights(trainer), []
+
+    def keep(model, momentum, update=trainer.moving_average.update):
+        steps.append((weights(trainer), momentum))
+        update(model, momentum)
+
+    trainer.moving_average.update = keep
+    trainer.train()
+    assert [momentum for _, momentum in steps] == [0.5, 1.0]
+    for name, average in averages(trainer).items():
+        torch.testing.assert_close(average, 0.5 * start[name] + 0.5 * steps[0][0][name])
+
+
+def test_the_average_starts_where_training_starts(build):
+    """On other processes than the first, the weights are different until the model is wrapped."""
+    trainer = build("instructcir", ema_momentum=0.9)
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.add_(1.0)
+    start = weights(trainer)
+    trainer.moving_average.on_train_begin(trainer.args, trainer.state, trainer.control, model=trainer.model)
+    assert not changed(start, averages(trainer))
+
+
+def test_the_average_may_be_published(build):
+    trainer = build("instructcir", ema_momentum=0.9, max_steps=3, publish_moving_average=True)
+    before = weights(trainer)
+    trainer.train()
+    after = weights(trainer)
+    assert not changed(averages(trainer), after) and "predictor.fc2.weight" in changed(before, after)

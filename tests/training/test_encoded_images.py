@@ -1,4 +1,4 @@
-"""Images that are encoded once: the right one under each id, and again only where something has changed."""
+"""Images that are encoded once: each id has its output, and only a change causes a new encoding."""
 
 import datasets
 import numpy as np
@@ -11,17 +11,12 @@ from contextcir.data.triplets import load_triplets
 from contextcir.training.encoded_images import encode_images
 from contextcir.training.trainer import CIRTrainer
 from contextcir.training.training_args import CIRTrainingArguments
-from modeling_contextcir import CompositionBaseline, ContextCIRModel, ContextCIRProcessor
+from modeling_contextcir import CompositionBaseline, ContextCIRModel
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-
-
-@pytest.fixture(scope="module")
-def processor(clip_folder):
-    return ContextCIRProcessor.from_pretrained(clip_folder)
 
 
 @pytest.fixture
@@ -41,29 +36,32 @@ def folder(tmp_path):
 
 
 class Brightness(torch.nn.Module):
+    """Encodes an image as its brightness, twice."""
+
     def __init__(self, factor=1.0):
         super().__init__()
-        self.factor = torch.nn.Parameter(torch.tensor(factor))
+        self.vision_model = torch.nn.Linear(1, 1, bias=False)
+        torch.nn.init.constant_(self.vision_model.weight, factor)
         self.seen = 0
 
-    def forward(self, pixel_values):
+    def encode_images(self, pixel_values):
         self.seen += len(pixel_values)
-        return self.factor * pixel_values.mean(dim=(1, 2, 3))[:, None].expand(-1, 2)
+        return self.vision_model(pixel_values.mean(dim=(1, 2, 3))[:, None]).expand(-1, 2)
 
 
-def encoded(folder, processor, encoder, **options):
-    return encode_images(load_triplets(str(folder)), processor, encoder, encoder, kind="brightness", **options)
+def encoded(folder, processor, model, **options):
+    return encode_images(load_triplets(str(folder)), processor, model, **options)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_each_id_has_its_image(folder, processor, dtype):
+def test_each_id_has_its_output(folder, processor, dtype):
     found = encoded(folder, processor, Brightness(), dtype=dtype, batch_size=2)(["c.png", "a.png", "c.png", "b.png"])
     assert found.shape == (4, 2) and found.dtype == dtype
     assert torch.equal(found[0], found[2])
     assert found[1, 0] < found[3, 0] < found[0, 0]
 
 
-def test_an_image_is_encoded_once_until_something_changes(folder, processor):
+def test_images_are_encoded_again_if_weights_or_images_change(folder, processor):
     first, second, other = Brightness(), Brightness(), Brightness(2.0)
     encoded(folder, processor, first)
     assert first.seen == 3 + 1  # and one for the shape
@@ -77,7 +75,7 @@ def test_an_image_is_encoded_once_until_something_changes(folder, processor):
     assert whiter[0, 0] > whiter[1, 0]
 
 
-def test_there_is_one_bar_and_those_of_datasets_come_back(folder, processor, monkeypatch, capfd):
+def test_one_progress_bar_is_shown_and_those_of_datasets_are_restored(folder, processor, monkeypatch, capfd):
     monkeypatch.setattr("contextcir.training.encoded_images.CHUNK", 1)
     datasets.enable_progress_bars()
     encoded(folder, processor, Brightness())
@@ -105,15 +103,13 @@ def test_processes_share_the_work(folder, processor, monkeypatch):
     assert len(set(found(ids)[:, 0].tolist())) == 3
 
 
-def test_two_models_on_one_clip_do_not_share_what_they_encode(folder, processor, clip_folder, tmp_path):
+def test_two_models_of_one_clip_do_not_share_outputs(folder, processor, clip_folder, tmp_path):
     shapes = []
     for number, kind in enumerate((ContextCIRModel, CompositionBaseline)):
-        options = CIRTrainingArguments(
-            str(tmp_path / str(number)), use_cpu=True, freeze_vision=True, encode_images_once=True, cc_weight=0.0
-        )
+        args = {"freeze_vision": True, "encode_images_once": True, "cc_weight": 0.0, "use_cpu": True}
         trainer = CIRTrainer(
             kind.from_clip_pretrained(clip_folder),
-            options,
+            CIRTrainingArguments(str(tmp_path / str(number)), **args),
             train_dataset=load_triplets(str(folder)),
             processing_class=processor,
         )
@@ -123,5 +119,5 @@ def test_two_models_on_one_clip_do_not_share_what_they_encode(folder, processor,
 
 def test_an_unreadable_image_is_named(folder, processor):
     (folder / "c.png").write_bytes(b"no image")
-    with pytest.raises(ImageError, match="triplet '1', target_image"):
+    with pytest.raises(ImageError, match="'1', target_image"):
         encoded(folder, processor, Brightness())

@@ -6,13 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from contextcir.training.losses import (
-    concept_confusions,
-    concept_consistency_loss,
-    concept_divergences,
-    concept_losses,
-    contrastive_loss,
-)
+from contextcir.training.losses import concept_consistency_loss, concept_losses, contrastive_loss
 
 
 def embeds(*shape, seed=0):
@@ -42,7 +36,7 @@ def test_matches_the_equation_of_the_paper():
     assert contrastive_loss(query, target, reference, 1 / tau).item() == pytest.approx(expected / 4, rel=1e-12)
 
 
-def test_a_perfect_query_costs_nothing_at_low_temperature():
+def test_a_perfect_query_has_no_loss_at_low_temperature():
     assert contrastive_loss(one_hot(0, 1), one_hot(0, 1), one_hot(2, 3), 100.0).item() == pytest.approx(0, abs=1e-12)
 
 
@@ -73,7 +67,7 @@ def test_two_ranks_by_offset_equal_one_large_batch(query_negatives):
     assert torch.stack(parts).mean().item() == pytest.approx(whole.item(), rel=1e-12)
 
 
-def test_other_rows_with_the_same_target_leave_the_negatives():
+def test_other_rows_with_the_same_target_are_no_negatives():
     query, target = embeds(3, 6, seed=1), embeds(3, 6, seed=2)
     masked = contrastive_loss(query, target, None, 2.0, query_negatives="none", target_keys=torch.tensor([7, 7, 9]))
     scores = 2.0 * query @ target.T
@@ -88,7 +82,7 @@ def test_other_rows_with_the_same_target_leave_the_negatives():
     assert masked < contrastive_loss(query, target, None, 2.0, query_negatives="none")
 
 
-def test_references_that_are_the_own_target_leave_the_negatives():
+def test_references_that_are_the_own_target_are_no_negatives():
     query, target, reference = embeds(2, 6, seed=1), embeds(2, 6, seed=2), embeds(2, 6, seed=3)
     loss = contrastive_loss(
         query,
@@ -109,7 +103,7 @@ def test_references_that_are_the_own_target_leave_the_negatives():
     assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
 
 
-def test_masked_entries_leave_finite_gradients():
+def test_gradients_are_finite_with_masked_entries():
     query, scale = embeds(2, 6, seed=1).requires_grad_(), torch.tensor(2.0, requires_grad=True)
     keys = {"target_keys": torch.tensor([1, 1]), "reference_keys": torch.tensor([1, 3])}
     contrastive_loss(query, embeds(2, 6, seed=2), embeds(2, 6), scale, **keys).backward()
@@ -129,28 +123,35 @@ def test_half_precision_and_autocast_are_computed_in_float32():
     )
 
 
-def test_unknown_negatives_and_bad_offsets_are_refused():
-    with pytest.raises(ValueError, match="'others'"):
-        contrastive_loss(embeds(2, 3), embeds(2, 3), None, 1.0, query_negatives="others")
-    with pytest.raises(ValueError, match="2 queries at offset 1 do not fit into 2 targets"):
-        contrastive_loss(embeds(2, 3), embeds(2, 3), None, 1.0, query_negatives="none", offset=1)
-    with pytest.raises(ValueError, match="'squared'"):
-        concept_divergences(embeds(2, 3), embeds(2, 3), form="squared")
+def test_arguments_that_do_not_fit_are_refused():
+    pair, maps = embeds(2, 3), embeds(2, 3)
+    for arguments, message in (
+        ({"query_negatives": "others"}, "own.*all.*none.*'others'"),
+        ({"query_negatives": "all"}, "'all'.*reference_embeds"),
+        ({"query_negatives": "none", "offset": 1}, r"\b2\b.*\b1\b.*\b2\b"),
+        ({"query_negatives": "none", "offset": -1}, r"\b2\b.*-1\b.*\b2\b"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            contrastive_loss(pair, pair, None, 1.0, **arguments)
+    with pytest.raises(ValueError, match="excess.*absolute.*contrastive.*'squared'"):
+        concept_losses(maps, maps, form="squared")
+    with pytest.raises(ValueError, match="phrase_sample.*phrase_token_mask"):
+        concept_losses(maps, maps, torch.zeros(2), form="contrastive")
 
 
 @pytest.mark.parametrize("form", ["excess", "absolute"])
-def test_equal_maps_cost_nothing_and_disjoint_maps_cost_one(form):
+def test_the_loss_is_zero_for_equal_maps_and_one_for_disjoint_maps(form):
     maps = torch.rand(3, 9).softmax(-1)
-    assert concept_divergences(maps, maps, form=form).tolist() == [0, 0, 0]
-    assert concept_divergences(one_hot(0, 1), one_hot(2, 3), form=form).tolist() == [1, 1]
+    assert concept_losses(maps, maps, form=form).tolist() == [0, 0, 0]
+    assert concept_losses(one_hot(0, 1), one_hot(2, 3), form=form).tolist() == [1, 1]
 
 
 def test_excess_and_absolute_agree_without_slack_and_differ_with_it():
     context, isolated = torch.tensor([[0.7, 0.1, 0.2]]), torch.tensor([[0.4, 0.3, 0.3]])
     for form in ("excess", "absolute"):
-        assert concept_divergences(context, isolated, form=form).item() == pytest.approx(0.3)
-    assert concept_divergences(context, isolated, slack=0.15).item() == pytest.approx(0.15)
-    assert concept_divergences(context, isolated, slack=0.15, form="absolute").item() == pytest.approx(0.1)
+        assert concept_losses(context, isolated, form=form).item() == pytest.approx(0.3)
+    assert concept_losses(context, isolated, slack=0.15).item() == pytest.approx(0.15)
+    assert concept_losses(context, isolated, slack=0.15, form="absolute").item() == pytest.approx(0.1)
 
 
 def test_concepts_are_summed_over_a_text_and_averaged_over_the_whole_batch():
@@ -171,7 +172,7 @@ def test_entropies_and_diversity_of_known_maps():
     assert not any(value.requires_grad for value in result[1:])
 
 
-def test_no_phrase_at_all_is_a_zero_that_can_be_differentiated():
+def test_the_loss_without_phrases_is_zero_and_has_a_gradient():
     context = torch.zeros(0, 9, requires_grad=True)
     result = concept_consistency_loss(context, torch.zeros(0, 9), torch.zeros(0, dtype=torch.long), 5)
     result.loss.backward()
@@ -179,18 +180,18 @@ def test_no_phrase_at_all_is_a_zero_that_can_be_differentiated():
     assert result.context_entropy.isnan() and result.map_diversity.isnan()
 
 
-def test_confusion_by_definition():
-    # Two texts: three phrases, of which the second lies inside the first; and one phrase by itself.
+def test_the_contrastive_form_by_definition():
+    # Two texts: one with three phrases, the second inside the first, and one with a single phrase.
     context, isolated = one_hot(0, 0, 4, 7), one_hot(0, 1, 4, 9)
     sample = torch.tensor([0, 0, 0, 1])
     tokens = torch.tensor([[1, 1, 1, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 0, 1], [1, 0, 0, 0, 0]]).bool()
-    found = concept_confusions(context, isolated, sample, tokens)
-    # Phrase 0 is told from 2 alone, at distances 0 and 1; phrase 1 from 2, both at 1; phrase 2 from both, at 0, 1, 1.
+    found = concept_losses(context, isolated, sample, tokens, form="contrastive")
+    # Phrase 0 is compared with 2, at distances 0 and 1; 1 with 2, both at 1; 2 with both, at 0, 1 and 1.
     expected = [math.log1p(math.exp(-10)), math.log(2), math.log1p(2 * math.exp(-10)), 0.0]
     assert found.tolist() == pytest.approx(expected)
 
 
-def test_confusion_is_not_least_where_maps_ignore_the_text():
+def test_the_contrastive_form_is_not_smallest_where_maps_ignore_the_text():
     same = torch.full((3, 12), 1 / 12, dtype=torch.float64)
     apart, sample, tokens = one_hot(0, 4, 8), torch.zeros(3, dtype=torch.long), torch.eye(3).bool()
     for form in ("excess", "absolute"):
@@ -201,11 +202,11 @@ def test_confusion_is_not_least_where_maps_ignore_the_text():
     assert loss.item() == pytest.approx(3 * math.log(3) / 2)
 
 
-def test_confusion_has_a_gradient_and_survives_a_batch_without_phrases():
+def test_the_contrastive_form_has_a_gradient_and_works_without_phrases():
     context = torch.softmax(torch.randn(3, 12, generator=torch.Generator().manual_seed(0)), -1).requires_grad_()
     isolated = torch.softmax(torch.randn(3, 12, generator=torch.Generator().manual_seed(1)), -1)
     sample, tokens = torch.zeros(3, dtype=torch.long), torch.eye(3).bool()
-    concept_confusions(context, isolated, sample, tokens).sum().backward()
+    concept_losses(context, isolated, sample, tokens, form="contrastive").sum().backward()
     assert torch.isfinite(context.grad).all() and (context.grad.abs().sum(-1) > 0).all()
     nothing = context.detach()[:0]
     assert concept_consistency_loss(nothing, nothing, sample[:0], 5, tokens[:0], form="contrastive").loss.item() == 0

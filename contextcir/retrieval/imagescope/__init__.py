@@ -1,8 +1,7 @@
-"""ImageScope (Luo et al., WWW 2025): retrieval without training, by the collective reasoning of several models.
+"""ImageScope (Luo et al., WWW 2025): retrieval without training, by several chat models in four roles.
 
-`reason` describes the target and retrieves (stage 1), `pipeline` verifies and evaluates (stages 2 and 3), `panel` is
-where the four `roles` of chat models sit, `cache` keeps what is known of a gallery, `trace` what was said of a query,
-and `local` makes a role of a transformers pipeline.
+`reason` describes the target and retrieves (stage 1), `pipeline` verifies and evaluates (stages 2 and 3). `panel` asks
+the `roles`, `cache` keeps captions and embeddings, `trace` records queries, `local` makes a role of a pipeline.
 """
 
 from contextcir.retrieval.imagescope.panel import Panel

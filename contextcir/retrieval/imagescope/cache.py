@@ -1,8 +1,7 @@
-"""What is known of images, by their content: captions by captioner and prompt, embeddings by CLIP.
+"""Caches of captions (by captioner and prompt) and of embeddings (by model), keyed by the content of images and texts.
 
-Keys are digests of content, never the name of a data set: an image that several galleries share is described once, and
-nothing is taken for another captioner's. Both are kept as they come, so that an interrupted preparation goes on where
-it was. Each process appends to files of its own.
+An image that several galleries share is captioned and embedded once. Results are saved as they arrive, so that an
+interrupted preparation continues where it stopped. Each process writes files of its own.
 """
 
 import hashlib
@@ -18,35 +17,11 @@ from safetensors.torch import save_file
 
 from contextcir.runtime.distributed import process_state
 
-CHUNK = 4096  # embeddings that an interruption may cost
-
-
-def weights_id(model: torch.nn.Module) -> str:
-    """
-    What a model is known by: its weights, whatever folder they lie in.
-
-    Args:
-        model (`torch.nn.Module`): Such as a CLIP.
-
-    Returns:
-        `str`: A digest.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:32]
+CHUNK = 4096  # embeddings in a file, and the most that an interruption loses
 
 
 class CaptionCache:
-    """
-    The captions that one captioner gives on one prompt.
-
-    Args:
-        folder (`str` or `os.PathLike`): Where the caches of all captioners are.
-        model (`str`): The captioner.
-        prompt (`str`): What it is asked.
-    """
+    """The captions of one captioner (`model`) for one prompt. The folder holds those of all captioners."""
 
     def __init__(self, folder: str | os.PathLike, model: str, prompt: str):
         self.folder = Path(folder)
@@ -54,58 +29,46 @@ class CaptionCache:
         self.name = f"captions-{hashlib.sha256(json.dumps([model, prompt]).encode()).hexdigest()[:16]}"
 
     def read(self) -> dict[str, str]:
-        """`dict[str, str]`: Content id -> caption, from the files of all processes."""
+        """`dict[str, str]`: Content id of an image -> caption, from the files of all processes."""
         return {row["image"]: row["caption"] for row in self.rows()}
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """`Iterator[dict]`: What was kept of each: `image`, `caption` and facts."""
+        """`Iterator[dict]`: The entries, each with `image`, `caption` and other facts."""
         for file in sorted(self.folder.glob(f"{self.name}.*.jsonl")):
             for line in file.read_bytes().split(b"\n"):
                 try:
                     yield json.loads(line)
-                except ValueError:  # the end of a file, or a line that a killed process has not finished
+                except ValueError:  # the end of the file, or a line that a killed process did not finish
                     continue
 
     def add(self, image: str, caption: str, process: int, **facts: Any) -> None:
-        """
-        Keep a caption.
-
-        Args:
-            image (`str`): The content id of its image.
-            caption (`str`): The caption.
-            process (`int`): The process that asked for it.
-            **facts: What else is worth knowing, such as its tokens.
-        """
+        """Save the caption of an image, given by its content id, with other facts such as its tokens. `process` is the
+        index of the calling process."""
         line = json.dumps({"image": image, "caption": caption, **facts}, ensure_ascii=False)
         with open(self.folder / f"{self.name}.{process}.jsonl", "ab") as file:
-            file.write(b"\n" + line.encode())  # a break in front: the last line may be unfinished
+            file.write(b"\n" + line.encode())  # the line break comes first, as the last line may be unfinished
 
 
 class EmbedCache:
-    """
-    Embeddings under keys, in files that are written once.
-
-    Args:
-        folder (`str` or `os.PathLike`): Where they are. One for each model and kind of thing that is embedded.
-    """
+    """Embeddings by key, in files that are written once. The folder is for one model and one kind of input."""
 
     def __init__(self, folder: str | os.PathLike):
         self.folder = Path(folder)
 
     def get(self, keys: Sequence[str], encode: Callable[[list[int]], torch.Tensor]) -> torch.Tensor:
         """
-        Embeddings of all keys, those that are missing newly encoded, `CHUNK` at a time. All processes take part.
+        Return the embeddings of all keys, and encode missing ones, `CHUNK` at a time. All processes must call it.
 
         Args:
-            keys (`Sequence[str]`): What was embedded, or a digest of it. Some may be the same.
+            keys (`Sequence[str]`): The inputs or digests of them, at least one. Keys may be repeated.
             encode (`Callable[[list[int]], torch.Tensor]`): Places in `keys` -> their embeddings, `(places, dim)`.
 
         Returns:
-            `torch.Tensor` of shape `(len(keys), dim)`, float32, on the CPU.
+            `torch.Tensor` of shape `(len(keys), dim)`: float32, on the CPU.
         """
         state = process_state()
         known = {key for _, names in self._shards() for key in names}
-        state.wait_for_everyone()  # nobody is to see what another one has begun to add
+        state.wait_for_everyone()  # no process may see what another one adds below
         missing = {key: place for place, key in enumerate(keys) if key not in known}
         names = list(missing)
         for start in range(0, len(names), CHUNK):
@@ -130,18 +93,11 @@ class EmbedCache:
         os.replace(temporary, self.folder / f"{name}.safetensors")
 
     def _read(self, keys: Sequence[str]) -> torch.Tensor:
-        places: dict[str, list[int]] = {}
-        for place, key in enumerate(keys):
-            places.setdefault(key, []).append(place)
-        found = None
+        wanted, found = set(keys), dict[str, torch.Tensor]()
         for file, names in self._shards():
-            rows = [row for row, key in enumerate(names) if key in places]
-            if not rows:
-                continue
-            with safe_open(file, framework="pt") as shard:
-                embeds = shard.get_tensor("embeds")[rows]
-            if found is None:
-                found = torch.empty(len(keys), embeds.shape[1])
-            for embed, row in zip(embeds, rows, strict=True):
-                found[places[names[row]]] = embed
-        return found
+            rows = [row for row, key in enumerate(names) if key in wanted]
+            if rows:
+                with safe_open(file, framework="pt") as shard:
+                    embeds = shard.get_tensor("embeds")[rows]
+                found.update(zip([names[row] for row in rows], embeds, strict=True))
+        return torch.stack([found[key] for key in keys])

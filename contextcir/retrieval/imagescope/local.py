@@ -1,28 +1,29 @@
-"""A local transformers pipeline in one of ImageScope's roles, without a server.
+"""A local transformers pipeline as one of ImageScope's roles, without a server.
 
-Nothing holds its answers to a schema while they are written: the schema stands in the prompt, and what comes is parsed
-as a server's would be. A malformed answer is asked for once more, and sampled this time. One question is answered at a
-time; a server that batches (vLLM) is many times faster.
+Decoding is not constrained to the schema: the prompt contains the schema, and the answer is parsed like a server's. A
+malformed answer is asked for once more, with sampling. Questions are answered one at a time; a server that batches
+(vLLM) is many times faster.
 """
 
 import asyncio
+from typing import Any
 
 from contextcir.chat.answers import parse_answer, schema_prompt
-from contextcir.chat.server import Ask, ChatRequest, Outcome
+from contextcir.chat.exchange import Ask, ChatRequest, Outcome
 from contextcir.data.images import load_image
 
 
-def pipeline_ask(pipeline, *, max_new_tokens: int = 1024) -> Ask:
+def pipeline_ask(pipeline: Any, *, max_new_tokens: int = 1024) -> Ask:
     """
-    What asks a pipeline.
+    Make a function that asks a pipeline.
 
     Args:
-        pipeline (`transformers.Pipeline`): Of the task `image-text-to-text`, or `text-generation` for the reasoner,
+        pipeline (`transformers.Pipeline`): For the task `image-text-to-text`, or `text-generation` for the reasoner,
             with a model that has a chat template.
-        max_new_tokens (`int`, *optional*, defaults to 1024): Of an answer.
+        max_new_tokens (`int`, *optional*, defaults to 1024): Maximum length of an answer.
 
     Returns:
-        `Ask`: For a [`~contextcir.retrieval.imagescope.roles.Role`].
+        `Ask`: For a [`~contextcir.retrieval.imagescope.roles.Role`]. Images for `text-generation` are a `ValueError`.
     """
     one_at_a_time = asyncio.Semaphore(1)
 
@@ -36,17 +37,19 @@ def pipeline_ask(pipeline, *, max_new_tokens: int = 1024) -> Ask:
     return ask
 
 
-def _answer(pipeline, request: ChatRequest, max_new_tokens: int, sampled: bool) -> Outcome:
+def _answer(pipeline: Any, request: ChatRequest, max_new_tokens: int, do_sample: bool) -> Outcome:
     text = request.prompt if request.schema is None else f"{request.prompt}\n\n{schema_prompt(request.schema)}"
     options = {"max_new_tokens": max_new_tokens, "return_full_text": False}
     if pipeline.task == "image-text-to-text":
         shown = [{"type": "image", "image": load_image(image)} for image in request.images]
         messages = [{"role": "user", "content": [*shown, {"type": "text", "text": text}]}]
-        generated = pipeline(text=messages, generate_kwargs={"do_sample": sampled}, **options)
+        generated = pipeline(text=messages, generate_kwargs={"do_sample": do_sample}, **options)
     elif request.images:
-        raise ValueError(f"The {request.role} is shown images, and a pipeline for {pipeline.task} sees none.")
+        raise ValueError(
+            f"The {request.role} needs images: got a pipeline for {pipeline.task}, expected one with images."
+        )
     else:
-        generated = pipeline([{"role": "user", "content": text}], do_sample=sampled, **options)
+        generated = pipeline([{"role": "user", "content": text}], do_sample=do_sample, **options)
     text, model = generated[0]["generated_text"], pipeline.model.name_or_path
     if request.schema is None:
         return Outcome("answered", text, text, model=model)

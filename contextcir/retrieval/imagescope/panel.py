@@ -1,53 +1,60 @@
-"""The four roles at work: one event loop, a bounded number of questions in the air, and the record of all answers.
+"""The four roles at work: ask questions concurrently in one event loop, and agree on the answers between processes.
 
-Captions are asked for by all processes, each its share. All else is asked by the main one, which tells the others. An
-error on one process ends all, since they would wait for it.
+Captions are requested by all processes, each its share. Everything else is asked by the main process, which sends the
+results to the others. An error on one process ends all, as the others would wait for it.
 """
 
 import asyncio
 import os
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 
+from contextcir.chat.exchange import ChatRequest, ChatStop, Outcome
 from contextcir.chat.images import image_digest
 from contextcir.retrieval.base import Gallery, Query
 from contextcir.retrieval.imagescope.cache import CaptionCache
 from contextcir.retrieval.imagescope.roles import Questions, Roles, load_prompts
-from contextcir.retrieval.imagescope.trace import Line, Tally, Trace
+from contextcir.retrieval.imagescope.trace import SUMS, Trace
 from contextcir.runtime.distributed import process_state
 
+GIVE_UP_AFTER = 20  # calls of a role without an answer
 T = TypeVar("T")
 
 
 class Panel:
     """
-    Who answers ImageScope's questions, and what was answered. `close` it at the end.
+    The four roles, with the trace and the caches. Call `close` at the end.
+
+    Captions are kept in `cache`. Other answers are kept only if the roles' `ask` keeps them, as a
+    [`~contextcir.chat.dispatch.Dispatcher`] does in its ledger. With any other function, such as
+    [`~contextcir.retrieval.imagescope.local.pipeline_ask`], a repeated search asks again.
 
     Args:
-        roles ([`~contextcir.retrieval.imagescope.roles.Roles`]): The four.
-        folder (`str` or `os.PathLike`): Where the trace is, `trace.jsonl`. A search goes on from what is in there.
-        cache (`str` or `os.PathLike`): Where captions and embeddings are. It may serve any number of runs.
-        benchmark (`str`, *optional*): Whose prompts are taken, where it has some of its own.
-        waiting (`int`, *optional*, defaults to 640): How many questions may wait for an answer at a time. Their images
-            are what takes memory. How many are sent at a time is up to those who send them; to a Batch API, that is
-            all of these.
-        loop (`asyncio.AbstractEventLoop`, *optional*): Where questions are asked, if those who send them need a
-            certain one, who then close it. It must not be running: in a notebook, `await
-            asyncio.to_thread(retriever.search, ...)`.
+        roles ([`~contextcir.retrieval.imagescope.roles.Roles`]): The four roles.
+        folder (`str` or `os.PathLike`): Folder of the trace, `trace.jsonl`.
+        cache (`str` or `os.PathLike`): Folder of captions and embeddings. Any number of runs may share it.
+        benchmark (`str`, *optional*): Name of a benchmark whose own prompts to use, where there are any.
+        waiting (`int`, *optional*, defaults to 640): Maximum number of questions that wait for an answer at a time,
+            which bounds the memory for their images. `ask` may send fewer at a time; a Batch API gets all of them.
+        loop (`asyncio.AbstractEventLoop`, *optional*): Event loop to ask in, if `ask` needs a certain one. It is not
+            closed, and must not be running: in a notebook, `await asyncio.to_thread(retriever.search, ...)`.
 
     Attributes:
-        tally ([`~contextcir.retrieval.imagescope.trace.Tally`]): What was asked in this process.
+        counts (`dict[str, Counter]`): For each role in this process: `asked`, `reused` (answered by a ledger or cache
+            at no cost), and of those asked the kinds of outcome, `prompt_tokens`, `completion_tokens` and `usd`.
+        trace ([`~contextcir.retrieval.imagescope.trace.Trace`], *optional*): The trace, on the main process.
 
     Raises:
-        `ValueError`: The folder has a trace of another version.
+        `ValueError`: `waiting` is not positive, or the folder has a trace of another version.
     """
 
     def __init__(
@@ -66,100 +73,84 @@ class Panel:
         self.questions = Questions(load_prompts(benchmark))
         self.state = process_state()
         self.trace = Trace(Path(folder) / "trace.jsonl") if self.state.is_main_process else None
-        self.tally = Tally()
+        self.counts: dict[str, Counter] = defaultdict(Counter)
         self._owns_loop, self._loop = loop is None, loop or asyncio.new_event_loop()
-        self._content_ids: dict[tuple[Gallery, str], str] = {}
 
     def close(self) -> None:
-        """Close the event loop, unless it was given. Nothing can be asked afterwards."""
+        """Close the event loop, unless it was passed to the constructor. Nothing can be asked afterwards."""
         if self._owns_loop:
             self._loop.close()
 
-    def line(self, query: Query) -> Line:
-        """The line of a query in the trace."""
-        return Line(self.trace, self.tally, query)
-
-    def content_id(self, gallery: Gallery, id_: str) -> str:
-        """What an image of a gallery is known by in caches and traces."""
-        if (gallery, id_) not in self._content_ids:
-            self._content_ids[gallery, id_] = image_digest(gallery.images[gallery.positions[id_]]).hex()
-        return self._content_ids[gallery, id_]
-
-    def reference(self, query: Query, gallery: Gallery) -> Any:
-        """The reference image of a query as it lies there, in the query or in the gallery."""
-        if query.reference_image is not None:
-            return query.reference_image
-        return gallery.images[gallery.positions[query.reference_id]]
-
-    def reference_content_id(self, query: Query, gallery: Gallery) -> str:
-        """What the reference image of a query is known by."""
-        if query.reference_image is not None:
-            return image_digest(query.reference_image).hex()
-        return self.content_id(gallery, query.reference_id)
+    async def ask(self, request: ChatRequest) -> Outcome:
+        """Ask the role of a request, and count the call. Raises a `ChatStop` that names the role if the run cannot
+        continue, or if the role answered none of its first `GIVE_UP_AFTER` calls."""
+        role, count = getattr(self.roles, request.role), self.counts[request.role]
+        try:
+            outcome: Outcome = await role.ask(request)
+        except ChatStop as stop:
+            raise ChatStop(stop.reason, f"The {request.role} ({role.model}): {stop}") from stop
+        if outcome.recalled and outcome.kind == "answered":
+            count["reused"] += 1
+            return outcome
+        count.update({"asked": 1, outcome.kind: 1, **{name: getattr(outcome, name) for name in SUMS}})
+        if count["asked"] >= GIVE_UP_AFTER and not count["answered"] and not count["reused"]:
+            raise ChatStop(
+                "model",
+                f"The {request.role} ({role.model}) answered none of its first {count['asked']} questions; the last"
+                f" outcome was {outcome.kind}: {outcome.error or outcome.text[:200]}. Check the model of this role.",
+            )
+        return outcome
 
     def reference_captions(self, queries: Sequence[Query], gallery: Gallery) -> dict[str, str]:
-        """
-        Have the reference images of queries described.
-
-        Args:
-            queries (`Sequence[Query]`): The queries.
-            gallery (`Gallery`): Where reference images come from that a query does not hold itself.
-
-        Returns:
-            `dict[str, str]`: Query id -> caption; without those that have no reference, or whose caption failed.
-
-        Raises:
-            `ChatStop`: Going on is pointless.
-        """
-        composed = [query for query in queries if query.has_reference]
-        ids = {query.id: self.reference_content_id(query, gallery) for query in composed}
-        captions = self.captions({ids[query.id]: partial(self.reference, query, gallery) for query in composed})
-        return {query: captions[content] for query, content in ids.items() if content in captions}
+        """Caption the reference images of queries. Return query id -> caption, without failed captions. Errors as for
+        [`Panel.captions`]."""
+        sources = {query.id: partial(gallery.reference_source, query) for query in queries if query.has_reference}
+        ids = {query_id: image_digest(source()).hex() for query_id, source in sources.items()}
+        captions = self.captions({ids[query_id]: source for query_id, source in sources.items()})
+        return {query_id: captions[content] for query_id, content in ids.items() if content in captions}
 
     def captions(self, images: Mapping[str, Callable[[], Any]]) -> dict[str, str]:
         """
-        Have images described that were not yet.
+        Caption images that have no caption yet.
 
         Args:
-            images (`Mapping[str, Callable]`): Content id -> what gives the image, so that all need not be in memory.
+            images (`Mapping[str, Callable]`): Content id -> a function that returns the image, so that not all images
+                are in memory.
 
         Returns:
-            `dict[str, str]`: Content id -> caption, the same on all processes; without those that failed.
+            `dict[str, str]`: Content id -> caption, without failed ones. The same on all processes.
 
         Raises:
-            `ChatStop`: Going on is pointless.
+            `ChatStop`: The run cannot continue.
+            `RuntimeError`: Another process has stopped.
         """
         captioner, state = self.roles.captioner, self.state
         cache = CaptionCache(self.cache, captioner.model, self.questions.caption(None).prompt)
 
         async def describe(content: str) -> None:
-            outcome = await self.tally.ask(captioner, self.questions.caption(images[content]()))
+            outcome = await self.ask(self.questions.caption(images[content]()))
             if outcome.kind == "answered":
                 facts = {"tokens": outcome.prompt_tokens + outcome.completion_tokens, "usd": outcome.usd}
-                cache.add(content, outcome.value.caption, state.process_index, **facts)
+                cache.add(content, cast(Any, outcome.value).caption, state.process_index, **facts)
 
         known = cache.read()
-        state.wait_for_everyone()  # nobody is to see what another one adds already
+        state.wait_for_everyone()  # no process may see what another one adds below
         missing = [content for content in images if content not in known]
-        self.tally.roles["captioner"]["reused"] += len(images) - len(missing)
+        self.counts["captioner"]["reused"] += len(images) - len(missing)
         mine = missing[state.process_index :: state.num_processes]
-        self.on_all(lambda: self.in_flight(map(describe, mine), len(mine), "Captions", self.waiting))
+        _, error = self._attempt(lambda: self.in_flight(map(describe, mine), len(mine), "Captions", self.waiting))
+        self._end_together(error, gather_object([str(error) if error else None]))
         if missing:
             known = cache.read()
         return {content: known[content] for content in images if content in known}
 
-    def on_all(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Await something on each process, and end on all where it fails on one."""
-        result, error = self._attempt(work)
-        self._end_together(error, gather_object([str(error) if error else None]))
-        return result
-
-    def on_main(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Await something on the main process, and give what it gives to all."""
+    def on_main(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a coroutine on the main process, and return its result on all processes. Its error is raised there, and
+        a `RuntimeError` on the others."""
         result, error = self._attempt(work) if self.state.is_main_process else (None, None)
         result, message = broadcast_object_list([result, str(error) if error else None])
         self._end_together(error, [message])
-        return result
+        return cast(T, result)
 
     def _end_together(self, error: Exception | None, messages: Sequence[str | None]) -> None:
         if error:
@@ -167,8 +158,8 @@ class Panel:
         if any(messages):
             raise RuntimeError(f"Another process has stopped: {next(filter(None, messages))}")
 
-    def _attempt(self, work: Callable[[], Awaitable[T]]) -> tuple[T | None, Exception | None]:
-        task = self._loop.create_task(work())
+    def _attempt(self, work: Callable[[], Coroutine[Any, Any, T]]) -> tuple[T | None, Exception | None]:
+        task: asyncio.Task[T] = self._loop.create_task(work())
         try:
             with _on_interrupt(lambda *_: self._loop.call_soon_threadsafe(task.cancel)):
                 return self._loop.run_until_complete(task), None
@@ -178,23 +169,13 @@ class Panel:
             return None, error
 
     async def in_flight(self, jobs: Iterable[Awaitable[T]], total: int, what: str, limit: int) -> list[T]:
-        """
-        Await jobs, a bounded number at a time, begun in their order. The first error ends all.
-
-        Args:
-            jobs (`Iterable[Awaitable]`): The jobs, made when their turn comes.
-            total (`int`): How many there are.
-            what (`str`): What the progress bar says.
-            limit (`int`): How many at a time.
-
-        Returns:
-            `list`: What they gave, in their order.
-        """
+        """Await `total` jobs, at most `limit` at a time and each created when it starts, with a progress bar titled
+        `what`. Return their results in order. The first error ends all."""
         results: list = [None] * total
         numbered = enumerate(jobs)
         with tqdm(total=total, desc=what, disable=not (total and self.state.is_main_process), leave=False) as bar:
 
-            async def work():
+            async def work() -> None:
                 for number, job in numbered:
                     results[number] = await job
                     bar.update()
@@ -204,7 +185,7 @@ class Panel:
 
 
 async def together(jobs: Iterable[Awaitable[T]]) -> list[T]:
-    """What all jobs give, in their order. Where one fails, the others are cancelled, and have ended when this ends."""
+    """Await jobs concurrently, and return their results in order. If one fails, cancel the others and await them."""
     tasks = [asyncio.ensure_future(job) for job in jobs]
     try:
         return await asyncio.gather(*tasks)
@@ -216,8 +197,7 @@ async def together(jobs: Iterable[Awaitable[T]]) -> list[T]:
 
 @contextmanager
 def _on_interrupt(handle: Callable) -> Iterator[None]:
-    """A context in which Ctrl-C is handled, and not raised in whatever task happens to run. (Signals reach the main
-    thread only.)"""
+    """Handle Ctrl-C with `handle`, not by a KeyboardInterrupt in any task. (Only the main thread gets signals.)"""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

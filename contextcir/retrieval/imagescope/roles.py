@@ -1,8 +1,8 @@
-"""What ImageScope asks of its four roles, and the closed shapes in which they answer (Luo et al., WWW 2025).
+"""Prompts of ImageScope's four roles, and the schemas of their answers (Luo et al., WWW 2025).
 
-Instructions are text files (`contextcir/retrieval/imagescope/prompts`), and their data follows in tags. Answers must
-fit a schema: "eyes" is no yes, and a string is no list. Where a benchmark words its queries in a way of its own, a
-step has a file for it, `<step>.<benchmark>.txt`.
+Instructions are text files (`contextcir/retrieval/imagescope/prompts`); the data follows in tags. A step may have a
+file for a benchmark with other wording, `<step>.<benchmark>.txt`. Answers must fit a schema exactly: "eyes" is not
+"yes", and a string is not a list.
 """
 
 from collections.abc import Sequence
@@ -17,27 +17,17 @@ from contextcir.chat.exchange import Ask, ChatRequest
 from contextcir.chat.prompts import Prompt, read_prompt, tagged
 
 FOLDER = Path(__file__).with_name("prompts")
-STEPS = (
-    "caption",
-    "reason_composed",
-    "reason_text",
-    "reason_chat",
-    "propose_composed",
-    "propose_text",
-    "verify",
-    "evaluate_composed",
-    "evaluate_text",
-)
 
 
 @dataclass(frozen=True)
 class Role:
     """
-    Who plays one of the four roles.
+    A chat model in one of the four roles.
 
     Args:
-        model (`str`): Its name, by which its answers are told from those of another.
-        ask (`Ask`): Where its questions go, see `contextcir/chat/server.py`.
+        model (`str`): Its name, in errors and in the key of cached captions.
+        ask (`Ask`): Asks the model. If it is that of a [`~contextcir.chat.dispatch.Dispatcher`], all answers are kept
+            in its ledger, and a repeated search asks only new questions. Otherwise, it asks again.
     """
 
     model: str
@@ -50,11 +40,11 @@ class Roles:
     The four roles. One model may play several.
 
     Args:
-        captioner ([`Role`]): Describes images. In the paper llava-hf/llava-v1.6-vicuna-7b-hf.
-        reasoner ([`Role`]): Says what the target looks like, and by which questions it is known. It sees no images. In
-            the paper meta-llama/Meta-Llama-3-8B-Instruct.
-        verifier ([`Role`]): Answers questions about one image. In the paper google/paligemma-3b-mix-224.
-        evaluator ([`Role`]): Accepts a candidate or not. In the paper OpenGVLab/InternVL2-8B.
+        captioner ([`Role`]): Describes images. The paper's model is llava-hf/llava-v1.6-vicuna-7b-hf.
+        reasoner ([`Role`]): Describes the target and writes questions about it, without images;
+            meta-llama/Meta-Llama-3-8B-Instruct.
+        verifier ([`Role`]): Answers questions about one image; google/paligemma-3b-mix-224.
+        evaluator ([`Role`]): Accepts or rejects a candidate; OpenGVLab/InternVL2-8B.
     """
 
     captioner: Role
@@ -63,11 +53,12 @@ class Roles:
     evaluator: Role
 
 
-# --- how they answer -------------------------------------------------------------------------------------------------
+# --- answers ---------------------------------------------------------------------------------------------------------
+# Models read the docstrings of these classes, as descriptions in the JSON schema: they are part of the prompts.
 
 
 def _word(value: Any) -> Any:
-    """ "Yes.", " NO" and JSON's true mean what they say; whatever else it is, the schema decides."""
+    """Normalise a word: "Yes." and JSON's true to "yes". The schema checks the result."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return value.strip().rstrip(".!").lower() if isinstance(value, str) else value
@@ -75,16 +66,13 @@ def _word(value: Any) -> Any:
 
 def _not_blank(value: str) -> str:
     if not value.strip():
-        raise ValueError("expected some words, got none")
+        raise ValueError("expected a text, got only white space")
     return value.strip()
 
 
 Text = Annotated[str, AfterValidator(_not_blank)]
 YesNo = Annotated[Literal["yes", "no"], BeforeValidator(_word)]
-Kind = Annotated[
-    Literal["addition", "removal", "modification", "comparison", "retention"],
-    BeforeValidator(_word),
-]
+Kind = Annotated[Literal["addition", "removal", "modification", "comparison", "retention"], BeforeValidator(_word)]
 
 
 class ImageCaption(BaseModel):
@@ -143,99 +131,79 @@ class Evaluation(BaseModel):
 
 @lru_cache(maxsize=64)
 def verification_of(count: int) -> type[Verification]:
-    """A [`Verification`] that holds `count` answers. Fewer would be of nobody knows which questions, so that an answer
-    of another length is malformed like any other. (No JSON schema that all servers take can say so.)"""
+    """Make a [`Verification`] with exactly `count` answers. Any other number is malformed, as the answers cannot be
+    matched to the questions. (The JSON schemas that all servers accept cannot express this.)"""
 
-    def as_many(answers: list[str]) -> list[str]:
+    def check_count(answers: list[str]) -> list[str]:
         if len(answers) != count:
             raise ValueError(f"expected {count} answers, one for each question, got {len(answers)}")
         return answers
 
-    answers_type = Annotated[list[YesNo], AfterValidator(as_many)]
+    answers_type = Annotated[list[YesNo], AfterValidator(check_count)]
     return create_model(
         "Verification", __base__=Verification, __doc__=Verification.__doc__, answers=(answers_type, ...)
     )
 
 
-# --- what they are asked ---------------------------------------------------------------------------------------------
+# --- questions -------------------------------------------------------------------------------------------------------
 
 
 def load_prompts(benchmark: str = "") -> dict[str, Prompt]:
-    """
-    Read the texts of all steps.
-
-    Args:
-        benchmark (`str`, *optional*): Its own texts, where there are some, are taken instead of the general ones.
-
-    Returns:
-        `dict[str, Prompt]`: The prompt of each of `STEPS`.
-
-    Raises:
-        `ValueError`: A file does not begin with its version.
-    """
-    own = {step: FOLDER / f"{step}.{benchmark}.txt" for step in STEPS}
-    return {step: read_prompt(file if file.is_file() else FOLDER / f"{step}.txt") for step, file in own.items()}
+    """Read the prompt of each step: that of the benchmark if there is one, else the general one. Raises a `ValueError`
+    if a file does not begin with its version."""
+    general = {file.stem: file for file in sorted(FOLDER.glob("*.txt")) if "." not in file.stem}
+    own = {step: FOLDER / f"{step}.{benchmark}.txt" for step in general}
+    return {step: read_prompt(own[step] if own[step].is_file() else file) for step, file in general.items()}
 
 
 class Questions:
-    """
-    The requests to the roles.
-
-    Args:
-        prompts (`dict[str, Prompt]`): From [`load_prompts`].
-    """
+    """Build the requests to the roles, from the prompts that [`load_prompts`] reads."""
 
     def __init__(self, prompts: dict[str, Prompt]):
         self.prompts = prompts
 
     @property
     def versions(self) -> dict[str, str]:
-        """`dict[str, str]`: Version and digest of the text of each step."""
+        """`dict[str, str]`: Version and digest of the prompt of each step."""
         return {step: f"{prompt.version} {prompt.hash}" for step, prompt in self.prompts.items()}
 
     def caption(self, image: Any) -> ChatRequest:
-        """To the captioner: what is in an image?"""
-        return ChatRequest("captioner", self._worded("caption"), (image,), ImageCaption)
+        """Ask the captioner to describe an image."""
+        return ChatRequest("captioner", self._prompt("caption"), (image,), ImageCaption)
 
     def reason(self, instruction: str, reference_caption: str | None, *, composed: bool) -> ChatRequest:
-        """To the reasoner: what does the target look like?"""
+        """Ask the reasoner to describe the target."""
         step = "reason_composed" if composed else "reason_text"
-        prompt = self._worded(step, reference_caption=reference_caption, instruction=instruction)
+        prompt = self._prompt(step, reference_caption=reference_caption, instruction=instruction)
         return ChatRequest("reasoner", prompt, schema=Reasoning)
 
     def reason_on(self, turns: Sequence[str], previous: str | None, reference_caption: str | None) -> ChatRequest:
-        """To the reasoner: what does the image look like that people talk about, after one more turn?"""
+        """Ask the reasoner to describe the target of a conversation, from the turns and the previous description."""
         material = {"dialogue": list(turns), "previous_description": previous}
-        prompt = self._worded("reason_chat", reference_caption=reference_caption, **material)
+        prompt = self._prompt("reason_chat", reference_caption=reference_caption, **material)
         return ChatRequest("reasoner", prompt, schema=Reasoning)
 
     def propose(
         self, instruction: str, reference_caption: str | None, description: str | None, *, composed: bool
     ) -> ChatRequest:
-        """To the reasoner: by which questions is the target known?"""
-        prompt = self._worded(
-            "propose_composed" if composed else "propose_text",
-            reference_caption=reference_caption,
-            instruction=instruction,
-            previous_description=description,
-        )
+        """Ask the reasoner for propositions that identify the target."""
+        step = "propose_composed" if composed else "propose_text"
+        material = {"instruction": instruction, "previous_description": description}
+        prompt = self._prompt(step, reference_caption=reference_caption, **material)
         return ChatRequest("reasoner", prompt, schema=Propositions)
 
     def verify(self, questions: Sequence[str], candidate: Any) -> ChatRequest:
-        """To the verifier: what holds in this image?"""
-        prompt = self._worded("verify", questions=list(questions))
+        """Ask the verifier to answer the questions for one image."""
+        prompt = self._prompt("verify", questions=list(questions))
         return ChatRequest("verifier", prompt, (candidate,), verification_of(len(questions)))
 
     def evaluate(self, instruction: str, reference: Any | None, candidate: Any) -> ChatRequest:
-        """To the evaluator: is this what was asked for?"""
+        """Ask the evaluator whether a candidate is the target."""
         step = "evaluate_text" if reference is None else "evaluate_composed"
         images = (candidate,) if reference is None else (reference, candidate)
-        return ChatRequest("evaluator", self._worded(step, instruction=instruction), images, Evaluation)
+        return ChatRequest("evaluator", self._prompt(step, instruction=instruction), images, Evaluation)
 
-    def _worded(self, step: str, **material: str | list[str] | None) -> str:
-        blocks = [
-            tagged(tag, content.strip() if isinstance(content, str) else content)
-            for tag, content in material.items()
-            if content is not None
-        ]
+    def _prompt(self, step: str, **material: str | list[str] | None) -> str:
+        given = {tag: content for tag, content in material.items() if content is not None}
+        blocks = [tagged(tag, data.strip() if isinstance(data, str) else data) for tag, data in given.items()]
         return "\n\n".join([self.prompts[step].text, *blocks])

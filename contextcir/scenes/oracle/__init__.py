@@ -1,9 +1,9 @@
-"""A chat server on loopback that answers from the scene graph: the stand-in for multimodal models.
+"""A chat server on loopback that answers from the scene graph, in place of a multimodal model.
 
-    python -m contextcir.scenes.oracle --truth data/scene_pairs --port 8000
+    contextcir oracle --truth data/scene_pairs --port 8000
 
-`server` is the door, `loopback` its HTTP, `batches` the Batch API; `questions` reads requests, `captioning` and
-`reasoning` answer them, and `faults` says what goes wrong.
+`server` answers requests, `loopback` is its HTTP, and `batches` the Batch API. `chat_request` parses requests,
+`captioning` and `reasoning` answer them, and `faults` simulates errors.
 """
 
 from contextcir.scenes.oracle.faults import Faults

@@ -1,7 +1,7 @@
-"""Files and batches, as OpenAI's Batch API has them: a file of requests in, files of answers and of errors out.
+"""The Batch API of OpenAI: a file of requests in, files of answers and of errors out.
 
-A batch is worked off in the background, a line at a time, and can be cancelled until it has ended. The first batches
-may be made to fail, to expire half-way, or to fail in part ([`Faults`]). Left out: deleting files, and limits of size.
+A batch is processed in the background, line by line, and can be cancelled until it has ended. The first batches can be
+made to fail, to expire half-way, or to fail in part ([`Faults`]). Left out: deletion of files, and size limits.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ ENDS = ("completed", "failed", "expired", "cancelled")
 
 class Batches:
     """
-    Everything under `/v1/files` and `/v1/batches`.
+    The endpoints `/v1/files` and `/v1/batches`.
 
     Args:
-        respond (callable): Takes the body of a chat request and gives the reply, at once.
-        faults (`Faults`): Which batches go wrong, and how long they wait.
+        respond (`Callable`): Returns the reply for the body of a chat request, without delay.
+        faults (`Faults`): Faulty batches, and seconds before a batch starts.
     """
 
     def __init__(self, respond: Respond, faults: Faults):
@@ -35,49 +35,46 @@ class Batches:
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict[str, Any]] = {}
         self._numbers = itertools.count(1)
-        self._fates = iter(
+        self._planned_ends = iter(
             ["failed"] * faults.failed_batches
             + ["expired"] * faults.expired_batches
             + ["partly failed"] * faults.partly_failed_batches
         )
-        self._tasks: set[asyncio.Task] = set()  # the event loop itself does not keep its tasks alive
+        self._tasks: set[asyncio.Task[None]] = set()  # the event loop keeps weak references only
 
     def route(self, call: Call) -> Reply:
         """Answer a call."""
-        _, kind, *rest = call.path.strip("/").split("/")  # v1, files or batches, id, what of it
+        _, kind, *rest = call.path.strip("/").split("/")  # v1, files or batches, id, action
         if call.method == "POST" and not rest:
-            body = None if kind == "files" else json.loads(call.body)
-            if kind != "files" and not isinstance(body, dict):
-                return failure(400, "expected a JSON object", "invalid_request")
-            return self._upload(call) if kind == "files" else self._create(body)
+            return self._upload(call) if kind == "files" else self._create(json.loads(call.body))
         if not rest:
-            known = map(self._file, self.files) if kind == "files" else self.batches.values()
-            return Reply(200, {"object": "list", "data": list(known), "has_more": False})
-        known = self.files if kind == "files" else self.batches
-        if rest[0] not in known:
-            return failure(404, f"no such {kind}: {rest[0]!r}", "not_found")
+            listed = [self._file(name) for name in self.files] if kind == "files" else list(self.batches.values())
+            return Reply(200, {"object": "list", "data": listed, "has_more": False})
+        name, action = rest[0], rest[1:]
+        if name not in (self.files if kind == "files" else self.batches):
+            return failure(404, f"There are no {kind} with the id {name!r}.", "not_found")
         if kind == "files":
-            return Reply(200, self.files[rest[0]] if rest[1:] == ["content"] else self._file(rest[0]))
-        if rest[1:] == ["cancel"] and self.batches[rest[0]]["status"] in ("validating", "in_progress"):
-            self.batches[rest[0]]["status"] = "cancelling"
-        return Reply(200, self.batches[rest[0]])
+            return Reply(200, self.files[name] if action == ["content"] else self._file(name))
+        if action == ["cancel"] and self.batches[name]["status"] in ("validating", "in_progress"):
+            self.batches[name]["status"] = "cancelling"
+        return Reply(200, self.batches[name])
 
     def ends(self) -> Counter[str]:
-        """How the batches that are over have ended -> how many."""
+        """Count the finished batches by their end."""
         ends: Counter[str] = Counter()
-        for batch in list(self.batches.values()):  # who asks is in another thread
+        for batch in list(self.batches.values()):  # a copy, because the caller is in another thread
             if (end := batch["status"]) in ENDS:
                 ends[f"{end} in part" if end == "completed" and batch["request_counts"]["failed"] else end] += 1
         return ends
 
     def _upload(self, call: Call) -> Reply:
-        """A form with a file (multipart/form-data)."""
+        """Store the file of a form (multipart/form-data)."""
         boundary = call.headers.get("content-type", "").partition("boundary=")[2].strip('"').encode()
         for part in call.body.split(b"--" + boundary) if boundary else ():
             head, _, content = part.partition(b"\r\n\r\n")
             if b'name="file"' in head:
                 return Reply(200, self._file(self._store(content.removesuffix(b"\r\n"))))
-        return failure(400, "expected a form with a part called file", "invalid_file")
+        return failure(400, "Expected a form with a part named file.", "invalid_file")
 
     def _store(self, content: bytes) -> str:
         name = f"file-{next(self._numbers)}"
@@ -95,10 +92,12 @@ class Batches:
             "status": "processed",
         }
 
-    def _create(self, order: dict[str, Any]) -> Reply:
+    def _create(self, order: Any) -> Reply:
+        if not isinstance(order, dict):
+            return failure(400, f"Got {type(order).__name__}, expected a JSON object.", "invalid_request")
         source = order.get("input_file_id")
         if source not in self.files:
-            return failure(400, f"no such file: {source!r}", "invalid_file")
+            return failure(400, f"There is no file with the id {source!r}.", "invalid_file")
         name = f"batch_{next(self._numbers)}"
         batch = {
             "id": name,
@@ -115,12 +114,12 @@ class Batches:
             "metadata": order.get("metadata"),
         }
         self.batches[name] = batch
-        task = asyncio.get_running_loop().create_task(self._work(batch, next(self._fates, "completed")))
+        task = asyncio.get_running_loop().create_task(self._process(batch, next(self._planned_ends, "completed")))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return Reply(200, dict(batch))
 
-    async def _work(self, batch: dict[str, Any], fate: str) -> None:
+    async def _process(self, batch: dict[str, Any], planned_end: str) -> None:
         await asyncio.sleep(self.faults.batch_seconds)
         try:
             lines = [json.loads(line) for line in self.files[batch["input_file_id"]].splitlines() if line.strip()]
@@ -128,32 +127,35 @@ class Batches:
             if not lines or len(set(ids)) < len(ids):
                 raise ValueError("it has no lines, or a custom_id twice")
             if any(line["url"] != batch["endpoint"] or not isinstance(line["body"], dict) for line in lines):
-                raise ValueError("a line has no body, or another url than the batch's endpoint")
+                raise ValueError("a line has no body, or another url than the endpoint of the batch")
         except (KeyError, TypeError, ValueError) as error:
-            return self._fail(batch, "invalid_json_line", f"the input file cannot be used: {error!r}")
-        if fate == "failed":
+            return self._fail(batch, "invalid_json_line", f"The input file is invalid: {error!r}.")
+        if planned_end == "failed":
             return self._fail(batch, "token_limit_exceeded", "Enqueued token limit reached. Try again later.")
         batch["request_counts"]["total"] = len(lines)
         if batch["status"] == "validating":
             batch["status"] = "in_progress"
-        outputs, errors = [], []
+        outputs: list[dict[str, Any]] = []
+        errors: list[dict[str, Any]] = []
         for number, line in enumerate(lines):
-            await asyncio.sleep(0)  # others are served in between
-            if batch["status"] == "cancelling" or (fate == "expired" and number >= len(lines) // 2):
+            await asyncio.sleep(0)  # lets other requests run
+            if batch["status"] == "cancelling" or (planned_end == "expired" and number >= len(lines) // 2):
                 break
-            broken = fate == "partly failed" and number % 3 == 0
-            reply = failure(500, "The server had an error.", "server_error") if broken else self.respond(line["body"])
+            fails = planned_end == "partly failed" and number % 3 == 0
+            reply = failure(500, "The server had an error.", "server_error") if fails else self.respond(line["body"])
             (outputs if reply.status == 200 else errors).append(_result(line["custom_id"], reply))
             batch["request_counts"]["completed" if reply.status == 200 else "failed"] += 1
             reply.delivered()
-        ended = {"cancelling": "cancelled"}.get(batch["status"], "expired" if fate == "expired" else "completed")
-        if ended == "expired":
+        end = "expired" if planned_end == "expired" else "completed"
+        if batch["status"] == "cancelling":
+            end = "cancelled"
+        if end == "expired":
             errors += [_expired(custom_id) for custom_id in ids[len(outputs) + len(errors) :]]
         for kind, results in (("output_file_id", outputs), ("error_file_id", errors)):
             if results:
                 batch[kind] = self._store("".join(json.dumps(result) + "\n" for result in results).encode())
-        batch["status"] = ended
-        batch[f"{ended}_at"] = int(time.time())
+        batch["status"] = end
+        batch[f"{end}_at"] = int(time.time())
 
     @staticmethod
     def _fail(batch: dict[str, Any], code: str, message: str) -> None:

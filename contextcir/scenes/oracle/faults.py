@@ -1,7 +1,7 @@
-"""What goes wrong, and how often: on the line, in the form of answers, in batches, and in what is seen and said.
+"""Simulated faults and their rates: of the connection, of the form of answers, of batches, and of their content.
 
-Whatever is wrong with an answer follows from the server's seed and the content of the request: the same request meets
-the same fault however it comes. What is wrong with the line (429, 5xx, silence) is drawn anew at each try.
+Faults of an answer depend on the seed of the server and the content of the request: the same request always has the
+same fault. Faults of the connection (429, 5xx, no answer) are drawn again at each attempt.
 """
 
 from __future__ import annotations
@@ -9,85 +9,89 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 from transformers.hf_argparser import HfArg
 
 from contextcir.scenes.edits import EDIT_OF, Edit
-from contextcir.scenes.world import MAX_OBJECTS, VALUES, Scene, Thing, sample_thing
+from contextcir.scenes.world import MAX_OBJECTS, VALUES, Scene, Thing, sample_other_value, sample_thing
 
 SECONDS = ("latency", "jitter", "retry_after", "hang", "batch_seconds")
-LINE = ("rate_429", "rate_5xx", "rate_timeout")
+CONNECTION = ("rate_429", "rate_5xx", "rate_timeout")
 FORM = ("refusals", "content_filter", "cut", "malformed")
 
 
 def rate(help: str) -> float:
-    """A field of [`Faults`] that holds a share of all cases, 0 by default."""
+    """Return a field of [`Faults`] for a rate, 0 by default."""
     return HfArg(default=0.0, help=help)
 
 
 @dataclass(frozen=True)
 class Faults:
-    """What goes wrong; by default nothing does. Rates are shares of all cases, from 0 to 1."""
+    """Faults of the oracle; none by default. Rates are shares of all cases, from 0 to 1."""
 
-    latency: float = HfArg(default=0.0, help="Seconds that each answer takes.")
-    jitter: float = HfArg(default=0.0, help="Up to so many seconds more, evenly spread.")
-    rate_429: float = rate("Requests turned away for coming too fast.")
-    retry_after: float = HfArg(default=0.1, help="Seconds that a 429 asks to wait (Retry-After).")
+    _argument_group_name = "Faults"
+
+    latency: float = HfArg(default=0.0, help="Seconds before each answer.")
+    jitter: float = HfArg(default=0.0, help="Maximum of additional random seconds (uniform).")
+    rate_429: float = rate("Requests rejected by the rate limit (429).")
+    retry_after: float = HfArg(default=0.1, help="Retry-After of a 429, in seconds.")
     rate_5xx: float = rate("Requests that fail with 500, 502 or 503.")
-    rate_timeout: float = rate("Requests that are never answered.")
-    hang: float = HfArg(default=30.0, help="Seconds after which a request without answer is cut off.")
-    quota: int = HfArg(default=0, help="Answers until insufficient_quota; 0: no end.")
+    rate_timeout: float = rate("Requests without an answer.")
+    hang: float = HfArg(default=30.0, help="Seconds until a request without an answer is disconnected.")
+    quota: int = HfArg(default=0, help="Number of answers until insufficient_quota; 0: unlimited.")
 
     refusals: float = rate("Requests that the model refuses.")
-    content_filter: float = rate("Answers that a content filter withholds.")
+    content_filter: float = rate("Answers removed by a content filter.")
     cut: float = rate("Answers cut in the middle.")
-    malformed: float = rate("Answers that break the schema or are not JSON; about half of them can be repaired.")
-    no_schema: bool = HfArg(default=False, help="Refuse json_schema, as servers without it do.")
-    answering_model: str = HfArg(default="", help="Model that answers name instead of the one asked.")
+    malformed: float = rate("Answers that break the schema or are not JSON. About half of them can be repaired.")
+    reject_schema: bool = HfArg(default=False, help="Reject json_schema, as servers without schema support do.")
+    answering_model: str = HfArg(default="", help="Model name in answers, if it differs from the requested one.")
 
-    failed_batches: int = HfArg(default=0, help="So many batches fail before they start.")
-    expired_batches: int = HfArg(default=0, help="So many batches, after those, expire half-way.")
-    partly_failed_batches: int = HfArg(default=0, help="So many, after those, fail in every third line.")
-    batch_seconds: float = HfArg(default=0.0, help="Seconds before a batch begins.")
+    failed_batches: int = HfArg(default=0, help="Number of first batches that fail before they start.")
+    expired_batches: int = HfArg(default=0, help="Number of next batches that expire half-way.")
+    partly_failed_batches: int = HfArg(default=0, help="Number of next batches that fail in every third line.")
+    batch_seconds: float = HfArg(default=0.0, help="Seconds before a batch starts.")
 
-    objects_hallucinated: float = rate("Object lists with an object that is not there.")
-    objects_missed: float = rate("Objects left out of object lists.")
-    objects_wrong: float = rate("Objects that object lists give a wrong attribute.")
-    differences_wrong: float = rate("Differences that are made up.")
-    captions_wrong: float = rate("Captions of images with an error.")
-    reformulations_wrong: float = rate("Reformulations that are made up.")
-    reasoning_wrong: float = rate("Descriptions of targets with an error.")
-    propositions_wrong: float = rate("Propositions whose expected answer is the wrong one.")
-    verification_wrong: float = rate("Yes/no answers that are the wrong one.")
-    evaluation_wrong: float = rate("Verdicts that are the wrong one.")
-    injection_obeyed: float = rate("Verifications and evaluations that obey words found in an image or a caption.")
+    objects_hallucinated: float = rate("Lists of objects with an object that is not in the image.")
+    objects_missed: float = rate("Objects missing in lists of objects.")
+    objects_wrong: float = rate("Objects with a wrong attribute in lists of objects.")
+    differences_wrong: float = rate("Invented differences.")
+    captions_wrong: float = rate("Image captions with an error.")
+    reformulations_wrong: float = rate("Invented reformulations.")
+    reasoning_wrong: float = rate("Target descriptions with an error.")
+    propositions_wrong: float = rate("Propositions with the wrong expected answer.")
+    verification_wrong: float = rate("Wrong yes/no answers.")
+    evaluation_wrong: float = rate("Wrong verdicts.")
+    injection_obeyed: float = rate("Verifications and evaluations that obey words in an image or a caption.")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for spec in fields(self):
             value = getattr(self, spec.name)
             if isinstance(spec.default, float) and spec.name not in SECONDS and not 0 <= value <= 1:
-                raise ValueError(f"{spec.name} is a share of all cases: got {value}, expected 0 to 1.")
+                raise ValueError(f"{spec.name} is a rate: got {value}, expected 0 to 1.")
             if not isinstance(value, str) and value < 0:
-                raise ValueError(f"{spec.name} cannot be negative: got {value}.")
-        for names in (LINE, FORM):
+                raise ValueError(f"{spec.name} must be at least 0, got {value}.")
+        for names in (CONNECTION, FORM):
             if sum(getattr(self, name) for name in names) > 1 + 1e-9:
-                raise ValueError(f"a request meets one of these at most, but they add up to more than 1: {names}.")
+                raise ValueError(
+                    f"The sum of {', '.join(names)} must be at most 1: a request has one of these faults."
+                )
 
     def draw(self, rng: random.Random, names: Sequence[str]) -> str:
-        """One of some rates, by its name, as often as it says; otherwise an empty string."""
-        luck = rng.random()
+        """Draw one of some faults with the probability of its rate, or none (an empty string)."""
+        drawn = rng.random()
         for name in names:
-            if luck < getattr(self, name):
+            if drawn < getattr(self, name):
                 return name
-            luck -= getattr(self, name)
+            drawn -= getattr(self, name)
         return ""
 
 
 def misperceive(rng: random.Random, scene: Scene, *, hallucinated: float, missed: float, wrong: float) -> Scene:
-    """A scene as seen by someone who misses things and misjudges them, each with a rate, and sees one that is not."""
+    """Return a scene with missed and wrong things, each with a rate, and perhaps one hallucinated thing."""
     things = [thing for thing in scene.things if rng.random() >= missed] or [rng.choice(scene.things)]
-    seen = scene.with_things(_misjudged(rng, thing) if rng.random() < wrong else thing for thing in things)
+    seen = scene.with_things(_with_error(rng, thing) if rng.random() < wrong else thing for thing in things)
     free = scene.free_cells()
     if free and rng.random() < hallucinated:
         seen = seen.with_things([*seen.things, sample_thing(rng, rng.choice(free))])
@@ -95,24 +99,24 @@ def misperceive(rng: random.Random, scene: Scene, *, hallucinated: float, missed
 
 
 def mistake(rng: random.Random, scene: Scene) -> Scene:
-    """A scene with exactly one error: something is missed, misjudged or made up."""
-    kinds = ["misjudged"] + ["missed"] * (len(scene.things) > 1) + ["made up"] * (len(scene.things) < MAX_OBJECTS)
+    """Return a scene with exactly one error: a missed, a wrong or a hallucinated thing."""
+    kinds = ["wrong"] + ["missed"] * (len(scene.things) > 1) + ["hallucinated"] * (len(scene.things) < MAX_OBJECTS)
     kind = rng.choice(kinds)
-    if kind == "made up":
+    if kind == "hallucinated":
         return scene.with_things([*scene.things, sample_thing(rng, rng.choice(scene.free_cells()))])
     thing = rng.choice(scene.things)
-    return scene.changed(thing, None if kind == "missed" else _misjudged(rng, thing))
+    return scene.changed(thing, None if kind == "missed" else _with_error(rng, thing))
 
 
-def made_up(rng: random.Random, scene: Scene) -> Edit:
-    """An edit that something in a scene might undergo, asked for or not."""
+def invent_edit(rng: random.Random, scene: Scene) -> Edit:
+    """Return an edit of a random attribute of a random thing."""
     thing = rng.choice(scene.things)
     name = rng.choice(sorted(VALUES))
-    return Edit(EDIT_OF[name], thing, _with_another(rng, thing, name))
+    return Edit(EDIT_OF[name], thing, sample_other_value(rng, thing, name))
 
 
 def malform(rng: random.Random, content: str) -> str:
-    """JSON as models spoil it: dressed up (which can be undone), of another shape, or no JSON at all."""
+    """Return damaged JSON as models write it: with text around it (repairable), of another shape, or no JSON."""
     return rng.choice(
         (
             f"```json\n{content}\n```",
@@ -125,10 +129,5 @@ def malform(rng: random.Random, content: str) -> str:
     )
 
 
-def _misjudged(rng: random.Random, thing: Thing) -> Thing:
-    return _with_another(rng, thing, rng.choice(sorted(VALUES)))
-
-
-def _with_another(rng: random.Random, thing: Thing, name: str) -> Thing:
-    others = [value for value in VALUES[name] if value != getattr(thing, name)]
-    return replace(thing, **{name: rng.choice(others)})
+def _with_error(rng: random.Random, thing: Thing) -> Thing:
+    return sample_other_value(rng, thing, rng.choice(sorted(VALUES)))

@@ -1,7 +1,7 @@
-"""As much of HTTP/1.1 as clients of chat servers speak, on loopback: keep-alive, and bodies of a stated length.
+"""A small HTTP/1.1 server on loopback for clients of chat servers, with keep-alive and bodies of known length.
 
-One thread and one event loop serve everything: an answer that waits costs nothing, and thousands of connections do not
-take turns for the interpreter. Left out: chunked bodies, compression, TLS, other hosts than 127.0.0.1.
+One thread with one event loop serves all connections, so waiting answers cost nothing and thousands of connections do
+not compete for the interpreter. Left out: chunked bodies, compression, TLS, hosts other than 127.0.0.1.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Call:
-    """What a client sent; header names are in lower case."""
+    """A request of a client. Header names are in lower case."""
 
     method: str
     path: str
@@ -28,7 +28,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Reply:
-    """What it gets back. `delivered` is called once the reply has left, and not where the client had gone."""
+    """A reply. `delivered` is called after it was sent, unless the client had disconnected."""
 
     status: int
     body: bytes | dict[str, Any]
@@ -37,24 +37,23 @@ class Reply:
 
 
 def failure(status: int, message: str, code: str, headers: dict[str, str] | None = None) -> Reply:
-    """An error as OpenAI's servers word it."""
+    """Return an error in the format of OpenAI's servers."""
     kind = "invalid_request_error" if status < 500 else "server_error"
     return Reply(status, {"error": {"message": message, "type": kind, "param": None, "code": code}}, headers or {})
 
 
 class LoopbackServer:
     """
-    Serves as long as the `with` block lasts.
+    A server that runs while its `with` block does.
 
     Args:
-        handle (callable): Takes a [`Call`] and gives a [`Reply`], or `None` to hang up without a word.
-        port (`int`, *optional*): A free one by default.
+        handle (`Callable`): Returns a [`Reply`] for a [`Call`], or `None` to disconnect without a reply.
+        port (`int`, *optional*): The port; 0 (default) means a free one, which is then in `port`.
     """
 
     def __init__(self, handle: Callable[[Call], Awaitable[Reply | None]], port: int = 0):
         self.handle = handle
         self.port = port
-        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> LoopbackServer:
         started: Future[None] = Future()
@@ -63,27 +62,27 @@ class LoopbackServer:
         started.result()  # raises here if the port is taken
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
     def _run(self, started: Future[None]) -> None:
         try:
-            asyncio.run(self._serve(started))  # at its end, it cancels the connections that are still open
+            asyncio.run(self._serve(started))  # cancels open connections at its end
         except BaseException as error:
             if started.done():
                 raise
-            started.set_exception(error)  # in the thread that waits
+            started.set_exception(error)  # raised in the waiting thread
 
     async def _serve(self, started: Future[None]) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        server = await asyncio.start_server(self._converse, "127.0.0.1", self.port, backlog=1024)
+        server = await asyncio.start_server(self._handle_connection, "127.0.0.1", self.port, backlog=1024)
         self.port = server.sockets[0].getsockname()[1]
         started.set_result(None)
         await self._stop.wait()
         server.close()
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _handle_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while call := await _receive(reader):
                 reply = await self.handle(call) if isinstance(call, Call) else call
@@ -93,17 +92,17 @@ class LoopbackServer:
                 await writer.drain()
                 reply.delivered()
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError, OSError, ValueError):
-            pass  # the client has gone, does not speak HTTP, or the server stops
+            pass  # the client disconnected or sent no HTTP, or the server stops
         finally:
             writer.close()
 
 
 async def _receive(reader: asyncio.StreamReader) -> Call | Reply:
-    """The next call of a connection, or what to reply where it is none."""
+    """Return the next call of a connection, or the error to reply if its body has no known length."""
     first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)}
     if "transfer-encoding" in headers:
-        return failure(411, "send a body of a stated length (Content-Length)", "length_required")
+        return failure(411, "Got transfer-encoding, expected a Content-Length.", "length_required")
     body = await reader.readexactly(int(headers.get("content-length", 0)))
     method, path, _ = first.split(" ", 2)
     return Call(method, path.partition("?")[0], headers, body)

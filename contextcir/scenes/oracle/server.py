@@ -1,8 +1,8 @@
-"""The oracle: an OpenAI-compatible server that knows what pictures of scenes show, for use without any model.
+"""The oracle: an OpenAI-compatible server that answers about pictures of scenes without a model.
 
-It answers as a multimodal model would, in varied words, by the name of the schema that it is asked to fill in. An
-answer depends on the content of the request and the server's seed and on nothing else: asked online or in a batch, now
-or after a restart, it is the same, wrong answers included.
+It chooses the kind of answer by the name of the requested schema, and varies its words. An answer depends only on the
+content of the request and the seed of the server. It is therefore the same online and in a batch, and after a restart;
+wrong answers, too.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 
 from contextcir.scenes.oracle import captioning, reasoning
 from contextcir.scenes.oracle.batches import Batches
-from contextcir.scenes.oracle.faults import FORM, LINE, Faults, malform
+from contextcir.scenes.oracle.chat_request import BadRequestError, ChatRequest, digest_of
+from contextcir.scenes.oracle.faults import CONNECTION, FORM, Faults, malform
 from contextcir.scenes.oracle.loopback import Call, LoopbackServer, Reply, failure
-from contextcir.scenes.oracle.questions import BadRequestError, Question, digest_of
 from contextcir.scenes.truth import Truth
 
-ANSWERS: dict[str, Callable[[Question, Faults], dict[str, Any]]] = {  # name of a schema -> who fills it in
+ANSWERS: dict[str, Callable[[ChatRequest, Faults], dict[str, Any]]] = {  # name of a schema -> function that fills it
     "ReferenceObjects": captioning.reference_objects,
     "TargetObjects": captioning.target_objects,
     "Differences": captioning.differences,
@@ -38,21 +38,21 @@ REFUSAL = "I'm sorry, but I can't help with that."
 
 class Oracle:
     """
-    Serves as long as a `with` block lasts, which gets the base URL for clients: `with Oracle(truth) as url:`.
+    A server that runs while its `with` block does. The block gets its base URL: `with Oracle(truth) as url:`.
 
     Args:
-        truth (`Truth`): What pictures show, and what queries ask for.
-        faults (`Faults`, *optional*): What goes wrong; nothing by default.
-        seed (`int`, *optional*): Of wording and faults.
-        models (`Sequence[str]`, *optional*): The models that there are; requests for others get 404.
-        api_key (`str`, *optional*): The key that requests must bring; by default any will do.
-        port (`int`, *optional*): A free one by default.
+        truth (`Truth`): Scenes of pictures, and targets of queries.
+        faults (`Faults`, *optional*): Simulated faults; none by default.
+        seed (`int`, *optional*): Seed of wording and faults.
+        models (`Sequence[str]`, *optional*): Names of the models. Requests for other models get 404.
+        api_key (`str`, *optional*): The required key; any key is accepted by default.
+        port (`int`, *optional*): The port; a free one by default.
 
     Attributes:
-        received (`Counter`): Digest of a request -> how often it arrived online.
-        answered (`Counter`): Digest of a request -> how often its answer was delivered, online or in a batch.
-        outcomes (`Counter`): `"answered"`, the name of a fault, or the code of an error -> how often.
-        tokens (`Counter`): `"prompt"` and `"completion"` -> how many were delivered, which is what a bill is made of.
+        received (`Counter`): Digest of a request -> number of times it arrived online.
+        answered (`Counter`): Digest of a request -> number of times it was answered, online or in a batch.
+        outcomes (`Counter`): `"answered"`, the name of a fault, or an error code -> count.
+        tokens (`Counter`): `"prompt"` and `"completion"` -> number of tokens of all answers.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Oracle:
         models: Sequence[str] = ("oracle",),
         api_key: str = "",
         port: int = 0,
-    ):
+    ) -> None:
         self.truth, self.faults, self.seed = truth, faults or Faults(), seed
         self.models, self.api_key = tuple(models), api_key
         self.received: Counter[str] = Counter()
@@ -77,28 +77,28 @@ class Oracle:
     def __enter__(self) -> str:
         return f"http://127.0.0.1:{self._server.__enter__().port}/v1"
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         self._server.__exit__(*error)
 
     def summary(self) -> str:
-        """One line for people: what came of everything, and how much was answered more than once."""
-        outcomes = ", ".join(f"{count:,} {kind}" for kind, count in self.outcomes.most_common()) or "nothing asked"
+        """Return one line with the counts of all outcomes and of the requests that were answered repeatedly."""
+        outcomes = ", ".join(f"{count:,} {kind}" for kind, count in self.outcomes.most_common()) or "no requests"
         again = sum(count > 1 for count in self.answered.values())
         return f"{outcomes}; {len(self.answered):,} different requests answered, {again:,} of them more than once"
 
     @property
     def num_answered(self) -> int:
-        """`int`: How many answers were delivered."""
+        """`int`: Number of delivered answers."""
         return self.answered.total()
 
     @property
     def ends_of_batches(self) -> Counter[str]:
-        """`Counter`: How batches have ended, `"completed"` or otherwise, or `"completed in part"` -> how many."""
+        """`Counter`: End of a batch, such as `"completed"`, `"completed in part"` or `"expired"` -> count."""
         return self._batches.ends()
 
     async def _handle(self, call: Call) -> Reply | None:
         if self.api_key and call.headers.get("authorization") != f"Bearer {self.api_key}":
-            return self._turned_away(401, "Incorrect API key provided.", "invalid_api_key")
+            return self._reject(401, "Incorrect API key provided.", "invalid_api_key")
         try:
             if call.path == "/v1/models" and call.method == "GET":
                 models = [{"id": name, "object": "model", "created": 0, "owned_by": "scenes"} for name in self.models]
@@ -108,16 +108,16 @@ class Oracle:
             if call.path.startswith(("/v1/files", "/v1/batches")):
                 return self._batches.route(call)
         except ValueError as error:
-            return failure(400, f"expected a JSON object as body: {error}", "invalid_json")
-        return failure(404, f"there is no {call.method} {call.path}", "unknown_url")
+            return failure(400, f"Expected a JSON object as body: {error}", "invalid_json")
+        return failure(404, f"There is no {call.method} {call.path}.", "unknown_url")
 
     async def _complete(self, body: dict[str, Any]) -> Reply | None:
-        """An answer online: late, and only if the line holds."""
+        """Answer online, after the latency and with faults of the connection."""
         faults, digest = self.faults, digest_of(body)
         self.received[digest] += 1
-        rng = random.Random(f"{self.seed} {digest} {self.received[digest]}")  # each try has luck of its own
+        rng = random.Random(f"{self.seed} {digest} {self.received[digest]}")  # drawn again at each attempt
         await asyncio.sleep(faults.latency + rng.random() * faults.jitter)
-        fault = faults.draw(rng, LINE)
+        fault = faults.draw(rng, CONNECTION)
         if not fault:
             return self.respond(body)
         self.outcomes[fault] += 1
@@ -130,55 +130,55 @@ class Oracle:
         return None
 
     def respond(self, body: dict[str, Any]) -> Reply:
-        """The reply to the body of a chat request on a line that holds."""
+        """Return the reply to the body of a chat request, without faults of the connection."""
         if body.get("model") not in self.models:
-            return self._turned_away(404, f"The model {body.get('model')!r} does not exist.", "model_not_found")
-        if self.faults.no_schema and (body.get("response_format") or {}).get("type") == "json_schema":
-            return self._turned_away(400, "response_format of type json_schema is not supported.", "unsupported")
+            return self._reject(404, f"The model {body.get('model')!r} does not exist.", "model_not_found")
+        if self.faults.reject_schema and (body.get("response_format") or {}).get("type") == "json_schema":
+            return self._reject(400, "response_format of type json_schema is not supported.", "unsupported")
         if self.faults.quota and self.num_answered >= self.faults.quota:
-            return self._turned_away(429, "You exceeded your current quota.", "insufficient_quota")
+            return self._reject(429, "You exceeded your current quota.", "insufficient_quota")
         try:
-            question = Question(body, self.truth, self.seed)
-            content = self._content(question)
+            request = ChatRequest(body, self.truth, self.seed)
+            content = self._content(request)
         except BadRequestError as error:
-            return self._turned_away(400, str(error), error.code)
-        except (AttributeError, KeyError, TypeError) as error:  # data between tags that is not as agreed
-            return self._turned_away(400, f"the data of the request is not as expected: {error!r}", "invalid_data")
-        return self._completion(body, question, content)
+            return self._reject(400, str(error), error.code)
+        except (AttributeError, KeyError, TypeError) as error:  # malformed data between tags
+            return self._reject(400, f"The data of the request are malformed: {error!r}.", "invalid_data")
+        return self._completion(body, request, content)
 
-    def _turned_away(self, status: int, message: str, code: str) -> Reply:
+    def _reject(self, status: int, message: str, code: str) -> Reply:
         self.outcomes[code] += 1
         return failure(status, message, code)
 
-    def _content(self, question: Question) -> str:
-        if not question.schema:
-            return captioning.caption_of(question, self.faults)
-        if question.schema not in ANSWERS:
+    def _content(self, request: ChatRequest) -> str:
+        if not request.schema:
+            return captioning.caption_of(request, self.faults)
+        if request.schema not in ANSWERS:
             raise BadRequestError(
-                f"this server does not know the schema {question.schema!r}; it knows {', '.join(ANSWERS)}.",
-                "unknown_schema",
+                f"Got the schema {request.schema!r}, expected one of {', '.join(ANSWERS)}.", "unknown_schema"
             )
-        return json.dumps(ANSWERS[question.schema](question, self.faults))
+        return json.dumps(ANSWERS[request.schema](request, self.faults))
 
-    def _completion(self, body: dict[str, Any], question: Question, content: str) -> Reply:
-        """The answer as it leaves, with what may be wrong with its form."""
-        kind = self.faults.draw(question.rng, FORM) or "answered"
-        limit = body.get("max_completion_tokens") or body.get("max_tokens") or _tokens(content)
+    def _completion(self, body: dict[str, Any], request: ChatRequest, answer: str) -> Reply:
+        """Return the completion of an answer, with faults of its form."""
+        kind = self.faults.draw(request.rng, FORM) or "answered"
+        limit = body.get("max_completion_tokens") or body.get("max_tokens") or _tokens(answer)
+        content: str | None = answer
         refusal, finish = None, "stop"
         if kind == "refusals":
             content, refusal = None, REFUSAL
         elif kind == "content_filter":
             content, finish = "", "content_filter"
-        elif kind == "cut" or limit < _tokens(content):
+        elif kind == "cut" or limit < _tokens(answer):
             kind, finish = "cut", "length"
-            content = content[: min(4 * limit, len(content) // 2)]
+            content = answer[: min(4 * limit, len(answer) // 2)]
         elif kind == "malformed":
-            content = malform(question.rng, content)
-        prompt_tokens = _tokens(question.text) + TOKENS_OF_AN_IMAGE * question.num_images
+            content = malform(request.rng, answer)
+        prompt_tokens = _tokens(request.text) + TOKENS_OF_AN_IMAGE * request.num_images
         completion_tokens = _tokens(content or refusal or "")
         message = {"role": "assistant", "content": content, "refusal": refusal}
         payload = {
-            "id": f"chatcmpl-{question.digest[:24]}",
+            "id": f"chatcmpl-{request.digest[:24]}",
             "object": "chat.completion",
             "created": 0,
             "model": self.faults.answering_model or body["model"],
@@ -191,11 +191,11 @@ class Oracle:
         }
 
         def delivered() -> None:
-            self.answered[question.digest] += 1
+            self.answered[request.digest] += 1
             self.outcomes[kind] += 1
             self.tokens.update(prompt=prompt_tokens, completion=completion_tokens)
 
-        return Reply(200, payload, {"x-request-id": f"req_{question.digest[:24]}"}, delivered)
+        return Reply(200, payload, {"x-request-id": f"req_{request.digest[:24]}"}, delivered)
 
 
 def _object(body: bytes) -> dict[str, Any]:
@@ -206,5 +206,5 @@ def _object(body: bytes) -> dict[str, Any]:
 
 
 def _tokens(text: str) -> int:
-    """About as many tokens as English has: four characters each."""
+    """Estimate the number of tokens: English has about four characters per token."""
     return (len(text) + 3) // 4

@@ -1,0 +1,14 @@
+"""The real data, where they are on this machine."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real annotations and golden values."""
+    if "CIR_DATA_ROOT" not in os.environ:
+        pytest.skip("CIR_DATA_ROOT is not set: no real annotations")
+    return Path(os.environ["CIR_DATA_ROOT"])

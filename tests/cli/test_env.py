@@ -1,0 +1,20 @@
+"""The environment, as a bug report needs it, without secrets."""
+
+import torch
+
+from contextcir.cli import env
+
+
+def test_versions_devices_and_extras(capsys, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    assert env.main([]) == 0
+    text = capsys.readouterr().out
+    assert f"torch: {torch.__version__}" in text and "devices: " in text and "free disk here: " in text
+    assert "OPENAI_API_KEY: set\n" in text and "HF_TOKEN: not set\n" in text and "sk-secret" not in text
+
+
+def test_an_extra_is_whole_only_with_everything_that_it_requires(monkeypatch):
+    lines = ["torch>=2", 'spacy>=3; extra == "parse"', 'no-such-library; extra == "parse"', "numpy; extra == 'eval'"]
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: lines)
+    assert env.extras() == {"parse": False, "eval": True}

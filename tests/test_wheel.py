@@ -1,0 +1,125 @@
+"""The wheel, installed in an empty folder: commands, recipes and models work without a checkout."""
+
+import json
+import os
+import re
+import site
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
+SMALL = {"num_train": 240, "num_validation": 24, "num_test": 24, "gallery_size": 200, "image_size": 48}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", str(ROOT)]
+    subprocess.run([*command, "--wheel-dir", str(folder)], check=True, capture_output=True)
+    (found,) = folder.glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """Run a command of an environment that has the wheel, and the libraries of this one but not its checkout."""
+    home, empty = tmp_path_factory.mktemp("env"), tmp_path_factory.mktemp("empty")
+    venv.create(home, symlinks=True)
+    (packages,) = home.glob("lib/python*/site-packages")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(packages)
+    # The `.pth` files of a folder that is added this way are not read, so that an editable install stays out.
+    (packages / "libraries.pth").write_text("\n".join(site.getsitepackages()))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HOME": str(home / "cache"), "ACCELERATE_USE_CPU": "true"}
+    environment.pop("PYTHONPATH", None)
+    python = str(home / "bin" / "python")
+
+    def run(*argv: str, **options) -> str:
+        command = [python, *argv] if argv[0] in ("-c", "-m") else [python, "-m", "contextcir.cli.main", *argv]
+        done = subprocess.run(
+            command, cwd=empty, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+        )
+        assert done.returncode == 0, f"{argv}: {done.stderr[-2000:]}"
+        return done.stdout
+
+    run.folder, run.start = (
+        empty,
+        lambda *argv: subprocess.Popen(
+            [python, "-m", "contextcir.cli.main", *argv], cwd=empty, env=environment, stderr=subprocess.PIPE, text=True
+        ),
+    )
+    return run
+
+
+def test_what_is_in_it(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for name in (
+        "contextcir/py.typed",
+        "contextcir/phrases/parser/parser.pt",
+        "contextcir/captions/prompts/good4cir/differences.txt",
+        "contextcir/chat/prices.json",
+        "contextcir/evaluation/audit_page.html",
+        "contextcir/shipped/configs/scenes_tiny.yaml",
+        "contextcir/shipped/model_cards/contextcir_template.md",
+        "contextcir/shipped/checkpoints/scenes-clip-tiny/model.safetensors",
+        "datasets_scripts/cards/scenes.md",
+        "modeling_contextcir/modeling_contextcir.py",
+    ):
+        assert name in names, name
+    tops = {name.split("/")[0] for name in names if not name.split("/")[0].endswith(".dist-info")}
+    assert tops == {"contextcir", "modeling_contextcir", "datasets_scripts"}
+    entry = next(name for name in names if name.endswith("entry_points.txt"))
+    assert "contextcir = contextcir.cli.main:main" in zipfile.ZipFile(wheel).read(entry).decode()
+
+
+def test_from_data_to_a_measured_model(installed):
+    where = installed("-c", "import contextcir; print(contextcir.__file__)")
+    assert str(ROOT) not in where
+    assert "benchmark" in installed("--help")
+    installed("data", "scenes", "--output", "scenes", *(f"--{name}={value}" for name, value in SMALL.items()))
+    installed("phrases", "scenes/triplets")
+    options = ["--data", "scenes/triplets", "--benchmark", "scenes", "--max_steps", "20", "--output_dir", "runs/tiny"]
+    options += ["--per_device_train_batch_size", "8", "--per_device_eval_batch_size", "24", "--report_to", "none"]
+    options += ["--eval_strategy", "no", "--save_strategy", "no", "--disable_tqdm", "true", "--use_cpu"]
+    installed("-m", "contextcir.cli.train", "configs/scenes_tiny.yaml", *options)  # the recipe and its CLIP ship
+    folder = installed.folder / "runs" / "tiny"
+    assert "Training" in (folder / "README.md").read_text()
+    record = json.loads((folder / "training.json").read_text())
+    assert record["commit"] is None and record["training"]["step"] == 20
+    argv = ["--retriever", "runs/tiny", "--benchmark", "scenes", "--data_root", "scenes", "--baselines"]
+    assert "recall_subset" in installed("benchmark", *argv, "--output", "metrics.json")
+    metrics = json.loads((installed.folder / "metrics.json").read_text())
+    assert len(metrics["results"]) == 6 and metrics["clip"] == "checkpoints/scenes-clip-tiny"
+    compared = installed("compare", "metrics.json", "metrics.json", "--retriever_after", "CLIP, slerp")
+    assert "recall@1" in compared
+
+
+def test_captions_by_the_oracle(installed):
+    installed("data", "scene-pairs", "--output", "pairs", "--num_pairs", "6")
+    oracle = installed.start("oracle", "--truth", "pairs", "--port", "0")
+    try:
+        url = oracle.stderr.readline().split()[-1]
+        server = ["--model", "oracle", "--base_url", url, "--free"]
+        said = installed("generate", "--pairs", "pairs/pairs.json", "--output", "made", *server)
+    finally:
+        oracle.terminate()
+        oracle.communicate(timeout=20)
+    assert "pairs kept" in said
+    assert (installed.folder / "made" / "README.md").is_file()
+    assert list((installed.folder / "made" / "triplets").glob("train-*.parquet"))
+
+
+def test_messages_send_nobody_to_files_that_are_not_there(wheel):
+    """Texts of the wheel name no script of the checkout as a command."""
+    with zipfile.ZipFile(wheel) as archive:
+        for name in archive.namelist():
+            if name.endswith((".py", ".md")) and not name.startswith("datasets_scripts/"):
+                text = archive.read(name).decode()
+                found = re.findall(r"python (?:train|benchmark|datasets_scripts/\w+)|generate_captions\.py", text)
+                assert not found or name.endswith("parser/README.md"), f"{name}: {found}"
