@@ -44,9 +44,8 @@ def training_pairs(data_root: str) -> list[dict[str, str]]:
     return list(pairs.values())
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Write the pairs and, with a model, caption them. Returns the exit code."""
-    argv = sys.argv[1:] if argv is None else argv
     args, others = CommandParser([Arguments], "contextcir data cirr-r", __doc__).parse_known(argv)
     return write_and_caption(training_pairs(args.data_root), args.output, others)
 

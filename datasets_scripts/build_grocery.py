@@ -225,9 +225,8 @@ def build_split(split: str, groceries: Mapping[str, Grocery], args: Arguments) -
     return parts
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     """Build everything into the output folder."""
-    argv = sys.argv[1:] if argv is None else argv
     (args,) = CommandParser([Arguments], "contextcir data grocery", __doc__).parse(argv)
     from contextcir.benchmarks.grocery import CITATION
     from contextcir.benchmarks.published import FEATURES

@@ -73,9 +73,8 @@ def similar_pairs(args: Arguments) -> list[dict[str, str]]:
     return rows
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Write the pairs and, with a model, caption them. Returns the exit code."""
-    argv = sys.argv[1:] if argv is None else argv
     args, others = CommandParser([Arguments], "contextcir data hotel-cir", __doc__).parse_known(argv)
     return write_and_caption(similar_pairs(args), args.output, others)
 

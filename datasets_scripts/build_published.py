@@ -54,9 +54,8 @@ def splits_of(module: ModuleType) -> list[str]:
     return [*module.SPLITS, *(["train"] if hasattr(module, "training_triplets") else [])]
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, int]:
+def main(argv: Sequence[str]) -> dict[str, int]:
     """Build the dataset, and push it if asked to. Returns `<configuration> <split>` -> number of rows."""
-    argv = sys.argv[1:] if argv is None else argv
     (args,) = CommandParser([Arguments], "contextcir data published", __doc__).parse(argv)
     from contextcir.benchmarks.published import publish
     from contextcir.data.parquet import write_parquet

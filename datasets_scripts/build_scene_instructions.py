@@ -112,9 +112,8 @@ def serve_oracle(pictures: str, seed: int, connection: Connection) -> None:
         connection.poll(None)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Build pictures and triplets. Returns the exit code of `contextcir generate`."""
-    argv = sys.argv[1:] if argv is None else argv
     (args,) = CommandParser([Arguments], "contextcir data scene-instructions", __doc__).parse(argv)
     pictures = Path(args.output, "pictures")
     draw_pictures(args, pictures)

@@ -53,9 +53,8 @@ def save_picture(root: Path, path: str, scene: Scene, nuisance: int, image_size:
     return {"image": path, "scene": scene_to_json(scene)}
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     """Build the pictures and both files."""
-    argv = sys.argv[1:] if argv is None else argv
     (args,) = CommandParser([Arguments], "contextcir data scene-pairs", __doc__).parse(argv)
     root, rng = Path(args.output), random.Random(f"pairs {args.seed}")
     if any((root / "images").rglob("*.jpg")):  # they would be missing in the new truth

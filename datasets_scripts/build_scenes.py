@@ -245,9 +245,8 @@ def check_output(output: Path) -> None:
         raise ValueError(f"{output} holds other files than scenes data, which would be lost. Choose another output.")
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+def main(argv: Sequence[str]) -> dict[str, Any]:
     """Build everything into the output folder. Returns the record of the build."""
-    argv = sys.argv[1:] if argv is None else argv
     (args,) = CommandParser([Arguments], "contextcir data scenes", __doc__).parse(argv)
     output = Path(args.output)
     check_output(output)

@@ -69,9 +69,8 @@ class Arguments:
             raise ValueError(f"max_steps must be at least 1, or -1 for whole passes, got {self.max_steps}.")
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+def main(argv: Sequence[str]) -> dict[str, float]:
     """Train, measure and save. Returns the measures on the held-out pairs."""
-    argv = sys.argv[1:] if argv is None else argv
     (args,) = CommandParser([Arguments], "contextcir data reformulator", __doc__).parse(argv)
     from contextcir.training.output_folder import claim_folder
     from datasets_scripts.reformulator_training import train

@@ -34,9 +34,10 @@ from transformers.hf_argparser import HfArg
 
 from contextcir.cli.options import CommandParser, as_flags
 from contextcir.cli.running import run as run_command
-from contextcir.visualization import save_png, seed_dots
+from contextcir.visualization import save_png
 from research.ablation.grid import Grid, Run, planned, read_grid, result_of
 from research.ablation.page import COLUMNS, LOGGED, columns_of, page_lines
+from research.panels import seed_dots
 
 ROOT = Path(__file__).parents[1]
 
@@ -199,9 +200,8 @@ def render(args: Arguments, grid: Grid) -> None:
     page.write_text("\n".join(lines), encoding="utf-8")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     """Run what is missing and render the page."""
-    argv = sys.argv[1:] if argv is None else argv
     (args,) = CommandParser([Arguments], "python -m research.ablate", __doc__).parse(argv)
     grid = read_grid(Path(args.grid), args.parts)
     if not args.render:

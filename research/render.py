@@ -14,9 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from research import reference
+
 ROOT = Path(__file__).parent.parent
 PAGES = [  # pages with marked parts, relative to the root
     "README.md",
+    "docs/api.md",
+    "docs/commands.md",
     "docs/imagescope.md",
     "docs/results.md",
     "docs/speed.md",
@@ -189,8 +193,33 @@ def demo() -> str:
     return f"`{record['command']}` took {record['seconds'] / 60:.1f} minutes after the install ({where})."
 
 
+def results() -> str:
+    """Return one table of what matters: the trained models on the scenes test set, and the best baseline of CLIP."""
+    demo_run, instructed, reranked = (
+        read(f"{name}.json") for name in ("scenes_tiny", "scenes_instructcir", "imagescope_rerank")
+    )
+    own, *baselines = demo_run["results"]
+    best = max(baselines, key=lambda result: result["metrics"]["recall@1"])
+    scoped = reranked["rerank"]["rows"][0]["stages"]["evaluated"]
+    named = {
+        f"{best['retriever']} (best baseline)": best,
+        "InstructCIR, trained on generated captions": instructed["results"][0],
+        "ConText-CIR, the demo": own,
+        "the same, re-ranked by ImageScope with an oracle that never errs": scoped,
+    }
+    rows = [[name, *(f"{found['metrics'][metric]:.1f}" for metric in METRICS)] for name, found in named.items()]
+    rows.append(["chance", *(f"{demo_run['chance'][metric]:.1f}" for metric in METRICS)])
+    sizes = f"{demo_run['num_queries']:,} queries, gallery of {demo_run['gallery_size']:,}"
+    commands = "; ".join(source(record) for record in (demo_run, instructed, reranked))
+    return table(["", *METRICS], rows) + f"\n\n{sizes}, protocol `{demo_run['protocol_id']}`. {commands}."
+
+
 PARTS = {
+    "commands": reference.commands,
+    "exit_codes": reference.exit_codes,
+    "names": reference.names,
     "demo": demo,
+    "results": results,
     "scenes": lambda: measured("scenes_tiny.json"),
     "claims": lambda: claims("scenes_results.md"),
     "instructcir": instructcir,
@@ -225,9 +254,8 @@ def rendered(page: str) -> str:
     return re.sub(r"<!-- (\w+) -->.*?<!-- /\1 -->", part, text, flags=re.DOTALL)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Rewrite the pages, or check them. Returns the exit code: 1 if a page is stale."""
-    argv = sys.argv[1:] if argv is None else argv
     pages = {page: rendered(page) for page in PAGES}
     stale = [page for page, text in pages.items() if text != (ROOT / page).read_text(encoding="utf-8")]
     if "--check" in argv:
@@ -240,4 +268,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

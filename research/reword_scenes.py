@@ -89,9 +89,8 @@ async def write_texts(benchmark: Benchmark, shown: Mapping[str, Scene], seed: in
     return texts
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     """Build both splits."""
-    argv = sys.argv[1:] if argv is None else argv
     (args,) = CommandParser([Arguments], "python -m research.reword_scenes", __doc__).parse(argv)
     output = Path(args.output)
     for split in scenes.SPLITS:

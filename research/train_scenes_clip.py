@@ -288,9 +288,8 @@ def earlier_runs(init: str | None) -> list[dict[str, Any]]:
     return [*record.get("earlier", []), last]
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+def main(argv: Sequence[str]) -> dict[str, Any]:
     """Train, and measure and save in between. Returns the record of the run."""
-    argv = sys.argv[1:] if argv is None else argv
     (args,) = CommandParser([Arguments], "python -m research.train_scenes_clip", __doc__).parse(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     transformers.set_seed(args.seed)

@@ -74,7 +74,7 @@ def clip_folder(tmp_path_factory, clip_config, tokenizer) -> str:
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory, clip_folder):
-    """A trained run's folder, as far as benchmark.py looks at it."""
+    """The folder of a trained run, as far as `contextcir benchmark` reads it."""
     folder = tmp_path_factory.mktemp("run")
     torch.manual_seed(0)
     ContextCIRModel.from_clip_pretrained(clip_folder).save_pretrained(folder)

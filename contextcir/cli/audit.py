@@ -7,7 +7,6 @@ The probes are what CLIP finds by the reference image alone and by the text alon
 
 import json
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +35,8 @@ class AuditArguments:
             raise ValueError(f"max_queries must be at least 1, got {self.max_queries}.")
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+def main(argv: Sequence[str]) -> dict[str, Any]:
     """Audit a model, write the findings, and return them."""
-    argv = sys.argv[1:] if argv is None else argv
     choice, args = CommandParser([BenchmarkChoice, AuditArguments], "contextcir audit", __doc__).parse(argv)
     from contextcir.benchmarks.base import evenly_spaced
     from contextcir.cli.loading import find_clip, load_clip_baselines, load_model

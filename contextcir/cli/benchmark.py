@@ -58,9 +58,8 @@ class BenchmarkArguments:
             raise ValueError("There is nothing to measure: give --retriever, or --baselines and --clip.")
 
 
-def main(argv: Sequence[str] | None = None) -> Any:
+def main(argv: Sequence[str]) -> Any:
     """Measure, print the table, write and return the record; with `--benchmark all` a record for each benchmark."""
-    argv = sys.argv[1:] if argv is None else argv
     kinds = (BenchmarkChoice, BenchmarkArguments, ImageScopeArguments, ServerArguments)
     choice, args, scope_args, server_args = CommandParser(kinds, "contextcir benchmark", __doc__).parse(argv)
     check(choice, args, scope_args, server_args)

@@ -1,4 +1,4 @@
-"""What `generate_captions.py` captions: pairs that are read or drawn, and the images that none of them may show."""
+"""Inputs of `contextcir generate`: pairs that are read or drawn, and test images that none of them may show."""
 
 from __future__ import annotations
 

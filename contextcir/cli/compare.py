@@ -6,7 +6,6 @@
 The files are those of `contextcir benchmark --output`, on the same protocol.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,9 +27,8 @@ class CompareArguments:
     retriever_after: str | None = HfArg(default=None, help="By default the first of the file.")
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+def main(argv: Sequence[str]) -> dict[str, Any]:
     """Print and return the paired differences of two result files."""
-    argv = sys.argv[1:] if argv is None else argv
     (args,) = CommandParser([CompareArguments], "contextcir compare", __doc__, ("before", "after")).parse(argv)
     from contextcir.evaluation.compare import compare, format_comparison
 

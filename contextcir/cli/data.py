@@ -8,7 +8,6 @@
 
 import difflib
 import importlib
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,16 +21,12 @@ BUILDERS = {  # name -> module of `datasets_scripts`, what it builds
     "cirr-r": ("build_cirr_r", "CIRR with rewritten captions (as CIRR_R)"),
     "scene-pairs": ("build_scene_pairs", "pairs of scenes with known differences, to caption"),
     "scene-instructions": ("build_scene_instructions", "triplets of scenes, written by an oracle (as InstructCIR)"),
-    "scene-scores": ("score_scene_captions", "scores of generated captions of scenes"),
     "reformulator": ("train_reformulator", "LoRA adapters that write the change between two captions (InstructCIR)"),
-    "tiny-lm": ("build_tiny_lm", "a tiny language model with random weights, to try the reformulator"),
-    "parser": ("train_parser", "the constituency parser behind noun phrases"),
 }
 
 
-def main(argv: Sequence[str] | None = None) -> Any:
+def main(argv: Sequence[str]) -> Any:
     """Run a builder, or list them. Returns what the builder returns."""
-    argv = sys.argv[1:] if argv is None else argv
     name, *rest = argv or ["--help"]
     if name in ("-h", "--help"):
         width = max(map(len, BUILDERS))

@@ -3,7 +3,6 @@
 contextcir doctor benchmarks
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,9 +21,8 @@ class DoctorArguments:
     data_root: str = HfArg(help="Folder that holds one folder for each benchmark, under its name.")
 
 
-def main(argv: Sequence[str] | None = None) -> list:
+def main(argv: Sequence[str]) -> list:
     """Print and return what is there of every benchmark."""
-    argv = sys.argv[1:] if argv is None else argv
     (args,) = CommandParser([DoctorArguments], "contextcir doctor", __doc__, ("data_root",)).parse(argv)
     from contextcir.benchmarks.doctor import examine, format_findings
 

@@ -11,7 +11,6 @@ import os
 import platform
 import re
 import shutil
-import sys
 from collections.abc import Sequence
 
 from contextcir.cli.options import CommandParser
@@ -20,9 +19,9 @@ KEYS = ("OPENAI_API_KEY", "HF_TOKEN")
 LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "huggingface_hub", "pillow", "numpy")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Print the environment, a line each."""
-    CommandParser([], "contextcir env", __doc__).parse(sys.argv[1:] if argv is None else argv)
+    CommandParser([], "contextcir env", __doc__).parse(argv)
     for name, value in environment().items():
         print(f"{name}: {value}")
     return 0

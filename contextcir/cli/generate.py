@@ -90,9 +90,8 @@ class OutputArguments:
     public: bool = HfArg(default=False, help="Publish for everybody to see.")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Caption, write and, if asked to, push. Returns the exit code."""
-    argv = sys.argv[1:] if argv is None else argv
     kinds = (PairArguments, CaptionArguments, OutputArguments, ServerArguments)
     pair_args, caption_args, output_args, server_args = CommandParser(kinds, "contextcir generate", __doc__).parse(
         argv
@@ -117,6 +116,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
     held_out, sentence = find_held_out(pair_args.test_sets)
+    reformulator = None
+    if caption_args.reformulator:
+        from contextcir.captions.reformulator import Reformulator  # imports torch
+
+        reformulator = Reformulator.load(caption_args.reformulator)
     folder = Path(output_args.output)
     words = [word.replace(server.base_url, server.address) for word in argv]  # which may hold a password
     run = Run(
@@ -135,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "command": shlex.join(["contextcir", "generate", *words]),
             **provenance(),
         },
-        reformulator=load_reformulator(caption_args.reformulator),
+        reformulator=reformulator,
     )
     return caption(run, caption_args, server_args, output_args)
 
@@ -156,15 +160,6 @@ def choose_prompts(args: CaptionArguments) -> dict[str, Any]:
                 f"{args.reformulator} was trained with another reformulation.txt than that of {args.prompts}."
             )
     return prompts | {"reformulation": prompt}
-
-
-def load_reformulator(name_or_path: str | None):
-    """The adapter and its model, if one is asked for."""
-    if name_or_path is None:
-        return None
-    from contextcir.captions.reformulator import Reformulator
-
-    return Reformulator.load(name_or_path)
 
 
 def caption(run, caption_args: CaptionArguments, server_args: ServerArguments, output_args: OutputArguments) -> int:

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def command(name: str, argv: Sequence[str] | None = None) -> int:
-    """Run the sub-command of this name, and nothing else: what `train.py` and its like do."""
+    """Run one sub-command, as `train.py` and its like do. Returns its exit code."""
 
     def run_module(argv):
         return importlib.import_module(COMMANDS[name][0]).main(argv)

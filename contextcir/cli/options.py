@@ -35,7 +35,7 @@ class CommandParser(HfArgumentParser):
     """
 
     def __init__(self, kinds: Sequence[type], prog: str, doc: str, positional: Sequence[str] = ()):
-        example = re.search(r"^(?:    )?((?:accelerate|contextcir|python) .+(?:\\\n.+)*)", doc, re.MULTILINE)
+        example = re.search(r"^(?:    )?((?:accelerate|contextcir|python) (?:.*\\\n)*.+)", doc, re.MULTILINE)
         super().__init__(
             kinds,
             prog=prog,

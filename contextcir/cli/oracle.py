@@ -5,7 +5,6 @@ contextcir oracle --truth data/scene_pairs --port 8000 --latency 0.05 --rate_429
 
 import logging
 import signal
-import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,9 +32,8 @@ class OracleArguments:
     seed: int = HfArg(default=0, help="Seed of wording and faults.")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Serve until SIGINT or SIGTERM, then log a summary of the requests."""
-    argv = sys.argv[1:] if argv is None else argv
     args, faults = CommandParser([OracleArguments, Faults], "contextcir oracle", __doc__).parse(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     truth = Truth.from_folder(args.truth)

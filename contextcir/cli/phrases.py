@@ -10,7 +10,6 @@ weights and the options: a second run is instant, and another parser is not mist
 
 import json
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,9 +45,8 @@ class PhraseArguments:
             raise ValueError(f"There is no folder {self.data}: give --output_dir or --push_to_hub to write to.")
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+def main(argv: Sequence[str]) -> dict[str, Any]:
     """Print the phrases of texts, or add them to triplets. Returns the phrases, or the counts of each split."""
-    argv = sys.argv[1:] if argv is None else argv
     (args,) = CommandParser([PhraseArguments], "contextcir phrases", __doc__, ("data",)).parse(argv)
     from contextcir.phrases.extractor import NounPhraseExtractor
 

@@ -56,9 +56,8 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments,
     return model_args, data_args, args
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+def main(argv: Sequence[str]) -> dict[str, float]:
     """Train, evaluate, save and, if asked to, push. Returns the last metrics."""
-    argv = sys.argv[1:] if argv is None else argv
     model_args, data_args, args = parse_arguments(argv)
     from transformers import set_seed
     from transformers.utils import logging

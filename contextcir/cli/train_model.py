@@ -1,4 +1,4 @@
-"""The model that `train.py` trains: made of a CLIP, or an earlier one, with LoRA adapters if asked for."""
+"""The model that `contextcir train` trains: from a CLIP or an earlier model, with LoRA adapters if asked for."""
 
 from collections.abc import Callable
 

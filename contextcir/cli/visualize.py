@@ -18,7 +18,6 @@ of a trace, of those that are complete. They are evenly spaced because neighbour
 
 import json
 import logging
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,9 +69,8 @@ class VisualizeArguments:
             raise ValueError("Give either --run, with which --compare goes, or --trace.")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Draw the figures."""
-    argv = sys.argv[1:] if argv is None else argv
     choice, args = CommandParser([Drawn, VisualizeArguments], "contextcir visualize", __doc__).parse(argv)
     from contextcir.visualization import save_png
 

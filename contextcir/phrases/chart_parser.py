@@ -1,6 +1,6 @@
 """The constituency parser for noun phrases: benepar's chart parser (Kitaev and Klein, 2018), in a compact form.
 
-The shipped parser in `contextcir/phrases/parser/` (trained by `datasets_scripts/train_parser.py`) reads characters and
+The shipped parser in `contextcir/phrases/parser/` (trained by `research/train_parser.py`) reads characters and
 needs no pretrained language model. Released benepar models work as well. Only this file imports benepar.
 """
 

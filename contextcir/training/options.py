@@ -31,7 +31,7 @@ class ScheduleOptions:
     weight_decay: float = HfArg(default=1e-2, help="Weight decay (AdamW).")
     seed: int = HfArg(default=42, help="Seed of new layers, sampling and augmentation.")
     bf16: bool = HfArg(default=False, help="Train with bfloat16 autocast.")
-    gradient_checkpointing: bool | None = HfArg(
+    activation_checkpointing: bool | None = HfArg(
         default=None, help="Compute activations again in the backward pass: less memory, more time."
     )
     resume_from_checkpoint: str | None = HfArg(

@@ -11,7 +11,6 @@ from contextcir.visualization.curves import read_history, training_curves
 from contextcir.visualization.funnel import funnel_figure
 from contextcir.visualization.grid import retrieval_grid
 from contextcir.visualization.page import save_png
-from contextcir.visualization.panels import seed_dots, stages_figure
 from contextcir.visualization.profile import profile_figure
 
 __all__ = [
@@ -25,7 +24,5 @@ __all__ = [
     "read_history",
     "retrieval_grid",
     "save_png",
-    "seed_dots",
-    "stages_figure",
     "training_curves",
 ]

@@ -11,6 +11,7 @@ image encoder are read; otherwise image files are read, decoded and encoded in e
 import argparse
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
@@ -131,4 +132,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -43,7 +43,7 @@ from contextcir.retrieval.dense import DenseRetriever
 from contextcir.runtime.provenance import code_commit, versions
 from contextcir.scenes import Scene
 from contextcir.scenes.oracle import Faults
-from contextcir.visualization import save_png, stages_figure
+from contextcir.visualization import save_png
 from research.bench.measuring import write_json
 from research.bench.oracle_search import (
     ERRORS,
@@ -55,6 +55,7 @@ from research.bench.oracle_search import (
     per_query,
 )
 from research.bench.oracles import load_benchmark, truth_of
+from research.panels import stages_figure
 
 Shown = Mapping[str, Scene]  # id of a picture -> its scene
 RATES = (0.05, 0.1, 0.2, 0.4)
@@ -191,7 +192,7 @@ def curves(errors: Mapping[str, Any], metric: str) -> dict[str, dict[float, dict
     }
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+def main(argv: Sequence[str]) -> dict[str, Any]:
     """Measure the parts. Returns the result, as written to JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -207,7 +208,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--folder", default="runs/imagescope_oracle", help="folder of traces and captions")
     parser.add_argument("--output", default="docs/results/imagescope_oracle.json", help="JSON file of the result")
     parser.add_argument("--figure", help="PNG file for a figure of recall by error rate")
-    argv = sys.argv[1:] if argv is None else argv
     args = parser.parse_args(argv)
     if ("rerank" in args.parts) != bool(args.model):
         parser.error("The part rerank needs --model, and no other part has it.")
@@ -237,4 +237,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

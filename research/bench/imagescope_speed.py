@@ -137,7 +137,7 @@ def rows_of(found: dict[str, Any], args: argparse.Namespace) -> list[dict[str, A
     return [goal_row(name, value, goal) for (name, goal), value in zip(GOALS.items(), values, strict=True)]
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+def main(argv: Sequence[str]) -> dict[str, Any]:
     """Measure. Returns the result, as written to JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="4 queries, 0.05 s of latency, 16 concurrent requests")
@@ -149,7 +149,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--concurrency", type=int, default=32, help="requests at the same time")
     parser.add_argument("--seed", type=int, default=0, help="seed of the oracle's wording")
     parser.add_argument("--output", default="docs/results/imagescope_speed.json", help="JSON file of the result")
-    argv = sys.argv[1:] if argv is None else argv
     args = parser.parse_args(argv)
     if args.quick:
         vars(args).update(QUICK)
@@ -173,4 +172,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -13,6 +13,7 @@ with one of plain CLIP with the same encoders, images and texts, by time relativ
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,4 +69,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

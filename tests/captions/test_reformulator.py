@@ -22,7 +22,7 @@ from contextcir.chat.dispatch import Dispatcher
 from contextcir.chat.exchange import ChatRequest, Outcome
 from contextcir.chat.ledger import Ledger
 from contextcir.data.pairs import Pair
-from datasets_scripts import build_tiny_lm
+from research import build_tiny_lm
 
 
 @pytest.fixture(scope="module")

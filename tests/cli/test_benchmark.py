@@ -1,4 +1,4 @@
-"""`benchmark.py` as people call it: a model, its CLIP's baselines, a table and JSON, and readable errors."""
+"""`contextcir benchmark` as people call it: a model, its CLIP's baselines, a table and JSON, readable errors."""
 
 import json
 import os

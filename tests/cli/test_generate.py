@@ -28,7 +28,7 @@ from contextcir.scenes import render, sample_query
 from contextcir.scenes.ground_truth import scene_to_json
 from contextcir.scenes.oracle import Faults, Oracle
 from contextcir.scenes.truth import Truth
-from datasets_scripts import score_scene_captions
+from research import score_scene_captions
 from tests.loopback_hub import LoopbackHub
 
 ROOT = Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""`train.py` from its options to the folder that it leaves."""
+"""`contextcir train` from its options to the folder that it leaves."""
 
 import json
 import os

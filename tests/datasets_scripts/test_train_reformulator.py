@@ -24,7 +24,8 @@ from contextcir.scenes import describe, realise, render, sample_scene
 from contextcir.scenes.ground_truth import scene_to_json
 from contextcir.scenes.oracle import Oracle
 from contextcir.scenes.truth import Truth
-from datasets_scripts import build_tiny_lm, reformulator_training, train_reformulator
+from datasets_scripts import reformulator_training, train_reformulator
+from research import build_tiny_lm
 
 pytest.importorskip("peft", reason="adapters need the extra `peft`")
 SIZES = {"hidden_size": 32, "num_layers": 1, "num_texts": 200}

@@ -10,10 +10,9 @@ from contextcir.visualization import (
     profile_figure,
     read_history,
     save_png,
-    seed_dots,
-    stages_figure,
     training_curves,
 )
+from research.panels import seed_dots, stages_figure  # noqa: E402
 
 
 def panels(figure) -> dict:

@@ -1,6 +1,6 @@
 """Compare the captions that `contextcir generate` wrote for pairs of scenes with the true differences.
 
-    contextcir data scene-scores data/generated --truth data/scene_pairs
+    python -m research.score_scene_captions data/generated --truth data/scene_pairs
 
 Captions that were dropped are not scored. Precision is the share of the captions that describe a true edit, each edit
 counted once. Recall is the share of the true edits that are described. Both are computed by operation over all
@@ -65,10 +65,9 @@ def score_folder(output: Path, truth: Path) -> dict[str, Any]:
     return {"pairs": len(captioned), "failed_pairs": len(pairs) - len(captioned), "scores": scores}
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+def main(argv: Sequence[str]) -> dict[str, Any]:
     """Print the table of scores and write the JSON. Returns the scores."""
-    argv = sys.argv[1:] if argv is None else argv
-    (args,) = CommandParser([Arguments], "contextcir data scene-scores", __doc__, ("output",)).parse(argv)
+    (args,) = CommandParser([Arguments], "python -m research.score_scene_captions", __doc__, ("output",)).parse(argv)
     found = score_folder(Path(args.output), Path(args.truth))
     print(f"{'':<8}{'captions':>10}{'edits':>8}{'right':>8}{'precision':>11}{'recall':>8}")
     for name, score in found["scores"].items():
@@ -82,4 +81,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, "contextcir data scene-scores"))
+    sys.exit(run(main, "python -m research.score_scene_captions"))

@@ -8,7 +8,7 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 
-from datasets_scripts.treebank.trees import Tree, is_leaf, leaves, map_first_word, map_words, trim_punctuation
+from research.treebank.trees import Tree, is_leaf, leaves, map_first_word, map_words, trim_punctuation
 
 OPEN_CLASSES = ("NN", "NNS", "JJ", "NNP", "VB", "VBN", "VBG", "CD", "JJR")  # tags of words that are swapped
 

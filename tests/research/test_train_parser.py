@@ -10,11 +10,11 @@ import pytest
 from contextcir.cli.options import as_flags
 from contextcir.phrases import chart_parser
 from contextcir.scenes import NounPhrase, sample_trees
-from datasets_scripts import train_parser
-from datasets_scripts.treebank.data import read_treebank
-from datasets_scripts.treebank.record import evaluate_texts, write_card
-from datasets_scripts.treebank.scores import evaluate
-from datasets_scripts.treebank.trees import read_tree
+from research import train_parser
+from research.treebank.data import read_treebank
+from research.treebank.record import evaluate_texts, write_card
+from research.treebank.scores import evaluate
+from research.treebank.trees import read_tree
 
 pytest.importorskip("benepar", reason="noun phrases need the extra `parse`")
 
@@ -68,7 +68,7 @@ def test_a_run_learns_repeats_and_is_recorded(gum, tmp_path, monkeypatch, capsys
     _, continued = train("c", init_from=tmp_path / "a" / "parser.pt", epochs=1, learning_rate=1e-6)
     assert continued["initial_run"] == recorded
     assert continued["best"]["scenes_dev"]["np_f1"] == pytest.approx(best["scenes_dev"]["np_f1"], abs=2)
-    assert (tmp_path / "c" / "README.md").read_text().count("    contextcir data parser") == 2
+    assert (tmp_path / "c" / "README.md").read_text().count("    python -m research.train_parser") == 2
 
     card = (tmp_path / "a" / "README.md").read_text()
     assert f"| gum_dev (12 trees) | {best['gum_dev']['np_f1']:.1f} |" in card

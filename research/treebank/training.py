@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from contextcir.phrases import chart_parser
-from datasets_scripts.train_parser import Arguments
-from datasets_scripts.treebank.data import TrainingTrees
-from datasets_scripts.treebank.objective import new_parser, parser_loss
-from datasets_scripts.treebank.scores import evaluate
+from research.train_parser import Arguments
+from research.treebank.data import TrainingTrees
+from research.treebank.objective import new_parser, parser_loss
+from research.treebank.scores import evaluate
 
 
 def hyperparameters(args: Arguments) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Build a tiny causal language model with random weights, to try `contextcir data reformulator` offline.
 
-    contextcir data tiny-lm --output data/tiny_lm
+    python -m research.build_tiny_lm --output data/tiny_lm
 
 It has the architecture of Llama, and a byte-pair vocabulary learned from the texts of the scenes grammar. So every
 text can be tokenized, and texts of scenes take few tokens. Same arguments, same files.
@@ -52,10 +52,9 @@ def train_tokenizer(args: Arguments) -> Tokenizer:
     return tokenizer
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     """Build and save the model and its tokenizer."""
-    argv = sys.argv[1:] if argv is None else argv
-    (args,) = CommandParser([Arguments], "contextcir data tiny-lm", __doc__).parse(argv)
+    (args,) = CommandParser([Arguments], "python -m research.build_tiny_lm", __doc__).parse(argv)
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -81,4 +80,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, "contextcir data tiny-lm"))
+    sys.exit(run(main, "python -m research.build_tiny_lm"))

@@ -1,13 +1,13 @@
 """Train the compact constituency parser that ships in `contextcir/phrases/parser/`.
 
-    contextcir data parser --gum $CIR_DATA_ROOT/gum_const --output_dir contextcir/phrases/parser --bf16
+    python -m research.train_parser --gum $CIR_DATA_ROOT/gum_const --output_dir contextcir/phrases/parser --bf16
 
 It is a chart parser of benepar (Kitaev and Klein, 2018): it scores a label for every span, and finds the best tree by
 CKY. It reads characters instead of the output of a pretrained language model, and so takes only a few megabytes.
 
 It is trained on the CC BY / CC BY-SA part of the GUM treebank, on gold trees of the scenes grammar, and on a small
 grammar of modification texts, which uses noun phrases of GUM. GUM has only 3,600 trees, so they are augmented. For the
-augmentation and the loss, which differs from benepar's, see `datasets_scripts/treebank`. Averaged weights are saved.
+augmentation and the loss, which differs from benepar's, see `research/treebank`. Averaged weights are saved.
 """
 
 import json
@@ -51,15 +51,14 @@ class Arguments:
     seed: int = HfArg(default=0, help="Seed of weights and trees.")
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+def main(argv: Sequence[str]) -> dict[str, Any]:
     """Train, save the best epoch by NP-F1 on GUM, and measure it. Returns the scores of the last epoch."""
-    argv = sys.argv[1:] if argv is None else argv
-    (args,) = CommandParser([Arguments], "contextcir data parser", __doc__).parse(argv)
+    (args,) = CommandParser([Arguments], "python -m research.train_parser", __doc__).parse(argv)
     import torch
 
-    from datasets_scripts.treebank.data import TrainingTrees
-    from datasets_scripts.treebank.record import measure_texts, save_parser
-    from datasets_scripts.treebank.training import initial_parser, train
+    from research.treebank.data import TrainingTrees
+    from research.treebank.record import measure_texts, save_parser
+    from research.treebank.training import initial_parser, train
 
     torch.manual_seed(args.seed)
     torch.set_num_threads(1)
@@ -76,4 +75,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, "contextcir data parser"))
+    sys.exit(run(main, "python -m research.train_parser"))

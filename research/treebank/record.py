@@ -14,9 +14,9 @@ from typing import Any
 from contextcir.phrases import chart_parser
 from contextcir.phrases.extractor import NounPhraseExtractor, is_concept
 from contextcir.scenes import MAX_EDITS, SceneQuery, sample_query
-from datasets_scripts.train_parser import Arguments
+from research.train_parser import Arguments
 
-CARD = Path(__file__).parents[1] / "cards" / "parser.md"
+CARD = Path(__file__).parents[1] / "parser_card.md"
 COLUMNS = ("np_f1", "np_precision", "np_recall", "all_labels_f1", "tag_accuracy")
 
 
@@ -25,7 +25,7 @@ def save_parser(parser: Any, args: Arguments, argv: Sequence[str], history: Sequ
     output_dir = Path(args.output_dir)
     chart_parser.save_parser(parser, output_dir / "parser.pt")
     weights = (output_dir / "parser.pt").read_bytes()
-    command = shlex.join(["contextcir", "data", "parser", *argv])
+    command = shlex.join(["python", "-m", "research.train_parser", *argv])
     if os.environ.get("CIR_DATA_ROOT"):
         command = command.replace(os.environ["CIR_DATA_ROOT"].rstrip("/"), "$CIR_DATA_ROOT")
     record = {

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from contextcir.scenes import sample_trees
-from datasets_scripts.treebank import augmentation
-from datasets_scripts.treebank.augmentation import Substitution, caption_style, fragments, misspell
-from datasets_scripts.treebank.grammar import ModificationGrammar
-from datasets_scripts.treebank.objective import Example, batches, gold_labels, new_parser, parser_loss
-from datasets_scripts.treebank.scores import evaluate, np_brackets
-from datasets_scripts.treebank.trees import labelled_spans, leaves, read_tree, to_brackets
+from research.treebank import augmentation
+from research.treebank.augmentation import Substitution, caption_style, fragments, misspell
+from research.treebank.grammar import ModificationGrammar
+from research.treebank.objective import Example, batches, gold_labels, new_parser, parser_loss
+from research.treebank.scores import evaluate, np_brackets
+from research.treebank.trees import labelled_spans, leaves, read_tree, to_brackets
 from tests.tiny_parser import HPARAMS
 
 pytest.importorskip("benepar", reason="noun phrases need the extra `parse`")

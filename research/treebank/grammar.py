@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets_scripts.treebank.trees import Tree, map_first_word, map_words, read_tree
+from research.treebank.trees import Tree, map_first_word, map_words, read_tree
 
 
 class ModificationGrammar:

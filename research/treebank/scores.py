@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from datasets_scripts.treebank.objective import Example
-from datasets_scripts.treebank.trees import PUNCTUATION, Tree
+from research.treebank.objective import Example
+from research.treebank.trees import PUNCTUATION, Tree
 
 
 def np_brackets(tags: Sequence[str], spans: Iterable[tuple[int, int, str]]) -> set[tuple[int, int]]:

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from contextcir.phrases import chart_parser
-from datasets_scripts.treebank.trees import Tree, labelled_spans, leaves
+from research.treebank.trees import Tree, labelled_spans, leaves
 
 
 class Example:

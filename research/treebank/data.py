@@ -7,11 +7,11 @@ from itertools import islice
 from pathlib import Path
 
 from contextcir.scenes import sample_trees
-from datasets_scripts.train_parser import Arguments
-from datasets_scripts.treebank.augmentation import Substitution, caption_style, fragments
-from datasets_scripts.treebank.grammar import ModificationGrammar
-from datasets_scripts.treebank.objective import Example, batches
-from datasets_scripts.treebank.trees import Tree, leaves, read_tree, to_brackets
+from research.train_parser import Arguments
+from research.treebank.augmentation import Substitution, caption_style, fragments
+from research.treebank.grammar import ModificationGrammar
+from research.treebank.objective import Example, batches
+from research.treebank.trees import Tree, leaves, read_tree, to_brackets
 
 
 class TrainingTrees:
