@@ -140,7 +140,7 @@ def build_model(args: Arguments) -> tuple[Any, Any, str]:
 def training_arguments(args: Arguments) -> TrainingArguments:
     """Return the options of the trainer."""
     names = ["output_dir", "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size"]
-    names += ["gradient_accumulation_steps", "gradient_checkpointing", "bf16", "seed"]
+    names += ["gradient_accumulation_steps", "activation_checkpointing", "bf16", "seed"]
     return TrainingArguments(
         **{name: getattr(args, name) for name in names},
         per_device_eval_batch_size=args.per_device_train_batch_size,

@@ -53,7 +53,7 @@ class Arguments:
     max_steps: int = HfArg(default=-1, help="Steps; from 1 on it replaces num_train_epochs.")
     per_device_train_batch_size: int = HfArg(default=8, help="Examples of a batch.")
     gradient_accumulation_steps: int = HfArg(default=1, help="Batches of a step.")
-    gradient_checkpointing: bool = HfArg(default=False, help="Save memory at about half the speed.")
+    activation_checkpointing: bool = HfArg(default=False, help="Save memory at about half the speed.")
     bf16: bool = HfArg(default=False, help="Load the base model in bfloat16.")
     seed: int = HfArg(default=0, help="Seed of the split, the adapters and the order.")
 

@@ -1,6 +1,6 @@
 """Train a ConText-CIR or InstructCIR model, or a baseline, on triplets, from any CLIP or from an earlier model.
 
-    accelerate launch train.py configs/scenes_tiny.yaml
+    accelerate launch -m contextcir.cli.train configs/scenes_tiny.yaml
     accelerate launch -m contextcir.cli.train configs/scenes_tiny.yaml --learning_rate 1e-4 --output_dir runs/slower
     contextcir train --clip_name_or_path openai/clip-vit-base-patch32 --data user/triplets --output_dir runs/mine
     contextcir train configs/scenes_tiny.yaml --resume_from_checkpoint true

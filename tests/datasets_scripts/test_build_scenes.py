@@ -17,7 +17,17 @@ from contextcir.cli.options import as_flags
 from contextcir.data.images import load_image
 from contextcir.data.triplets import load_triplets
 from contextcir.retrieval.base import Ranking
-from contextcir.scenes import KINDS, VERSION, Picture, any_held_out, apply, compose, has_held_out_word, scene_from_json
+from contextcir.scenes import (
+    KINDS,
+    VERSION,
+    Picture,
+    any_held_out,
+    apply,
+    compose,
+    has_held_out_word,
+    rows,
+    scene_from_json,
+)
 from datasets_scripts import build_scenes
 from tests.tiny_scenes import ALL_SPLITS, FEWEST, build
 
@@ -112,13 +122,13 @@ def test_the_truth_is_what_the_pictures_show(scenes, test_part):
         ]
         assert all(query.modification_text[p.start : p.end] == p.text for p in own.phrases)
         stored = test_part.gallery.images[test_part.gallery.positions[query.reference_id]]["bytes"]
-        assert stored == build_scenes.encode(Picture(own.scene, own.nuisance), 48)["bytes"]
-    rows = load_dataset("parquet", data_files=str(scenes / "truth" / "test-*.parquet"), split="train")
-    assert rows["id"] == test_part.gallery.ids
+        assert stored == rows.encode(Picture(own.scene, own.nuisance), 48)["bytes"]
+    truth = load_dataset("parquet", data_files=str(scenes / "truth" / "test-*.parquet"), split="train")
+    assert truth["id"] == test_part.gallery.ids
     full = sum(len(test_part.relevance[query.id]) for query in test_part.queries)
     targets = {composed[query.id].query.target for query in test_part.queries}
     assert len(targets) == 120  # so that each picture of a target answers one query
-    assert sum(scene_from_json(json.loads(row["scene"])) in targets for row in rows) == full
+    assert sum(scene_from_json(json.loads(row["scene"])) in targets for row in truth) == full
 
 
 def test_scores_of_perfect_and_random_rankings_and_the_bounds_of_half_queries(scenes, test_part):
@@ -145,10 +155,10 @@ def test_scores_of_perfect_and_random_rankings_and_the_bounds_of_half_queries(sc
 
 
 def test_families_with_an_excluded_scene_are_left_out():
-    made = list(build_scenes.training_triplets(40, 0, 48, set()))
+    made = list(rows.training_triplets(40, 0, 48, set()))
     families = random.Random("train 0")
-    first = build_scenes.sample_family(families)
-    without = list(build_scenes.training_triplets(40, 0, 48, {hash(first[-1].target)}))
+    first = rows.sample_family(families)
+    without = list(rows.training_triplets(40, 0, 48, {hash(first[-1].target)}))
     assert without[0]["target_image"]["bytes"] != made[0]["target_image"]["bytes"]
 
 

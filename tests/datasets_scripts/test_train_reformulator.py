@@ -129,9 +129,9 @@ def test_only_the_answer_has_labels(base):
     assert (len(shorter), shorter.too_long, shorter.examples) == (1, 1, examples[:1])
 
 
-def test_gradient_checkpointing_changes_nothing(train, prompts, tmp_path):
+def test_activation_checkpointing_changes_nothing(train, prompts, tmp_path):
     losses = [
-        train(tmp_path / str(on), prompts=prompts, max_steps=3, gradient_checkpointing=on)["loss"]
+        train(tmp_path / str(on), prompts=prompts, max_steps=3, activation_checkpointing=on)["loss"]
         for on in (False, True)
     ]
     assert losses[0] == pytest.approx(losses[1], abs=1e-3)
