@@ -19,7 +19,7 @@ from transformers.hf_argparser import HfArg
 
 from contextcir.cli.options import CommandParser
 from contextcir.cli.running import run
-from contextcir.data.images import images_in
+from contextcir.data.folders import images_in
 from contextcir.data.pairs import mine_pairs
 from datasets_scripts.pair_files import write_and_caption
 

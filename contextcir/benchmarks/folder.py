@@ -21,7 +21,7 @@ from typing import Any
 
 from contextcir.benchmarks.base import Benchmark
 from contextcir.benchmarks.files import check_choices
-from contextcir.data.images import images_in
+from contextcir.data.folders import images_in
 from contextcir.retrieval.base import Gallery, Query
 
 SOURCE = "your own: a folder images, and queries.jsonl beside it"

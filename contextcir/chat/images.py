@@ -6,51 +6,20 @@ Left out: image URLs, since a server that fetches addresses needs a different ki
 """
 
 import base64
-import hashlib
 import os
 import re
 from typing import Any
 
 from PIL import Image
 
-from contextcir.data.images import encode_image, load_image, unpacked
+from contextcir.data.content import image_content
+from contextcir.data.images import encode_image, load_image
 
 MAX_BYTES = 4_000_000  # of a file that is sent as it is; 1024 x 1024 RGB as PNG stays below
 JPEG_QUALITY = 90
 
 _JPEG_RGB = re.compile(rb"\xff[\xc0-\xc2]\x00\x11\x08.{4}\x03", re.DOTALL)  # the frame header of three 8-bit channels
 _PNG_RGB = re.compile(rb"\x89PNG\r\n\x1a\n.{16}\x08\x02", re.DOTALL)  # 8 bits, colour without alpha
-
-
-def image_content(source: Any) -> bytes | Image.Image:
-    """
-    Read the content of an image. Decodes no file.
-
-    Args:
-        source: Anything that [`load_image`] reads.
-
-    Returns:
-        `bytes` of a file, or the RGB `PIL.Image.Image` of an image that is given as pixels.
-
-    Raises:
-        [`~contextcir.data.images.ImageError`]: The file cannot be read.
-    """
-    source = unpacked(source)
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return bytes(source)
-    try:
-        with open(source, "rb") as file:
-            return file.read()
-    except (OSError, TypeError, ValueError):  # pixels, or a file for which `load_image` raises a clear error
-        return load_image(source)  # applies a palette and an orientation
-
-
-def image_digest(source: Any) -> bytes:
-    """Return the SHA-256 of an image's content: the bytes of a file (not its name), or size and pixels."""
-    content = image_content(source)
-    if isinstance(content, bytes):
-        return hashlib.sha256(content).digest()
-    return hashlib.sha256(f"{content.size} ".encode() + content.tobytes()).digest()
 
 
 def image_url(source: Any, max_side: int) -> str:

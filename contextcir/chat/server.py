@@ -24,8 +24,9 @@ from urllib.parse import urlsplit
 from contextcir.chat.answers import read_completion, schema_prompt, strict_schema
 from contextcir.chat.attempts import QUOTA, Attempts, check_response, count_request, current_attempts
 from contextcir.chat.exchange import ChatRequest, ChatStop, Outcome
-from contextcir.chat.images import image_digest, image_url
+from contextcir.chat.images import image_url
 from contextcir.chat.prices import Price, without_date
+from contextcir.data.content import image_digest
 from contextcir.data.images import ImageError
 
 OPENAI_URL = "https://api.openai.com/v1"  # explicit, since the client would follow OPENAI_BASE_URL

@@ -58,7 +58,7 @@ class PairArguments:
 
 def choose_pairs(args: PairArguments, output: str) -> tuple[Sequence[Pair], str]:
     """The pairs that are asked for, read or drawn, and a sentence about them for the report."""
-    from contextcir.data.images import images_in
+    from contextcir.data.folders import images_in
     from contextcir.data.pairs import Pair, read_pairs, sample_pairs
 
     if args.pairs:

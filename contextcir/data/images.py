@@ -93,28 +93,6 @@ def unpacked(source: Any) -> Any:
     return source["bytes"] if source.get("bytes") is not None else source.get("path")
 
 
-def images_in(folder: str | os.PathLike) -> list[str]:
-    """
-    List the image files in a folder and its sub-folders by suffix, without hidden files.
-
-    Returns:
-        `list[str]`: Sorted paths relative to the folder, with `/`.
-
-    Raises:
-        `ValueError`: There is none.
-    """
-    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS}
-    root = Path(folder)
-    names = [
-        path.relative_to(root).as_posix()
-        for path in root.rglob("*")
-        if path.suffix.lower() in suffixes and not path.name.startswith(".")
-    ]
-    if not names:
-        raise ValueError(f"{root} holds no images ({', '.join(sorted(suffixes))}). Check the path.")
-    return sorted(names)
-
-
 def encode_image(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     """Encode an image as a file in memory, with Pillow's `options` such as `quality`."""
     with io.BytesIO() as file:

@@ -7,11 +7,16 @@ each query's *candidates* (the subset of CIRR's second metric), since some of th
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
 
-from contextcir.data.images import images_in, load_image
+from contextcir.data.folders import images_in
+from contextcir.data.images import load_image
+
+if TYPE_CHECKING:
+    from contextcir.retrieval.dense import DenseRetriever
+    from contextcir.retrieval.store.gallery import StoredGallery
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,46 @@ class Gallery:
         """
         names = images_in(folder)
         return cls(names, [os.path.join(folder, name) for name in names])
+
+    @staticmethod
+    def build(images: Any, retriever: "DenseRetriever", output: str | os.PathLike, **options: Any) -> "StoredGallery":
+        """
+        Embed images once, and keep the embeddings in a folder. A build that was interrupted goes on. A gallery that is
+        there is brought up to date: only new and changed images are embedded.
+
+        Args:
+            images (`str`, `os.PathLike`, [`Gallery`] or a source): A folder, a text file that lists images, a data
+                set, see [`~contextcir.retrieval.store.sources.find_source`]; or a gallery.
+            retriever ([`~contextcir.retrieval.dense.DenseRetriever`]): Embeds the images.
+            output (`str` or `os.PathLike`): The folder of the stored gallery.
+            **options: As for [`~contextcir.retrieval.store.operations.index_images`].
+
+        Returns:
+            [`~contextcir.retrieval.store.gallery.StoredGallery`]: Open for search.
+        """
+        from contextcir.retrieval.store.operations import build_gallery
+
+        return build_gallery(images, retriever, output, **options)
+
+    @staticmethod
+    def open(folder: str | os.PathLike, retriever: "DenseRetriever | None" = None) -> "StoredGallery":
+        """
+        Open a stored gallery.
+
+        Args:
+            folder (`str` or `os.PathLike`): Its folder.
+            retriever ([`~contextcir.retrieval.dense.DenseRetriever`], *optional*): Embeds queries. It must have the
+                model that the gallery was embedded by.
+
+        Returns:
+            [`~contextcir.retrieval.store.gallery.StoredGallery`]: Open for search.
+
+        Raises:
+            `StoreError`: There is no gallery, it is damaged, or another model made it (both are named).
+        """
+        from contextcir.retrieval.store.gallery import StoredGallery
+
+        return StoredGallery.load(folder, retriever)
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from contextcir.retrieval.dense import DenseRetriever, EncodeQueries, GalleryEmbeds, normalize
+from contextcir.retrieval.dense import DenseRetriever, EncodeQueries, GalleryEmbeds, PixelValues, normalize
+from contextcir.retrieval.identity import model_identity
 from contextcir.runtime.inference import evaluation_mode, weights_state
 
 BASELINES = ("CLIP, image only", "CLIP, text only", "CLIP, image + text", "CLIP, slerp", "CLIP, image x text")
@@ -29,7 +30,7 @@ def clip_baselines(
         clip_model (`CLIPModel`): On the device to run on.
         processor: Its processor. Texts are truncated to the length of CLIP's text encoder.
         autocast (`torch.dtype`, *optional*): Encode under autocast to this type.
-        **options: `batch_size` and `num_threads`, as for [`DenseRetriever`].
+        **options: `batch_size` and `num_workers`, as for [`DenseRetriever`].
 
     Returns:
         `dict[str, DenseRetriever]`: With the names of `BASELINES` as keys:
@@ -43,10 +44,11 @@ def clip_baselines(
     """
     max_length = clip_model.config.text_config.max_position_embeddings
 
-    def encode_images(images: list[Image.Image]) -> torch.Tensor:
+    prepare = PixelValues(processor)
+
+    def encode_images(pixel_values: torch.Tensor) -> torch.Tensor:
         with evaluation_mode(clip_model, autocast) as device:
-            pixel_values = processor(images=images, return_tensors="pt")["pixel_values"].to(device)
-            return normalize(clip_model.get_image_features(pixel_values).pooler_output)
+            return normalize(clip_model.get_image_features(pixel_values.to(device)).pooler_output)
 
     def encode_texts(texts: list[str]) -> torch.Tensor:
         with evaluation_mode(clip_model, autocast) as device:
@@ -58,12 +60,13 @@ def clip_baselines(
         given = [image for image in images if image is not None]
         if len(given) < len(images):
             raise ValueError("This baseline needs reference images, and there are queries without one.")
-        return encode_images(given)
+        return encode_images(torch.stack([prepare(image) for image in given]))
 
     def both(compose: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> EncodeQueries:
         return lambda images, texts: compose(image_only(images, texts), encode_texts(texts))
 
     galleries = GalleryEmbeds(partial(weights_state, clip_model))
+    options |= {"prepare": prepare, "identity": partial(model_identity, clip_model, processor, autocast)}
     encoders: tuple[EncodeQueries, ...] = (
         image_only,
         lambda images, texts: encode_texts(texts),

@@ -4,25 +4,27 @@ With several processes, each encodes a share of the images. All get the same emb
 """
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 from accelerate.utils import gather
 from PIL import Image
 from tqdm.auto import tqdm
 
+from contextcir.data.images import ImageError
 from contextcir.retrieval.base import Gallery, Query, Ranking, check_searchable
+from contextcir.retrieval.identity import Identity, model_identity
 from contextcir.retrieval.index import nonfinite_row
+from contextcir.retrieval.loading import ImageLoader, image_batches, read_ahead
 from contextcir.retrieval.ranking import rank
 from contextcir.runtime.distributed import process_state
 from contextcir.runtime.inference import evaluation_mode, weights_state
 from contextcir.runtime.protocols import RetrievalModel
 
-EncodeImages = Callable[[list[Image.Image]], torch.Tensor]
+EncodeImages = Callable[[Any], torch.Tensor]
 EncodeQueries = Callable[[list[Image.Image | None], list[str]], torch.Tensor]
-T = TypeVar("T")
+EncodePlaces = Callable[[Sequence[int]], Iterator[tuple[Sequence[int], torch.Tensor]]]  # yields batches
 
 
 class GalleryEmbeds:
@@ -55,12 +57,17 @@ class DenseRetriever:
     Rank by the dot product of query and gallery embeddings. A gallery is encoded at its first search.
 
     Args:
-        encode_images (`Callable[[list[Image.Image]], torch.Tensor]`): RGB images -> L2-normalised `(batch_size, dim)`.
+        encode_images (`Callable`): Images -> L2-normalised `(batch_size, dim)`. It gets a list of RGB images, or, with
+            `prepare`, what that made of them.
         encode_queries (`Callable[[list[Image.Image | None], list[str]], torch.Tensor]`):
             Reference images (`None` for a query without one) and texts -> L2-normalised `(batch_size, dim)`, or
             `(batch_size, parts, dim)`, see [`~contextcir.retrieval.index.similarity`].
+        prepare (`Callable[[Image.Image], torch.Tensor]`, *optional*): Preprocessing of one gallery image, done ahead
+            in threads or worker processes. `encode_images` then gets the stacked tensors, `(batch_size, ...)`.
+        identity ([`~contextcir.retrieval.identity.Identity`] or `Callable[[], Identity]`, *optional*): Who embeds.
+            Needed to store a gallery.
         batch_size (`int`, *optional*, defaults to 64): Images, or queries, that each process encodes at a time.
-        num_threads (`int`, *optional*, defaults to 2): Threads that read the next images while a batch is encoded.
+        num_workers (`int`, *optional*, defaults to 0): Worker processes that read and prepare images; 0 means threads.
         galleries ([`GalleryEmbeds`], *optional*): Cache of gallery embeddings; by default, one that is never emptied.
             If the weights behind `encode_images` may change, pass one with a `state`.
     """
@@ -70,15 +77,19 @@ class DenseRetriever:
         encode_images: EncodeImages,
         encode_queries: EncodeQueries,
         *,
+        prepare: Callable[[Image.Image], torch.Tensor] | None = None,
+        identity: Identity | Callable[[], Identity] | None = None,
         batch_size: int = 64,
-        num_threads: int = 2,
+        num_workers: int = 0,
         galleries: GalleryEmbeds | None = None,
     ):
         self.encode_images = encode_images
         self.encode_queries = encode_queries
+        self.prepare = prepare
         self.batch_size = batch_size
-        self.num_threads = num_threads
+        self.num_workers = num_workers
         self.galleries = galleries or GalleryEmbeds()
+        self._identity = identity
 
     @classmethod
     def from_model(
@@ -92,17 +103,16 @@ class DenseRetriever:
             model ([`~contextcir.runtime.protocols.RetrievalModel`]): On the device to run on.
             processor: Its processor.
             autocast (`torch.dtype`, *optional*): Encode under autocast to this type.
-            **options: `batch_size` and `num_threads`.
+            **options: `batch_size` and `num_workers`.
 
         Returns:
             `DenseRetriever`: Encodes a gallery again after the model's weights have changed.
         """
         module = cast(torch.nn.Module, model)  # the protocol says so, but a type cannot say both
 
-        def encode_images(images: list[Image.Image]) -> torch.Tensor:
+        def encode_images(pixel_values: torch.Tensor) -> torch.Tensor:
             with evaluation_mode(module, autocast) as device:
-                pixel_values = processor(images=images, return_tensors="pt")["pixel_values"]
-                return model.get_image_features(pixel_values.to(device))
+                return model.get_image_features(pixel_values.to(device, non_blocking=True))
 
         def encode_queries(images: list[Image.Image | None], texts: list[str]) -> torch.Tensor:
             images = [_blank(processor) if image is None else image for image in images]
@@ -111,8 +121,38 @@ class DenseRetriever:
                 names = ("pixel_values", "input_ids", "attention_mask")
                 return model.get_query_features(**{name: inputs[name].to(device) for name in names})
 
+        options.setdefault("identity", partial(model_identity, module, processor, autocast))
         galleries = GalleryEmbeds(partial(weights_state, module))
-        return cls(encode_images, encode_queries, galleries=galleries, **options)
+        return cls(encode_images, encode_queries, prepare=PixelValues(processor), galleries=galleries, **options)
+
+    @property
+    def identity(self) -> Identity:
+        """
+        [`~contextcir.retrieval.identity.Identity`]: Who embeds. For a model, all its weights are read.
+
+        Raises:
+            `ValueError`: The retriever was made of functions, without an `identity`.
+        """
+        if self._identity is None:
+            raise ValueError(
+                "A retriever made of functions cannot say who embeds. Pass identity=Identity(model=..., revision=...),"
+                " and another revision whenever the functions change."
+            )
+        return self._identity if isinstance(self._identity, Identity) else self._identity()
+
+    def embed_images(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """Embed RGB images as those of a gallery: `(len(images), dim)`, float32."""
+        with torch.inference_mode():
+            prepared: Any = list(images)
+            if self.prepare is not None:
+                prepared = torch.stack([self.prepare(image) for image in images])
+            return self.encode_images(prepared).float()
+
+    def embed_queries(self, images: Sequence[Image.Image | None], texts: Sequence[str]) -> torch.Tensor:
+        """Embed reference images (`None` for a query without one) and texts: `(len(texts), dim)` or `(len(texts),
+        parts, dim)`, float32."""
+        with torch.inference_mode():
+            return self.encode_queries(list(images), list(texts)).float()
 
     def gallery_embeds(self, gallery: Gallery) -> torch.Tensor:
         """Call [`DenseRetriever.encode_gallery`] once for each gallery and state of the weights."""
@@ -129,9 +169,18 @@ class DenseRetriever:
             `ImageError`: An image cannot be read.
             `ValueError`: The gallery is empty, or an embedding is not finite (the image is named).
         """
-        return self._encode(
-            gallery.ids, lambda place: gallery.image(gallery.ids[place]), self.encode_images, "gallery"
-        )
+        if not len(gallery):
+            raise ValueError("There are no gallery images to encode: expected at least one.")
+        loader = ImageLoader(gallery.ids, gallery.images, self.prepare)
+
+        def encode(mine: Sequence[int]) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
+            batches = image_batches(loader, mine, batch_size=self.batch_size, num_workers=self.num_workers)
+            for batch in batches:
+                if error := next((one.error for one in batch.loaded if one.error), None):
+                    raise ImageError(error)
+                yield batch.places, self.encode_images(batch.pixels)
+
+        return self._share(gallery.ids, encode, "gallery")
 
     def encode(self, queries: Sequence[Query], gallery: Gallery) -> torch.Tensor:
         """
@@ -146,11 +195,14 @@ class DenseRetriever:
             `ValueError`: There are no queries, or an embedding is not finite (the query is named).
         """
 
+        if not queries:
+            raise ValueError("There are no queries to encode: expected at least one.")
+
         def load(place: int) -> tuple[Image.Image | None, Query]:
             query = queries[place]
             return gallery.reference_image(query) if query.has_reference else None, query
 
-        def encode(batch: list[tuple[Image.Image | None, Query]]) -> torch.Tensor:
+        def encode_batch(batch: list[tuple[Image.Image | None, Query]]) -> torch.Tensor:
             wordings = [(query.modification_text, *query.paraphrases) for _, query in batch]
             texts = [text for some in wordings for text in some]
             images = [image for (image, _), some in zip(batch, wordings, strict=True) for _ in some]
@@ -159,7 +211,11 @@ class DenseRetriever:
                 return embeds
             return normalize(torch.stack([some.sum(dim=0) for some in embeds.split([*map(len, wordings)])]))
 
-        return self._encode([query.id for query in queries], load, encode, "queries")
+        def encode(mine: Sequence[int]) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
+            for places, loaded in read_ahead(mine, load, self.batch_size):
+                yield places, encode_batch(loaded)
+
+        return self._share([query.id for query in queries], encode, "queries")
 
     def search(
         self,
@@ -181,41 +237,41 @@ class DenseRetriever:
         embeds = self.encode(queries, gallery), self.gallery_embeds(gallery)
         return rank(queries, gallery, *embeds, k, exclude_reference, wanted=wanted)
 
-    def _encode(
-        self, ids: Sequence[str], load: Callable[[int], T], encode: Callable[[list[T]], torch.Tensor], what: str
-    ) -> torch.Tensor:
-        """Load and encode the item at each place of `ids`, a share on each process: `(len(ids), dim)`."""
-        if not len(ids):
-            raise ValueError(f"There are no {what} to encode: expected at least one.")
+    def _share(self, ids: Sequence[str], encode: EncodePlaces, what: str) -> torch.Tensor:
+        """Encode a share of the items on each process, and gather: `(len(ids), dim)`."""
         state = process_state()
         share = -(-len(ids) // state.num_processes)
         # Process p of n takes places p, p + n, p + 2n ... All shares are equally long: the last place may wrap around.
         mine = [(row * state.num_processes + state.process_index) % len(ids) for row in range(share)]
-        batches = []
+        embeds, done = None, 0
         with torch.inference_mode():
-            with tqdm(total=len(mine), desc=f"Encoding {what}", disable=not state.is_main_process, leave=False) as bar:
-                for places, loaded in self._load_ahead(mine, load):
-                    batches.append(encode(loaded).float())
-                    if (row := nonfinite_row(batches[-1])) is not None:
+            with tqdm(total=share, desc=f"Encoding {what}", disable=not state.is_main_process, leave=False) as bar:
+                for places, batch in encode(mine):
+                    if (row := nonfinite_row(batch)) is not None:
                         raise ValueError(
                             f"{what}: the embedding of {ids[places[row]]!r} holds NaN or infinity. Check the model's"
                             " weights and the precision it ran in."
                         )
+                    if embeds is None:  # one block for all: a list of batches, joined at the end, takes twice as much
+                        embeds = torch.empty(share, *batch.shape[1:], device=batch.device)
+                    embeds[done : done + len(places)] = batch
+                    done += len(places)
                     bar.update(len(places))
-            embeds = torch.cat(batches)  # (share, dim)
+            embeds = cast(torch.Tensor, embeds)
             if state.num_processes > 1:
                 embeds = gather(embeds).unflatten(0, (state.num_processes, share))  # (num_processes, share, dim)
                 embeds = embeds.transpose(0, 1).flatten(0, 1)
         return embeds[: len(ids)]
 
-    def _load_ahead(self, places: Sequence[int], load: Callable[[int], T]) -> Iterator[tuple[Sequence[int], list[T]]]:
-        """Yield batches of places with their loaded items. The next batch is read while this one is encoded."""
-        batches = [places[start : start + self.batch_size] for start in range(0, len(places), self.batch_size)]
-        with ThreadPoolExecutor(self.num_threads) as pool:
-            upcoming = [pool.submit(load, place) for place in batches[0]]
-            for batch, following in zip(batches, [*batches[1:], []], strict=True):
-                current, upcoming = upcoming, [pool.submit(load, place) for place in following]
-                yield batch, [future.result() for future in current]
+
+class PixelValues:
+    """Preprocess one image with a processor of transformers: `(3, height, width)`. Worker processes can have it."""
+
+    def __init__(self, processor: Any):
+        self.processor = processor
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        return self.processor(images=[image], return_tensors="pt")["pixel_values"][0]
 
 
 def normalize(embeds: torch.Tensor) -> torch.Tensor:

@@ -5,12 +5,28 @@ first (`torch.topk` leaves their order undefined).
 """
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 import torch
 
 QUERY_BLOCK_SIZE = 1024
-Rows = torch.Tensor | np.ndarray
+PIECE = 16_384  # gallery rows that are converted to float32 at a time
+SCORES = QUERY_BLOCK_SIZE * PIECE  # that are ranked at a time, 64 MB
+
+
+class Sliced(Protocol):
+    """Rows that are read a slice at a time, such as those of a stored gallery: `(gallery_size, dim)`."""
+
+    shape: tuple[int, int]
+    ndim: int
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> torch.Tensor: ...
+
+
+Rows = torch.Tensor | np.ndarray | Sliced
 
 
 @torch.no_grad()
@@ -20,7 +36,8 @@ def search(
     k: int,
     *,
     exclude: torch.Tensor | None = None,
-    block_size: int = 16_384,
+    allowed: torch.Tensor | None = None,
+    block_size: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
     Find the `k` gallery rows with the highest dot product for each query, in float32, exactly.
@@ -29,12 +46,12 @@ def search(
         query_embeds (`torch.Tensor` of shape `(num_queries, dim)`, or `(num_queries, parts, dim)`):
             Queries, or parts of them whose scores are multiplied ([`similarity`]). The search runs on their device.
         gallery_embeds (`torch.Tensor` or `np.ndarray` of shape `(gallery_size, dim)`):
-            The gallery, on any device, of any float type, or a `np.memmap`.
+            The gallery, on any device, of any float type, or a `np.memmap`, or anything [`Sliced`].
         k (`int`): Number of rows to return for each query.
         exclude (`torch.Tensor` of shape `(num_queries,)`, *optional*):
             One gallery index to leave out for each query, or -1.
-        block_size (`int`, *optional*, defaults to 16,384):
-            Gallery rows scored at a time. With 1,024 queries at a time, a block of scores takes 64 MB.
+        allowed (`torch.Tensor` of shape `(gallery_size,)`, *optional*): bool, the rows that may be found.
+        block_size (`int`, *optional*): Gallery rows ranked at a time; by default as many as give 64 MB of scores.
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor]`: Scores (float32) and gallery indices (int64), both of shape
@@ -46,11 +63,15 @@ def search(
     """
     if k < 1:
         raise ValueError(f"Got k={k}, expected at least 1.")
-    query_embeds, exclude = _prepare(query_embeds, gallery_embeds, exclude, block_size)
+    query_embeds, exclude, block_size = _prepare(query_embeds, gallery_embeds, exclude, block_size)
+    if allowed is not None and allowed.shape != (len(gallery_embeds),):
+        raise ValueError(f"Got allowed of shape {tuple(allowed.shape)}, expected ({len(gallery_embeds)},).")
     shape = len(query_embeds), min(k, len(gallery_embeds))
     scores = torch.full(shape, -torch.inf, device=query_embeds.device)
     indices = torch.full(shape, -1, device=query_embeds.device)
     for start, rows, block in _score_blocks(query_embeds, gallery_embeds, exclude, block_size):
+        if allowed is not None:
+            block.masked_fill_(~allowed[start : start + block.shape[1]].to(block.device), -torch.inf)
         values, places = _top(block, k)
         # Earlier blocks come first and have lower indices, so a stable sort keeps the order of equal scores.
         merged = torch.cat([scores[rows], values], dim=1)  # (queries, at most 2k)
@@ -67,7 +88,7 @@ def ranks(
     wanted: torch.Tensor,
     *,
     exclude: torch.Tensor | None = None,
-    block_size: int = 16_384,
+    block_size: int | None = None,
 ) -> torch.Tensor:
     """
     Find the rank of one gallery row for each query, without ranking the others. `wanted` of shape `(num_queries,)` has
@@ -79,7 +100,7 @@ def ranks(
     Raises:
         `ValueError`: As for [`search`], or `wanted` is out of range or excluded.
     """
-    query_embeds, exclude = _prepare(query_embeds, gallery_embeds, exclude, block_size)
+    query_embeds, exclude, block_size = _prepare(query_embeds, gallery_embeds, exclude, block_size)
     _check_rows("wanted", wanted, 0, len(query_embeds), len(gallery_embeds))
     wanted = wanted.to(query_embeds.device)
     if (exclude == wanted).any():
@@ -123,9 +144,10 @@ def nonfinite_row(embeds: torch.Tensor) -> int | None:
 
 
 def _prepare(
-    query_embeds: torch.Tensor, gallery_embeds: Rows, exclude: torch.Tensor | None, block_size: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Check the arguments. Return the queries in float32, and the excluded indices (-1 for none) on their device."""
+    query_embeds: torch.Tensor, gallery_embeds: Rows, exclude: torch.Tensor | None, block_size: int | None
+) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Check the arguments. Return the queries in float32, the excluded indices (-1 for none) on their device, and the
+    block size."""
     fitting = query_embeds.ndim in (2, 3) and gallery_embeds.ndim == 2
     if not fitting or query_embeds.shape[-1] != gallery_embeds.shape[1]:
         raise ValueError(
@@ -134,13 +156,15 @@ def _prepare(
         )
     if not len(gallery_embeds):
         raise ValueError("The gallery is empty: expected at least one row.")
+    if block_size is None:
+        block_size = max(PIECE, SCORES // max(1, min(len(query_embeds), QUERY_BLOCK_SIZE)))
     if block_size < 1:
         raise ValueError(f"Got block_size={block_size}, expected at least 1.")
     exclude = torch.full(query_embeds.shape[:1], -1) if exclude is None else exclude
     _check_rows("exclude", exclude, -1, len(query_embeds), len(gallery_embeds))
     query_embeds = query_embeds.float()
     _check_finite(query_embeds, "query_embeds")
-    return query_embeds, exclude.to(query_embeds.device)
+    return query_embeds, exclude.to(query_embeds.device), block_size
 
 
 def _check_rows(name: str, rows: torch.Tensor, lowest: int, num_queries: int, gallery_size: int) -> None:
@@ -157,18 +181,29 @@ def _score_blocks(
 ) -> Iterator[tuple[int, slice, torch.Tensor]]:
     """Yield the first gallery index of a block, rows of the queries, and their scores `(queries, block)`, which are
     `-inf` for excluded rows."""
-    for start in range(0, len(gallery_embeds), block_size):
-        block = gallery_embeds[start : start + block_size]
-        if not isinstance(block, torch.Tensor):
-            block = torch.from_numpy(np.array(block))  # a copy: torch warns of a memmap that is not writable
-        block = block.to(query_embeds.device, torch.float32)  # (block, dim)
-        _check_finite(block, "gallery_embeds", start)
+    size = len(gallery_embeds)
+    for start in range(0, size, block_size):
+        stop = min(start + block_size, size)
         for first in range(0, len(query_embeds), QUERY_BLOCK_SIZE):
             rows = slice(first, first + QUERY_BLOCK_SIZE)
-            scores = similarity(query_embeds[rows], block)
+            queries = query_embeds[rows]
+            scores = torch.empty(len(queries), stop - start, device=queries.device)
+            for at in range(start, stop, PIECE):
+                piece = _piece(gallery_embeds, slice(at, min(at + PIECE, stop)), queries.device)
+                scores[:, at - start : at - start + len(piece)] = found = similarity(queries, piece)
+                # A bad row shows in its scores, which are fewer than its values. With parts, a clamp may hide it.
+                if queries.ndim == 3 or not torch.isfinite(found.sum()):
+                    _check_finite(piece, "gallery_embeds", at)
             inside, places = _inside(exclude[rows] - start, scores)
             scores[inside, places] = -torch.inf
             yield start, rows, scores
+
+
+def _piece(gallery_embeds: Rows, rows: slice, device: torch.device) -> torch.Tensor:
+    piece = gallery_embeds[rows]
+    if not isinstance(piece, torch.Tensor):
+        piece = torch.from_numpy(np.array(piece))  # a copy: torch warns of a memmap that is not writable
+    return piece.to(device, torch.float32)  # (rows, dim)
 
 
 def _inside(places: torch.Tensor, block: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

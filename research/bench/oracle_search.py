@@ -14,10 +14,10 @@ import torch
 
 from contextcir.benchmarks.base import Benchmark
 from contextcir.chat.exchange import ChatRequest, Outcome
-from contextcir.chat.images import image_digest
 from contextcir.chat.prices import price_of
 from contextcir.chat.server import ChatServer
 from contextcir.cli.loading import load_clip
+from contextcir.data.content import image_digest
 from contextcir.evaluation.results import summarise
 from contextcir.retrieval.base import Gallery, Query, Ranking, Retriever
 from contextcir.retrieval.baselines import clip_baselines

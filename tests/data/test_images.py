@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from contextcir.data.images import ImageError, encoded_file, images_in, load_image, stored_image
+from contextcir.data.images import ImageError, encoded_file, load_image, stored_image
 from contextcir.data.images import encode_image as encode
 
 pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # of Pillow, for damaged files
@@ -369,16 +369,6 @@ def test_arrays(array, expected):
 def test_arrays_without_a_clear_meaning(array, problem):
     with pytest.raises(ImageError, match=f"row 3: .*{re.escape(problem)}"):
         load_image(array, name="row 3")
-
-
-def test_images_in_a_folder(tmp_path):
-    (tmp_path / "b").mkdir()
-    for name in ("b/2.PNG", "b/1.jpg", "a.webp", "c.jfif", ".hidden.png"):
-        Image.new("RGB", (4, 4)).save(tmp_path / name)
-    (tmp_path / "notes.txt").touch()
-    assert images_in(tmp_path) == ["a.webp", "b/1.jpg", "b/2.PNG", "c.jfif"]
-    with pytest.raises(ValueError, match=rf"{tmp_path}/c .*\.apng, .*\.webp"):
-        images_in(tmp_path / "c")
 
 
 def test_encode_and_read():

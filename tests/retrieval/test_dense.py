@@ -45,11 +45,11 @@ def test_a_reference_in_the_gallery_is_left_out():
         assert len(after) == len(scores) == NUM_IMAGES - (query.reference_id in gallery.positions)
 
 
-@pytest.mark.parametrize("batch_size, num_threads", [(1, 1), (3, 4), (NUM_IMAGES, 2), (64, 2)])
-def test_batches_and_threads_do_not_change_the_ranking(batch_size, num_threads):
+@pytest.mark.parametrize("batch_size, num_workers", [(1, 0), (3, 2), (NUM_IMAGES, 0), (64, 1)])
+def test_batches_and_workers_do_not_change_the_ranking(batch_size, num_workers):
     model, gallery = Model(), make_gallery()
     expected = retriever_of(model, batch_size=5).search(make_queries(), gallery, 6)
-    retriever = retriever_of(model, batch_size=batch_size, num_threads=num_threads)
+    retriever = retriever_of(model, batch_size=batch_size, num_workers=num_workers)
     ranking = retriever.search(make_queries(), gallery, 6)
     assert ranking.gallery_ids == expected.gallery_ids
     assert torch.allclose(torch.tensor(ranking.scores), torch.tensor(expected.scores), atol=1e-6)

@@ -19,7 +19,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 
 from contextcir.chat.exchange import ChatRequest, ChatStop, Outcome
-from contextcir.chat.images import image_digest
+from contextcir.data.content import image_digest
 from contextcir.retrieval.base import Gallery, Query
 from contextcir.retrieval.imagescope.cache import CaptionCache
 from contextcir.retrieval.imagescope.roles import Questions, Roles, load_prompts

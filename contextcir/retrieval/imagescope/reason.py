@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import Subset
 from tqdm.auto import tqdm
 
-from contextcir.chat.images import image_digest
+from contextcir.data.content import image_digest
 from contextcir.retrieval.base import Gallery, Query, Ranking, check_searchable
 from contextcir.retrieval.dense import DenseRetriever, GalleryEmbeds
 from contextcir.retrieval.imagescope.cache import EmbedCache

@@ -1,0 +1,74 @@
+"""Who made embeddings: a model, its revision, its weights, its processor and the precision that it ran in.
+
+Embeddings of two models, or of one model with two processors, have the same shape and must never meet in a search.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from contextcir.runtime.digests import weights_digest
+
+
+@dataclass(frozen=True)
+class Identity:
+    """
+    What decides the embeddings of an encoder.
+
+    Args:
+        model (`str`): Name of the model, such as a folder or a name on the Hub.
+        revision (`str`, *optional*): Its commit on the Hub, or a version of your own.
+        weights (`str`, *optional*): Digest of its weights, by [`~contextcir.runtime.digests.weights_digest`].
+        processor (`str`, *optional*): Digest of the settings of its image processor.
+        precision (`str`, *optional*, defaults to `float32`): Type in which it computes.
+    """
+
+    model: str
+    revision: str | None = None
+    weights: str | None = None
+    processor: str | None = None
+    precision: str = "float32"
+
+    @property
+    def fingerprint(self) -> str:
+        """`str`: 32 hex digits. The name of the model counts only where its weights are unknown: a model is the same
+        under another name."""
+        who = (self.weights,) if self.weights else (self.model, self.revision)
+        return digest([*who, self.processor, self.precision])[:32]
+
+    def difference(self, other: "Identity") -> str:
+        """Name what differs from another identity, with both values: `weights 1a2b (runs/a), got 3c4d (runs/b)`."""
+        mine, others = asdict(self), asdict(other)
+        names = ["weights", "processor", "precision"] if self.weights and other.weights else list(mine)
+        some = [name for name in names if mine[name] != others[name]]
+        return "; ".join(
+            f"{name} {mine[name]}"
+            + f" ({self.model})" * (name == "weights")
+            + f", got {others[name]}"
+            + f" ({other.model})" * (name == "weights")
+            for name in some
+        )
+
+
+def model_identity(model: torch.nn.Module, processor: Any, autocast: torch.dtype | None = None) -> Identity:
+    """Return the identity of a model of transformers with its processor. Reads all weights."""
+    config = getattr(model, "config", None)
+    dtype = next(model.parameters()).dtype
+    precision = str(dtype).removeprefix("torch.")
+    if autocast is not None:
+        precision += f" under {str(autocast).removeprefix('torch.')} autocast"
+    return Identity(
+        model=getattr(config, "_name_or_path", "") or type(model).__name__,
+        revision=getattr(config, "_commit_hash", None),
+        weights=weights_digest(model),
+        processor=digest(getattr(processor, "image_processor", processor).to_dict())[:32],
+        precision=precision,
+    )
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a value as sorted JSON, in hex."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,206 @@
+"""The files of a stored gallery.
+
+- `plan.json`: the shards with the ids of each, and who embeds. Written first and once. Workers share nothing else.
+- `shards/00000.safetensors`: `embeds (rows, dim)`; `valid (rows,)`, 0 for a bad image; `content (rows, 32)`, the
+  SHA-256 of each image. In the header: ids, facts of the images, the reasons of bad images, and the fingerprint of the
+  plan. Written once.
+- `manifest.json`: the shards that belong together, with their SHA-256. Written last. Readers begin here, and see the
+  old gallery or the new one.
+
+A change of a gallery is a plan of the next generation. It keeps the shards it does not touch, and names new ones
+differently, so that whoever reads the old generation goes on reading it.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from contextcir.retrieval.identity import Identity, digest
+from contextcir.retrieval.store.files import to_json, write_whole
+
+VERSION = 1
+PLAN, MANIFEST, SHARDS = "plan.json", "manifest.json", "shards"
+DTYPES = {"float32": torch.float32, "float16": torch.float16}
+
+
+class StoreError(ValueError):
+    """A stored gallery cannot be used as asked. The message says what was found, what was expected and what to do."""
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """
+    A shard to be made, or kept from the generation before.
+
+    Args:
+        file (`str`): Its name in `shards/`.
+        ids (`tuple[str, ...]`): The ids of its rows.
+        kept (`bool`): Whether the generation before has it.
+    """
+
+    file: str
+    ids: tuple[str, ...]
+    kept: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """
+    What is to be built.
+
+    Args:
+        encoder ([`~contextcir.retrieval.identity.Identity`]): Who embeds.
+        sources (`tuple[dict, ...]`): Where the images are, see [`~contextcir.retrieval.store.sources`].
+        shards (`tuple[ShardPlan, ...]`): In the order of the gallery.
+        dtype (`str`): Type of the stored embeddings: `float32` or `float16`.
+        batch_size (`int`): Images that are embedded at a time. It may change the last bit of an embedding.
+        generation (`int`): 0 for the first build, one more for each change.
+    """
+
+    encoder: Identity
+    sources: tuple[dict[str, Any], ...]
+    shards: tuple[ShardPlan, ...]
+    dtype: str = "float32"
+    batch_size: int = 64
+    generation: int = 0
+
+    @property
+    def fingerprint(self) -> str:
+        """`str`: What decides the numbers in a shard, apart from its images."""
+        return digest([VERSION, self.encoder.fingerprint, self.dtype, self.batch_size])[:32]
+
+    def to_bytes(self) -> bytes:
+        """The content of `plan.json`."""
+        return to_json({"version": VERSION, **asdict(self)}) + b"\n"
+
+    @classmethod
+    def read(cls, folder: Path) -> "Plan | None":
+        """The plan of a folder, or `None` if there is none. Raises a [`StoreError`] for another version."""
+        found = _read_json(folder / PLAN)
+        if found is None:
+            return None
+        shards = tuple(ShardPlan(one["file"], tuple(one["ids"]), one["kept"]) for one in found.pop("shards"))
+        return cls(**found | {"shards": shards})
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """
+    A whole gallery.
+
+    Args:
+        count (`int`): Rows of all shards, holes included.
+        dim (`int`): Dimension of an embedding.
+        dtype (`str`): Type of the stored embeddings.
+        normalised (`bool`): Whether all embeddings have unit length.
+        encoder ([`~contextcir.retrieval.identity.Identity`]): Who embeds.
+        sources (`tuple[dict, ...]`): Where the images are.
+        batch_size (`int`): Images that were embedded at a time.
+        generation (`int`): 0 for the first build, one more for each change.
+        shards (`tuple[dict, ...]`): `file`, `rows` and `sha256` of each, in the order of the gallery.
+        bad (`dict[str, str]`): Id of an image that could not be read -> the reason.
+    """
+
+    count: int
+    dim: int
+    dtype: str
+    normalised: bool
+    encoder: Identity
+    sources: tuple[dict[str, Any], ...]
+    batch_size: int
+    generation: int
+    shards: tuple[dict[str, Any], ...]
+    bad: dict[str, str]
+
+    def write(self, folder: Path) -> None:
+        """Replace the manifest of a folder."""
+        write_whole(folder / MANIFEST, to_json({"version": VERSION, **asdict(self)}) + b"\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest | None":
+        """The manifest of a folder, or `None` if nothing is whole yet. Raises a [`StoreError`] for another version."""
+        found = _read_json(folder / MANIFEST)
+        if found is None:
+            return None
+        return cls(**found | {"shards": tuple(found["shards"])})
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_bytes())
+        version = found.pop("version")
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, AttributeError) as error:
+        raise StoreError(f"{path} is damaged ({error}). Restore it, or build the gallery again.") from error
+    if version != VERSION:
+        raise StoreError(f"{path} has version {version}, this code reads {VERSION}. Build the gallery again.")
+    return found | {"encoder": Identity(**found["encoder"]), "sources": tuple(found["sources"])}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """
+    The content of a shard.
+
+    Args:
+        ids (`Sequence[str]`): One for each row.
+        embeds (`torch.Tensor` of shape `(rows, dim)`): Zeros for a bad image.
+        valid (`torch.Tensor` of shape `(rows,)`): uint8, 0 for a bad image.
+        content (`torch.Tensor` of shape `(rows, 32)`): uint8, SHA-256 of each image; zeros if it could not be read.
+        bad (`dict[str, str]`): Id -> reason.
+        facts (`dict[str, list]`): Column -> one value for each row.
+    """
+
+    ids: Sequence[str]
+    embeds: torch.Tensor
+    valid: torch.Tensor
+    content: torch.Tensor
+    bad: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+    def write(self, path: Path, fingerprint: str) -> None:
+        """Write the shard whole or not at all."""
+        tensors = {"content": self.content, "embeds": self.embeds.contiguous(), "valid": self.valid}
+        header = {"bad": self.bad, "fingerprint": fingerprint, "ids": self.ids, "facts": self.facts}
+        # More than one key of metadata would be in random order, and the file would differ from process to process.
+        write_whole(path, save(tensors, metadata={"shard": to_json(header).decode()}))
+
+    @classmethod
+    def read(cls, path: Path) -> "Shard":
+        """Map a shard into memory. Raises a [`StoreError`] if it is missing or damaged."""
+        try:
+            with safe_open(path, "pt") as file:
+                header = json.loads(file.metadata()["shard"])
+                tensors = {name: file.get_tensor(name) for name in ("embeds", "valid", "content")}
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise StoreError(
+                f"{path} is missing or damaged ({error}). `contextcir gallery verify` looks at the others."
+            ) from error
+        return cls(header["ids"], bad=header["bad"], facts=header["facts"], **tensors)
+
+
+def is_whole(path: Path, ids: Sequence[str], fingerprint: str) -> bool:
+    """Whether a shard is there, by the plan that asks. A torn file is found by the lengths in its header."""
+    try:
+        with safe_open(path, "pt") as file:
+            header = json.loads(file.metadata()["shard"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return False
+    return header["fingerprint"] == fingerprint and header["ids"] == list(ids)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            found.update(piece)
+    return found.hexdigest()

@@ -1,0 +1,287 @@
+"""Where the images of a gallery are: a folder, a list of files, or a data set of the `datasets` library.
+
+A source can be described in JSON and opened again, so that a stored gallery finds its images: for thumbnails, for
+reference images, and to see what has changed. It may know facts of an image (a price, a colour), to filter by.
+"""
+
+import csv
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+from contextcir.data.folders import FolderImages, list_images
+from contextcir.data.images import ImageError
+from contextcir.retrieval.base import Gallery, refuse_repeated
+from contextcir.retrieval.store.layout import StoreError
+
+METADATA_FILES = ("metadata.csv", "metadata.jsonl")  # as `datasets` reads an image folder, with a column file_name
+SCALARS = (str, int, float, bool)
+Facts = Mapping[str, Any]  # column -> `str`, `int`, `float`, `bool` or `None`
+
+
+class Source(Protocol):
+    """
+    Where images are.
+
+    Attributes:
+        ids (`list[str]`): Unique ids, in the order of the gallery.
+        left_out (`dict[str, int]`): Kind of file that was found and cannot be read -> how many.
+    """
+
+    @property
+    def ids(self) -> list[str]: ...
+
+    @property
+    def left_out(self) -> dict[str, int]: ...
+
+    def image(self, id_: str) -> Any:
+        """The image in any form that `load_image` reads. Raises an `ImageError` if it is not there."""
+        ...
+
+    def facts(self, id_: str) -> Facts:
+        """Column -> value (`str`, `int`, `float`, `bool` or `None`) of an image."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What [`open_source`] needs to open the source again, as JSON."""
+        ...
+
+
+class FolderSource:
+    """
+    The images of a folder and its sub-folders, see [`~contextcir.data.folders.list_images`]. Ids are paths in it.
+
+    `metadata.csv` or `metadata.jsonl` at its top, with a column `file_name`, gives facts of the images, as in an image
+    folder of the `datasets` library.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        self.folder = Path(folder).absolute()
+
+    @cached_property
+    def _listed(self) -> FolderImages:
+        return list_images(self.folder)
+
+    @property
+    def ids(self) -> list[str]:
+        return self._listed.names
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        return self._listed.left_out
+
+    @cached_property
+    def _rows(self) -> dict[str, Facts]:
+        return {row.pop("file_name"): row for row in _metadata_rows(self.folder)}
+
+    def facts(self, id_: str) -> Facts:
+        return self._rows.get(id_, {})
+
+    def image(self, id_: str) -> Path:
+        parts = PurePosixPath(id_).parts
+        if ".." in parts or PurePosixPath(id_).is_absolute() or not (path := self.folder / id_).is_file():
+            raise ImageError(f"gallery image {id_!r}: no such file in {self.folder}. Was it moved or removed?")
+        return path
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "folder", "path": str(self.folder)}
+
+
+class FilesSource:
+    """The images that a text file lists, one path a line, relative to its own folder. The lines are the ids."""
+
+    def __init__(self, listing: str | os.PathLike):
+        self.listing = Path(listing).absolute()
+        try:
+            lines = self.listing.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise StoreError(f"{listing} cannot be read ({error}). Expected a text file, one path a line.") from error
+        self.ids = [line for line in lines if line.strip()]
+        self.left_out: dict[str, int] = {}
+        self._known = set(self.ids)
+        refuse_repeated(self.ids, f"The lines of {listing}")
+
+    def image(self, id_: str) -> Path:
+        path = self.listing.parent / id_
+        if id_ not in self._known or not path.is_file():
+            raise ImageError(f"gallery image {id_!r}: no such file in {self.listing.parent}. Was it moved or removed?")
+        return path
+
+    def facts(self, id_: str) -> Facts:
+        return {}
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "files", "path": str(self.listing)}
+
+
+class DatasetSource:
+    """
+    The images of a data set: a name on the Hub, a folder of Parquet files, or an image folder.
+
+    Args:
+        name (`str`): Name or path, as `datasets.load_dataset` takes it.
+        split (`str`, *optional*, defaults to `train`): The split.
+        config (`str`, *optional*): The configuration.
+        revision (`str`, *optional*): The commit on the Hub.
+        image_column (`str`, *optional*, defaults to `image`): The column of the images.
+        id_column (`str`, *optional*): The column of the ids; by default `id` if there is one, or else row numbers.
+
+    All other columns of text, numbers and truth values are facts of the images.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        split: str = "train",
+        *,
+        config: str | None = None,
+        revision: str | None = None,
+        image_column: str = "image",
+        id_column: str | None = None,
+    ):
+        from datasets import Image, load_dataset
+
+        is_path = Path(name).exists()
+        self._description = {
+            "kind": "dataset",
+            "name": str(Path(name).absolute()) if is_path else name,
+            "split": split,
+            "config": config,
+            "revision": revision,
+            "image_column": image_column,
+            "id_column": id_column,
+        }
+        rows = load_dataset(name, config, split=split, revision=revision)
+        if image_column not in rows.column_names:
+            raise StoreError(f"{name} has no column {image_column!r}, but {', '.join(rows.column_names)}.")
+        if isinstance(rows.features[image_column], Image):  # decoded by `load_image`, which names a bad one
+            rows = rows.cast_column(image_column, Image(decode=False))
+        self._images = rows[image_column]
+        id_column = id_column or ("id" if "id" in rows.column_names else None)
+        self.ids = list(map(str, rows[id_column])) if id_column else [f"{row:09d}" for row in range(len(rows))]
+        refuse_repeated(self.ids, f"The rows of {name}")
+        self.left_out: dict[str, int] = {}
+        self._facts = {
+            column: rows[column]
+            for column, kind in rows.features.items()
+            if column not in (image_column, id_column)
+            and getattr(kind, "dtype", "").startswith(("string", "int", "uint", "float", "bool"))
+        }
+        self._places = {id_: place for place, id_ in enumerate(self.ids)}
+
+    def image(self, id_: str) -> Any:
+        if id_ not in self._places:
+            raise ImageError(f"gallery image {id_!r}: {self._description['name']} has no such row.")
+        return self._images[self._places[id_]]
+
+    def facts(self, id_: str) -> Facts:
+        return {column: values[self._places[id_]] for column, values in self._facts.items()}
+
+    def describe(self) -> dict[str, Any]:
+        return self._description
+
+
+class MemorySource:
+    """A gallery that is given as an object. It cannot be opened again: whoever has it keeps it."""
+
+    def __init__(self, gallery: Gallery):
+        self.gallery, self.ids = gallery, gallery.ids
+        self.left_out: dict[str, int] = {}
+
+    def image(self, id_: str) -> Any:
+        return self.gallery.images[self.gallery.positions[id_]]
+
+    def facts(self, id_: str) -> Facts:
+        return {}
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "memory"}
+
+
+class Sources:
+    """Several sources as one. An id belongs to the first that has it."""
+
+    def __init__(self, parts: Sequence[Source]):
+        self.parts = list(parts)
+
+    def image(self, id_: str) -> Any:
+        for part in self.parts[:-1]:
+            try:
+                return part.image(id_)
+            except ImageError:
+                continue
+        return self.parts[-1].image(id_)
+
+    def describe(self) -> list[dict[str, Any]]:
+        return [part.describe() for part in self.parts]
+
+
+def find_source(name: str | os.PathLike, **dataset_options: Any) -> Source:
+    """
+    Find out what a name is: a folder of images, a text file that lists images, or a data set.
+
+    Args:
+        name (`str` or `os.PathLike`): The name. A folder with Parquet files and no images is a data set.
+        **dataset_options: As for [`DatasetSource`]; they make the name a data set.
+
+    Raises:
+        [`StoreError`]: It holds no images.
+    """
+    path, options = Path(name), {key: value for key, value in dataset_options.items() if value is not None}
+    if path.is_file() and not options and path.suffix.lower() in (".txt", ".lst"):
+        return FilesSource(path)
+    if path.is_dir() and not options and not any(path.rglob("*.parquet")):
+        return FolderSource(path)
+    from contextcir.runtime.locations import locate
+
+    return DatasetSource(locate(str(name)), **options)
+
+
+def open_source(description: Mapping[str, Any]) -> Source:
+    """Open a source again, from what [`Source.describe`] returned."""
+    kind, facts = description["kind"], {key: value for key, value in description.items() if key != "kind"}
+    if kind == "memory":
+        raise StoreError("The gallery was built from an object in memory, which is gone: its images are not at hand.")
+    if kind == "folder":
+        return FolderSource(facts["path"])
+    if kind == "files":
+        return FilesSource(facts["path"])
+    return DatasetSource(facts.pop("name"), **facts)
+
+
+def _metadata_rows(folder: Path) -> list[dict[str, Any]]:
+    for name in METADATA_FILES:
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            with open(path, encoding="utf-8", newline="") as file:
+                rows = list(csv.DictReader(file)) if name.endswith(".csv") else [json.loads(line) for line in file]
+            read = _number if name.endswith(".csv") else _scalar
+            rows = [{key: read(value) for key, value in row.items()} for row in rows]
+        except (ValueError, AttributeError, csv.Error) as error:
+            raise StoreError(f"{path} cannot be read ({error}).") from error
+        if any("file_name" not in row for row in rows):
+            raise StoreError(f"{path}: expected a column file_name, the path of the image in the folder.")
+        return rows
+    return []
+
+
+def _number(text: str | None) -> Any:
+    """The number that a text of CSV is, or the text."""
+    for kind in (int, float):
+        try:
+            if text and math.isfinite(number := kind(text)):
+                return number
+        except ValueError:
+            continue
+    return text or None
+
+
+def _scalar(value: Any) -> Any:
+    """A value to filter by: as it is, or as JSON if it is a list or an object."""
+    return value if value is None or isinstance(value, SCALARS) else json.dumps(value, sort_keys=True)
