@@ -101,7 +101,7 @@ class World:
         return Panel(roles, folder, cache=folder / "cache", **options)
 
     def reasoned(self, panel: Panel, tau: float = 0.15) -> ReasonedRetriever:
-        return ReasonedRetriever(panel, self.clip(), lambda: "clip", tau=tau)
+        return ReasonedRetriever(panel, self.clip(), tau=tau)
 
     def scope(self, folder: Path, *, tau=0.15, verified=20, evaluated=3, **options) -> ImageScope:
         panel = self.panel(folder, **options)

@@ -51,6 +51,10 @@ class BenchmarkArguments:
     output: str | None = HfArg(default=None, help="JSON file to write (a folder with --benchmark all).")
     submission: str | None = HfArg(default=None, help="Folder for the files of the benchmark's server.")
     batch_size: int = HfArg(default=64, help="Images or queries at a time, for each process.")
+    gallery_cache: str | None = HfArg(
+        default=None, help="Folder that keeps the embeddings of galleries, for all runs with the same model."
+    )
+    num_workers: int = HfArg(default=0, help="Processes that read images; 0 means threads.")
     autocast: Literal["no", "bf16", "fp16"] = HfArg(default="no", help="Precision to encode in.")
 
     def __post_init__(self):
@@ -140,10 +144,14 @@ def retrievers(args: BenchmarkArguments, scope: Scope, model, clip: str | None, 
     from contextcir.cli.loading import load_clip_baselines
     from contextcir.retrieval.baselines import WITHOUT_REFERENCE
     from contextcir.retrieval.dense import DenseRetriever
+    from contextcir.retrieval.store.cache import GalleryCache
     from contextcir.runtime.distributed import process_state
 
     precisions = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
     options: dict[str, Any] = {"batch_size": args.batch_size, "autocast": precisions[args.autocast]}
+    options["num_workers"] = args.num_workers
+    if args.gallery_cache:
+        options["keep"] = GalleryCache(args.gallery_cache)
     device = process_state().device
     if scope:
         from contextcir.cli.imagescope import imagescope

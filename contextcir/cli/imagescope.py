@@ -17,7 +17,7 @@ from contextcir.retrieval.base import Retriever
 from contextcir.retrieval.baselines import clip_baselines
 from contextcir.retrieval.dense import DenseRetriever
 from contextcir.retrieval.imagescope import ImageScope, Panel, ReasonedRetriever, Role, Roles
-from contextcir.runtime.digests import weights_digest
+from contextcir.retrieval.store.cache import GalleryCache
 from contextcir.runtime.distributed import process_state
 from contextcir.runtime.locations import locate
 from modeling_contextcir import ContextCIRProcessor
@@ -27,6 +27,7 @@ def imagescope(
     args: ImageScopeArguments, servers: ServerArguments, clip: str, benchmark: str, device: torch.device, options: dict
 ) -> Iterator[tuple[str, Retriever]]:
     """Yield ImageScope with its name, and before it the earlier stages if they are to be measured."""
+    options = {"keep": GalleryCache(Path(args.cache, "galleries"))} | options
     with panel_of(args, servers, benchmark) as panel:
         first: Retriever
         if args.rerank:
@@ -34,8 +35,7 @@ def imagescope(
         else:
             model, processor = load_clip(clip, device), ContextCIRProcessor.from_pretrained(locate(clip))
             dense = clip_baselines(model, processor, **options)["CLIP, text only"]
-            clip_id = f"{weights_digest(model)}-{options['autocast']}"  # the weights do not change
-            first = ReasonedRetriever(panel, dense, lambda: clip_id, tau=args.tau)
+            first = ReasonedRetriever(panel, dense, tau=args.tau)
         if args.after_each_stage:
             yield f"{IMAGESCOPE}, retrieved", first
             yield f"{IMAGESCOPE}, verified", ImageScope(panel, first, verified=args.verified, evaluated=0)

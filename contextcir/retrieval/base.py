@@ -16,6 +16,7 @@ from contextcir.data.images import load_image
 
 if TYPE_CHECKING:
     from contextcir.retrieval.dense import DenseRetriever
+    from contextcir.retrieval.index import Rows
     from contextcir.retrieval.store.gallery import StoredGallery
 
 
@@ -137,6 +138,10 @@ class Gallery:
         from contextcir.retrieval.store.gallery import StoredGallery
 
         return StoredGallery.load(folder, retriever)
+
+    def embeds_by(self, retriever: "DenseRetriever") -> "Rows | None":
+        """The embeddings that the gallery has, `(len(self), dim)`. One in memory has none."""
+        return None
 
     def __len__(self) -> int:
         return len(self.ids)

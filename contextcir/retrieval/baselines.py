@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from contextcir.retrieval.dense import DenseRetriever, EncodeQueries, GalleryEmbeds, PixelValues, normalize
-from contextcir.retrieval.identity import model_identity
+from contextcir.retrieval.identity import ModelIdentity
 from contextcir.runtime.inference import evaluation_mode, weights_state
 
 BASELINES = ("CLIP, image only", "CLIP, text only", "CLIP, image + text", "CLIP, slerp", "CLIP, image x text")
@@ -30,7 +30,7 @@ def clip_baselines(
         clip_model (`CLIPModel`): On the device to run on.
         processor: Its processor. Texts are truncated to the length of CLIP's text encoder.
         autocast (`torch.dtype`, *optional*): Encode under autocast to this type.
-        **options: `batch_size` and `num_workers`, as for [`DenseRetriever`].
+        **options: `batch_size`, `num_workers` and `keep`, as for [`DenseRetriever`].
 
     Returns:
         `dict[str, DenseRetriever]`: With the names of `BASELINES` as keys:
@@ -66,7 +66,7 @@ def clip_baselines(
         return lambda images, texts: compose(image_only(images, texts), encode_texts(texts))
 
     galleries = GalleryEmbeds(partial(weights_state, clip_model))
-    options |= {"prepare": prepare, "identity": partial(model_identity, clip_model, processor, autocast)}
+    options |= {"prepare": prepare, "identity": ModelIdentity(clip_model, processor, autocast)}
     encoders: tuple[EncodeQueries, ...] = (
         image_only,
         lambda images, texts: encode_texts(texts),

@@ -14,8 +14,8 @@ from tqdm.auto import tqdm
 
 from contextcir.data.images import ImageError
 from contextcir.retrieval.base import Gallery, Query, Ranking, check_searchable
-from contextcir.retrieval.identity import Identity, model_identity
-from contextcir.retrieval.index import nonfinite_row
+from contextcir.retrieval.identity import Identity, ModelIdentity
+from contextcir.retrieval.index import Rows, nonfinite_row
 from contextcir.retrieval.loading import ImageLoader, image_batches, read_ahead
 from contextcir.retrieval.ranking import rank
 from contextcir.runtime.distributed import process_state
@@ -24,6 +24,7 @@ from contextcir.runtime.protocols import RetrievalModel
 
 EncodeImages = Callable[[Any], torch.Tensor]
 EncodeQueries = Callable[[list[Image.Image | None], list[str]], torch.Tensor]
+KeepGallery = Callable[["DenseRetriever", Gallery], Rows]
 EncodePlaces = Callable[[Sequence[int]], Iterator[tuple[Sequence[int], torch.Tensor]]]  # yields batches
 
 
@@ -39,9 +40,9 @@ class GalleryEmbeds:
     def __init__(self, state: Callable[[], Hashable] = lambda: None):
         self.state = state
         self._last_state: Hashable = None
-        self._embeds: dict[Gallery, torch.Tensor] = {}
+        self._embeds: dict[Gallery, Rows] = {}
 
-    def get(self, gallery: Gallery, encode: Callable[[Gallery], torch.Tensor]) -> torch.Tensor:
+    def get(self, gallery: Gallery, encode: Callable[[Gallery], Rows]) -> Rows:
         """Return the cached embeddings of a gallery, `(gallery_size, dim)`, or compute them with `encode`."""
         state = self.state()
         if state != self._last_state:
@@ -70,6 +71,8 @@ class DenseRetriever:
         num_workers (`int`, *optional*, defaults to 0): Worker processes that read and prepare images; 0 means threads.
         galleries ([`GalleryEmbeds`], *optional*): Cache of gallery embeddings; by default, one that is never emptied.
             If the weights behind `encode_images` may change, pass one with a `state`.
+        keep (`Callable`, *optional*): Encodes a gallery and keeps the embeddings beyond this process, such as
+            [`~contextcir.retrieval.store.cache.GalleryCache`].
     """
 
     def __init__(
@@ -82,7 +85,9 @@ class DenseRetriever:
         batch_size: int = 64,
         num_workers: int = 0,
         galleries: GalleryEmbeds | None = None,
+        keep: KeepGallery | None = None,
     ):
+        self.keep = keep
         self.encode_images = encode_images
         self.encode_queries = encode_queries
         self.prepare = prepare
@@ -103,7 +108,7 @@ class DenseRetriever:
             model ([`~contextcir.runtime.protocols.RetrievalModel`]): On the device to run on.
             processor: Its processor.
             autocast (`torch.dtype`, *optional*): Encode under autocast to this type.
-            **options: `batch_size` and `num_workers`.
+            **options: `batch_size`, `num_workers` and `keep`.
 
         Returns:
             `DenseRetriever`: Encodes a gallery again after the model's weights have changed.
@@ -121,7 +126,7 @@ class DenseRetriever:
                 names = ("pixel_values", "input_ids", "attention_mask")
                 return model.get_query_features(**{name: inputs[name].to(device) for name in names})
 
-        options.setdefault("identity", partial(model_identity, module, processor, autocast))
+        options.setdefault("identity", ModelIdentity(module, processor, autocast))
         galleries = GalleryEmbeds(partial(weights_state, module))
         return cls(encode_images, encode_queries, prepare=PixelValues(processor), galleries=galleries, **options)
 
@@ -154,9 +159,18 @@ class DenseRetriever:
         with torch.inference_mode():
             return self.encode_queries(list(images), list(texts)).float()
 
-    def gallery_embeds(self, gallery: Gallery) -> torch.Tensor:
-        """Call [`DenseRetriever.encode_gallery`] once for each gallery and state of the weights."""
-        return self.galleries.get(gallery, self.encode_gallery)
+    def gallery_embeds(self, gallery: Gallery) -> Rows:
+        """
+        Return the embeddings of a gallery, `(gallery_size, dim)`: those that it has on disk, or else encoded once for
+        each state of the weights.
+
+        Raises:
+            `StoreError`: The gallery is stored, and was embedded by another model.
+        """
+        stored = gallery.embeds_by(self)
+        if stored is not None:
+            return stored
+        return self.galleries.get(gallery, self.encode_gallery if self.keep is None else partial(self.keep, self))
 
     def encode_gallery(self, gallery: Gallery) -> torch.Tensor:
         """

@@ -5,12 +5,14 @@ Embeddings of two models, or of one model with two processors, have the same sha
 
 import hashlib
 import json
+from collections.abc import Hashable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
 from contextcir.runtime.digests import weights_digest
+from contextcir.runtime.inference import weights_state
 
 
 @dataclass(frozen=True)
@@ -53,20 +55,43 @@ class Identity:
         )
 
 
-def model_identity(model: torch.nn.Module, processor: Any, autocast: torch.dtype | None = None) -> Identity:
-    """Return the identity of a model of transformers with its processor. Reads all weights."""
-    config = getattr(model, "config", None)
-    dtype = next(model.parameters()).dtype
-    precision = str(dtype).removeprefix("torch.")
-    if autocast is not None:
-        precision += f" under {str(autocast).removeprefix('torch.')} autocast"
-    return Identity(
-        model=getattr(config, "_name_or_path", "") or type(model).__name__,
-        revision=getattr(config, "_commit_hash", None),
-        weights=weights_digest(model),
-        processor=digest(getattr(processor, "image_processor", processor).to_dict())[:32],
-        precision=precision,
-    )
+class ModelIdentity:
+    """
+    The identity of a model of transformers with its processor. All weights are read at the first call, and again after
+    they have changed.
+
+    Args:
+        model (`torch.nn.Module`): The model.
+        processor: Its processor.
+        autocast (`torch.dtype`, *optional*): Type in which it computes; by default its own.
+    """
+
+    def __init__(self, model: torch.nn.Module, processor: Any, autocast: torch.dtype | None = None):
+        self.model, self.processor, self.autocast = model, processor, autocast
+        self._last: tuple[Hashable, Identity] | None = None
+
+    def __call__(self) -> Identity:
+        state = weights_state(self.model)
+        if self._last is None or self._last[0] != state:
+            self._last = state, self._compute()
+        return self._last[1]
+
+    def _compute(self) -> Identity:
+        config = getattr(self.model, "config", None)
+        precision = _name(next(self.model.parameters()).dtype)
+        if self.autocast is not None:
+            precision += f" under {_name(self.autocast)} autocast"
+        return Identity(
+            model=getattr(config, "_name_or_path", "") or type(self.model).__name__,
+            revision=getattr(config, "_commit_hash", None),
+            weights=weights_digest(self.model),
+            processor=digest(getattr(self.processor, "image_processor", self.processor).to_dict())[:32],
+            precision=precision,
+        )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def digest(value: Any) -> str:

@@ -25,6 +25,8 @@ class Sliced(Protocol):
 
     def __getitem__(self, rows: slice, /) -> torch.Tensor: ...
 
+    def gather(self, places: torch.Tensor, /) -> torch.Tensor: ...
+
 
 Rows = torch.Tensor | np.ndarray | Sliced
 
@@ -133,6 +135,15 @@ def similarity(queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
     if queries.ndim == 2:
         return queries @ gallery.T if gallery.ndim == 2 else (gallery @ queries[:, :, None])[:, :, 0]
     return torch.stack([similarity(part, gallery).relu() for part in queries.unbind(1)]).prod(dim=0)
+
+
+def gather(gallery_embeds: Rows, places: torch.Tensor) -> torch.Tensor:
+    """Return the rows at some places: `(*places.shape, dim)`, float32."""
+    if isinstance(gallery_embeds, torch.Tensor):
+        return gallery_embeds[places.to(gallery_embeds.device)].float()
+    if isinstance(gallery_embeds, np.ndarray):
+        return torch.from_numpy(gallery_embeds[places.numpy()]).float()
+    return gallery_embeds.gather(places)
 
 
 def nonfinite_row(embeds: torch.Tensor) -> int | None:

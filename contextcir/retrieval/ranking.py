@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from contextcir.retrieval.base import Gallery, Query, Ranking
-from contextcir.retrieval.index import ranks, search, similarity
+from contextcir.retrieval.index import Rows, gather, ranks, search, similarity
 
 
 def rank(
     queries: Sequence[Query],
     gallery: Gallery,
     query_embeds: torch.Tensor,
-    gallery_embeds: torch.Tensor,
+    gallery_embeds: Rows,
     k: int,
     exclude_reference: bool = False,
     *,
@@ -54,7 +54,7 @@ def rank(
 
 
 def _rank_candidates(
-    queries: Sequence[Query], query_embeds: torch.Tensor, gallery: Gallery, gallery_embeds: torch.Tensor
+    queries: Sequence[Query], query_embeds: torch.Tensor, gallery: Gallery, gallery_embeds: Rows
 ) -> list[list[str]]:
     """Each query's candidates without the reference, best first, equal scores in the order of the candidates."""
     candidates = [query.ranked_candidate_ids for query in queries]
@@ -65,8 +65,8 @@ def _rank_candidates(
     for length in sorted({len(own) for own in candidates if own}):  # queries with equally many candidates at once
         for rows in torch.tensor([row for row, own in enumerate(candidates) if len(own) == length]).split(4096):
             places = torch.tensor([[gallery.positions[id_] for id_ in candidates[row]] for row in rows.tolist()])
-            embeds = gallery_embeds[places.to(gallery_embeds.device)]  # (queries, length, dim)
-            scores = similarity(query_embeds[rows.to(query_embeds.device)], embeds)
+            some = query_embeds[rows.to(query_embeds.device)]
+            scores = similarity(some, gather(gallery_embeds, places).to(some.device))  # (queries, length)
             orders = scores.argsort(dim=1, descending=True, stable=True).tolist()
             for row, order in zip(rows.tolist(), orders, strict=True):
                 ranked[row] = [candidates[row][place] for place in order]

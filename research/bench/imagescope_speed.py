@@ -58,7 +58,6 @@ def search(args: argparse.Namespace, url: str, folder: str, connection: Connecti
     from contextcir.cli.servers import ServerArguments
     from contextcir.retrieval.baselines import clip_baselines
     from contextcir.retrieval.imagescope import ImageScope, ReasonedRetriever
-    from contextcir.runtime.digests import weights_digest
     from modeling_contextcir import ContextCIRProcessor
 
     torch.set_num_threads(1)
@@ -69,7 +68,7 @@ def search(args: argparse.Namespace, url: str, folder: str, connection: Connecti
     clip = clip_baselines(model, ContextCIRProcessor.from_pretrained(args.clip))["CLIP, text only"]
     with panel_of(scope, servers, "scenes") as panel:
         seconds, before = time_asking(panel), memory_mb("VmRSS")
-        retriever = ImageScope(panel, ReasonedRetriever(panel, clip, partial(weights_digest, model)))
+        retriever = ImageScope(panel, ReasonedRetriever(panel, clip))
         begin = time.perf_counter()
         retriever.search(benchmark.queries, benchmark.gallery, benchmark.k, exclude_reference=True)
         seconds["all"] = time.perf_counter() - begin

@@ -6,7 +6,6 @@ settings of a search are computed once for all searches of a process.
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from contextcir.retrieval.imagescope import ImageScope, Panel, ReasonedRetriever
 from contextcir.retrieval.imagescope.cache import CaptionCache
 from contextcir.retrieval.imagescope.roles import Questions, load_prompts
 from contextcir.retrieval.imagescope.trace import query_key, read_trace
-from contextcir.runtime.digests import weights_digest
+from contextcir.retrieval.store.cache import GalleryCache
 from contextcir.scenes.oracle import Faults, Oracle
 from contextcir.scenes.truth import Truth
 from modeling_contextcir import ContextCIRProcessor
@@ -49,8 +48,8 @@ class FixedGalleryRetriever(ReasonedRetriever):
     """A reasoned retriever that searches a fixed gallery instead of the one that it is given. Both have the same
     ids."""
 
-    def __init__(self, panel: Panel, clip: DenseRetriever, clip_id: Callable[[], str], gallery: Gallery):
-        super().__init__(panel, clip, clip_id)
+    def __init__(self, panel: Panel, clip: DenseRetriever, gallery: Gallery):
+        super().__init__(panel, clip)
         self.gallery = gallery
 
     def search(self, queries: Sequence[Query], gallery: Gallery, k: int, **options: Any) -> Ranking:
@@ -69,8 +68,9 @@ class Searcher:
 
     def __init__(self, clip: str, seed: int, folder: Path):
         model = load_clip(clip, torch.device("cpu"))
-        self.clip = clip_baselines(model, ContextCIRProcessor.from_pretrained(clip))["CLIP, text only"]
-        self.clip_id, self.seed, self.folder = partial(weights_digest, model), seed, folder
+        keep = GalleryCache(folder / "galleries")
+        self.clip = clip_baselines(model, ContextCIRProcessor.from_pretrained(clip), keep=keep)["CLIP, text only"]
+        self.seed, self.folder = seed, folder
         self.known: dict[tuple[Any, ...], Outcome] = {}  # answers of roles with the same error rates
 
     def search(
@@ -101,7 +101,7 @@ class Searcher:
             ask = ask_function(Oracle(truth, faults=faults, seed=self.seed), self.known)
             roles = Roles(Role(self.captioner(faults), ask), *[Role("oracle", ask)] * 3)
             with closing(Panel(roles, folder, cache=self.folder)) as panel:
-                first = first or FixedGalleryRetriever(panel, self.clip, self.clip_id, benchmark.gallery)
+                first = first or FixedGalleryRetriever(panel, self.clip, benchmark.gallery)
                 scope = ImageScope(panel, first)
                 scope.search(benchmark.queries, judged or benchmark.gallery, benchmark.k, exclude_reference=True)
             lines = finished(folder, benchmark)

@@ -3,9 +3,8 @@
 import json
 
 import pytest
-import torch
 
-from contextcir.retrieval.imagescope.cache import CaptionCache, EmbedCache
+from contextcir.retrieval.imagescope.cache import CaptionCache
 from contextcir.retrieval.imagescope.trace import HEADER, Trace, read_trace
 
 
@@ -70,27 +69,3 @@ def test_an_unfinished_line_of_captions_is_skipped(tmp_path):
     assert CaptionCache(tmp_path, "model", "prompt").read() == captions
     assert CaptionCache(tmp_path, "model", "other").read() == CaptionCache(tmp_path, "other", "prompt").read() == {}
     assert json.loads(file.read_text().splitlines()[1])["image"] == "a"
-
-
-def test_embeddings_are_encoded_once_in_chunks_and_returned_in_order(tmp_path, monkeypatch):
-    monkeypatch.setattr("contextcir.retrieval.imagescope.cache.CHUNK", 3)
-    cache, encoded = EmbedCache(tmp_path / "x"), []
-
-    def get(keys):
-        def encode(places):
-            if "poison" in [keys[place] for place in places]:
-                raise ValueError("poison")
-            encoded.extend(keys[place] for place in places)
-            return torch.tensor([[float(ord(keys[place])), 1.0] for place in places])
-
-        return cache.get(keys, encode).tolist()
-
-    def expected(keys):
-        return [[float(ord(key)), 1.0] for key in keys]
-
-    assert get(list("abcabde")) == expected("abcabde")
-    assert encoded == list("abcde")
-    with pytest.raises(ValueError, match="poison"):
-        get([*"gfhijk", "poison"])
-    assert get(list("gfaj")) == expected("gfaj")  # the chunks before the failed one were kept
-    assert encoded == list("abcdegfhijk")

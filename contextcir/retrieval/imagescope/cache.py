@@ -1,23 +1,15 @@
-"""Caches of captions (by captioner and prompt) and of embeddings (by model), keyed by the content of images and texts.
+"""A cache of captions, keyed by captioner, prompt and the content of images.
 
-An image that several galleries share is captioned and embedded once. Results are saved as they arrive, so that an
-interrupted preparation continues where it stopped. Each process writes files of its own.
+An image that several galleries share is captioned once. Captions are saved as they arrive, so that an interrupted
+preparation continues where it stopped. Each process writes files of its own.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-
-from contextcir.runtime.distributed import process_state
-
-CHUNK = 4096  # embeddings in a file, and the most that an interruption loses
 
 
 class CaptionCache:
@@ -47,57 +39,3 @@ class CaptionCache:
         line = json.dumps({"image": image, "caption": caption, **facts}, ensure_ascii=False)
         with open(self.folder / f"{self.name}.{process}.jsonl", "ab") as file:
             file.write(b"\n" + line.encode())  # the line break comes first, as the last line may be unfinished
-
-
-class EmbedCache:
-    """Embeddings by key, in files that are written once. The folder is for one model and one kind of input."""
-
-    def __init__(self, folder: str | os.PathLike):
-        self.folder = Path(folder)
-
-    def get(self, keys: Sequence[str], encode: Callable[[list[int]], torch.Tensor]) -> torch.Tensor:
-        """
-        Return the embeddings of all keys, and encode missing ones, `CHUNK` at a time. All processes must call it.
-
-        Args:
-            keys (`Sequence[str]`): The inputs or digests of them, at least one. Keys may be repeated.
-            encode (`Callable[[list[int]], torch.Tensor]`): Places in `keys` -> their embeddings, `(places, dim)`.
-
-        Returns:
-            `torch.Tensor` of shape `(len(keys), dim)`: float32, on the CPU.
-        """
-        state = process_state()
-        known = {key for _, names in self._shards() for key in names}
-        state.wait_for_everyone()  # no process may see what another one adds below
-        missing = {key: place for place, key in enumerate(keys) if key not in known}
-        names = list(missing)
-        for start in range(0, len(names), CHUNK):
-            some = names[start : start + CHUNK]
-            embeds = encode([missing[key] for key in some])
-            if state.is_main_process:
-                self._write(some, embeds)
-        state.wait_for_everyone()
-        return self._read(keys)
-
-    def _shards(self) -> Iterator[tuple[Path, list[str]]]:
-        for file in sorted(self.folder.glob("*.safetensors")):
-            with safe_open(file, framework="pt") as shard:
-                yield file, json.loads(shard.metadata()["keys"])
-
-    def _write(self, keys: list[str], embeds: torch.Tensor) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        name = hashlib.sha256("".join(keys).encode()).hexdigest()[:16]
-        temporary = self.folder / f"{name}.tmp"
-        tensors = {"embeds": embeds.float().cpu().contiguous()}
-        save_file(tensors, temporary, metadata={"keys": json.dumps(keys)})
-        os.replace(temporary, self.folder / f"{name}.safetensors")
-
-    def _read(self, keys: Sequence[str]) -> torch.Tensor:
-        wanted, found = set(keys), dict[str, torch.Tensor]()
-        for file, names in self._shards():
-            rows = [row for row, key in enumerate(names) if key in wanted]
-            if rows:
-                with safe_open(file, framework="pt") as shard:
-                    embeds = shard.get_tensor("embeds")[rows]
-                found.update(zip([names[row] for row in rows], embeds, strict=True))
-        return torch.stack([found[key] for key in keys])

@@ -6,19 +6,16 @@ each query and one for each image.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from operator import getitem
-from typing import Any, cast
 
 import torch
-from torch.utils.data import Subset
 from tqdm.auto import tqdm
 
 from contextcir.data.content import image_digest
 from contextcir.retrieval.base import Gallery, Query, Ranking, check_searchable
 from contextcir.retrieval.dense import DenseRetriever, GalleryEmbeds
-from contextcir.retrieval.imagescope.cache import EmbedCache
 from contextcir.retrieval.imagescope.panel import Panel, together
 from contextcir.retrieval.imagescope.trace import QueryRecord
 from contextcir.retrieval.ranking import rank
@@ -37,9 +34,6 @@ class ReasonedRetriever:
         panel ([`~contextcir.retrieval.imagescope.panel.Panel`]): Captioner and reasoner.
         clip ([`~contextcir.retrieval.dense.DenseRetriever`]): Embeds images, and texts without a reference, such as
             the baseline `CLIP, text only`.
-        clip_id (`Callable[[], str]`): Identifies CLIP's weights, such as by
-            [`~contextcir.runtime.digests.weights_digest`]: the name of the cache folder of its embeddings. Called
-            before a gallery is encoded.
         tau (`float`, *optional*, defaults to 0.15): Weight of the captions, in [0, 1]. The default is the paper's.
 
     Attributes:
@@ -49,10 +43,10 @@ class ReasonedRetriever:
         `ValueError`: `tau` is out of range.
     """
 
-    def __init__(self, panel: Panel, clip: DenseRetriever, clip_id: Callable[[], str], *, tau: float = 0.15):
+    def __init__(self, panel: Panel, clip: DenseRetriever, *, tau: float = 0.15):
         if not 0 <= tau <= 1:
             raise ValueError(f"Got tau={tau}, expected a number in [0, 1]: the weight of the captions.")
-        self.panel, self.clip, self.clip_id, self.tau = panel, clip, clip_id, tau
+        self.panel, self.clip, self.tau = panel, clip, tau
         self.records: dict[str, QueryRecord] = {}
         self._galleries = GalleryEmbeds(clip.galleries.state)
 
@@ -86,17 +80,11 @@ class ReasonedRetriever:
     def _embed_gallery(self, gallery: Gallery) -> torch.Tensor:
         """(1 - tau) image + tau caption, `(gallery_size, dim)`. Images come first, so that an unreadable one is found
         before any caption is paid for."""
-        folder = self.panel.cache / self.clip_id()
-        silent = not self.panel.state.is_main_process
-        ids = [image_digest(image).hex() for image in tqdm(gallery.images, "Images", disable=silent, leave=False)]
-
-        def encode_images(places: list[int]) -> torch.Tensor:
-            images = cast(Sequence[Any], Subset(cast(Any, gallery.images), places))  # reads an image when asked for it
-            return self.clip.encode_gallery(Gallery([gallery.ids[place] for place in places], images))
-
-        images = EmbedCache(folder / "images").get(ids, encode_images)
+        images = torch.as_tensor(self.clip.gallery_embeds(gallery)[: len(gallery)]).float().cpu()
         if not self.tau:
             return images
+        silent = not self.panel.state.is_main_process
+        ids = [image_digest(image).hex() for image in tqdm(gallery.images, "Images", disable=silent, leave=False)]
         captions = self.panel.captions({id_: partial(getitem, gallery.images, p) for p, id_ in enumerate(ids)})
         if not captions:
             raise ValueError(
@@ -104,9 +92,9 @@ class ReasonedRetriever:
             )
         captioned = [place for place, id_ in enumerate(ids) if id_ in captions]
         texts = [captions[ids[place]] for place in captioned]
-        embeds = EmbedCache(folder / "texts").get(
-            texts, lambda places: self._encode([texts[place] for place in places], gallery)
-        )
+        embeds = self._encode(list(dict.fromkeys(texts)), gallery)
+        known = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        embeds = embeds[[known[text] for text in texts]]
         rows = embeds.mean(dim=0).repeat(len(ids), 1)
         rows[captioned] = embeds
         return (1 - self.tau) * images + self.tau * rows

@@ -54,6 +54,16 @@ class StoredRows:
     def __len__(self) -> int:
         return self.shape[0]
 
+    def gather(self, places: torch.Tensor) -> torch.Tensor:
+        """The rows at some places: `(*places.shape, dim)`, float32."""
+        flat = places.flatten()
+        numbers = torch.bucketize(flat, torch.tensor(self.starts[1:]), right=True)
+        found = torch.empty(len(flat), self.shape[1])
+        for number in numbers.unique().tolist():
+            here = numbers == number
+            found[here] = self.parts[number][flat[here] - self.starts[number]].float()
+        return found.unflatten(0, places.shape)
+
     def __getitem__(self, rows: slice) -> torch.Tensor:
         start, stop, _ = rows.indices(len(self))
         pieces = [
@@ -110,6 +120,11 @@ class StoredGallery(Gallery):
         if retriever is not None:
             check_encoder(manifest, retriever, path)
         return cls(path, manifest, shards, retriever)
+
+    def embeds_by(self, retriever: DenseRetriever) -> StoredRows:
+        """The stored embeddings. Raises a [`StoreError`] if another model made them."""
+        check_encoder(self.manifest, retriever, self.folder)
+        return self.rows
 
     @cached_property
     def sources(self) -> Sources:
