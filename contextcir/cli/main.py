@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from contextcir.cli.running import run
 
 COMMANDS = {  # name -> module with a `main`, what it does
+    "index": ("contextcir.cli.index", "embed images once, to search from then on"),
+    "search": ("contextcir.cli.search", "search with an image, a text, or both"),
+    "gallery": ("contextcir.cli.gallery", "add, remove, check and merge images of a gallery"),
     "train": ("contextcir.cli.train", "train a model on triplets"),
     "benchmark": ("contextcir.cli.benchmark", "measure a model on a benchmark"),
     "compare": ("contextcir.cli.compare", "compare two measurements, with intervals"),
@@ -64,7 +67,8 @@ def overview() -> str:
             *lines,
             "",
             "`contextcir COMMAND --help` lists the options of a command, `contextcir --version` prints the version.",
-            "Exit codes: 0 done, 1 unusable input, 2 wrong option, 3 stopped by server or budget, 130 interrupted.",
+            "Exit codes: 0 done, 1 unusable input, 2 wrong option, 3 stopped by server or budget, 4 bad images left",
+            "out, 130 interrupted.",
         ]
     )
 

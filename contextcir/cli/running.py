@@ -6,6 +6,7 @@
 | 1 | input, options or results that cannot be used: the message says which |
 | 2 | an unknown, missing or malformed option |
 | 3 | stopped by a chat server or by the budget: the same command goes on |
+| 4 | done, but some images were bad and left out: the message counts them |
 | 130 | interrupted (Ctrl-C): the same command goes on, where it can |
 
 Errors that no user can have caused keep their traceback and exit with 1.
@@ -16,6 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+INCOMPLETE = 4
 INTERRUPTED = 130
 EXPECTED = (ValueError, OSError, ImportError, FloatingPointError)
 

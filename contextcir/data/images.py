@@ -6,6 +6,7 @@ colours of transparent pixels, and ignores the EXIF orientation. All parts of th
 profiles, and all frames but the first.
 """
 
+import base64
 import io
 import os
 from pathlib import Path
@@ -98,6 +99,13 @@ def encode_image(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes
     with io.BytesIO() as file:
         image.save(file, kind, **options)
         return file.getvalue()
+
+
+def data_uri(image: Image.Image, max_side: int) -> str:
+    """Encode an image, reduced to a longer side of `max_side` pixels, as a JPEG inside a `data:` URI."""
+    small = image.copy()
+    small.thumbnail((max_side, max_side))
+    return "data:image/jpeg;base64," + base64.b64encode(encode_image(small, "JPEG", quality=85)).decode()
 
 
 def stored_image(source: Any, name: str) -> dict[str, Any]:

@@ -4,17 +4,15 @@ Each picture is a small JPEG inside the file, stored once. A script in the page 
 of the text. Nothing is loaded from elsewhere.
 """
 
-import base64
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment
-from PIL import Image
 
 from contextcir.benchmarks.base import Benchmark, evenly_spaced
-from contextcir.data.images import encode_image
+from contextcir.data.images import data_uri
 from contextcir.evaluation.audit import KINDS, Audit, Case
 
 TEMPLATE = Path(__file__).with_name("audit_page.html")
@@ -57,7 +55,7 @@ def _shown(case: Case, part: Benchmark, images: dict[str, str]) -> dict[str, Any
     def gallery_image(id_: str) -> str:
         key = f"{case.part}/{id_}"
         if key not in images:
-            images[key] = _data_uri(part.gallery.image(id_))
+            images[key] = data_uri(part.gallery.image(id_), SIDE)
         return key
 
     scores = [f" {score:.3f}" for score in case.scores] or [""] * len(case.top)
@@ -70,7 +68,7 @@ def _shown(case: Case, part: Benchmark, images: dict[str, str]) -> dict[str, Any
         for id_ in sorted(set(case.targets) - set(case.top))[:3]
     ]
     reference = f"{case.part}/reference of {case.query.id}"
-    images[reference] = _data_uri(part.gallery.reference_image(case.query))
+    images[reference] = data_uri(part.gallery.reference_image(case.query), SIDE)
     return {
         "id": case.query.id,
         "part": case.part,
@@ -80,9 +78,3 @@ def _shown(case: Case, part: Benchmark, images: dict[str, str]) -> dict[str, Any
         "reference_id": case.query.reference_id,
         "hits": hits,
     }
-
-
-def _data_uri(image: Image.Image) -> str:
-    small = image.copy()
-    small.thumbnail((SIDE, SIDE))
-    return "data:image/jpeg;base64," + base64.b64encode(encode_image(small, "JPEG", quality=80)).decode()

@@ -85,9 +85,16 @@ class ModelIdentity:
             model=getattr(config, "_name_or_path", "") or type(self.model).__name__,
             revision=getattr(config, "_commit_hash", None),
             weights=weights_digest(self.model),
-            processor=digest(getattr(self.processor, "image_processor", self.processor).to_dict())[:32],
+            processor=_settings(getattr(self.processor, "image_processor", self.processor)),
             precision=precision,
         )
+
+
+def _settings(processor: Any) -> str:
+    """A digest of the settings of an image processor, or the name of its class if it does not tell them."""
+    if hasattr(processor, "to_dict"):
+        return digest(processor.to_dict())[:32]
+    return f"{type(processor).__module__}.{type(processor).__qualname__}"
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -7,13 +7,12 @@ can be killed at any moment, and the same command goes on.
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from tqdm.auto import tqdm
 
 from contextcir.data.images import ImageError
@@ -86,7 +85,8 @@ class Build:
     Args:
         folder (`Path`): The gallery.
         source: Where the images are. `ids` and `metadata` are asked for when a plan is made.
-        retriever ([`~contextcir.retrieval.dense.DenseRetriever`]): Embeds the images.
+        retriever ([`~contextcir.retrieval.dense.DenseRetriever`], *optional*): Embeds the images; not needed to remove
+            some.
         worker ([`Worker`]): Which of several workers this is.
         strict (`bool`): Stop at the first bad image, instead of leaving a hole.
         quiet (`bool`): Show no progress.
@@ -94,7 +94,7 @@ class Build:
 
     folder: Path
     source: Any
-    retriever: DenseRetriever
+    retriever: DenseRetriever | None
     worker: Worker = field(default_factory=Worker)
     strict: bool = False
     quiet: bool = False
@@ -141,25 +141,25 @@ class Build:
         return True
 
     def _encode_shard(self, plan: Plan, shard: ShardPlan, reuse: "Reuse", bar: tqdm) -> Shard:
-        """Embed the images of a shard. Images whose content the generation before has are copied."""
-        ids, retriever = shard.ids, self.retriever
-        loader = ImageLoader(ids, _Images(self.source, ids), retriever.prepare, reuse.digests)
-        embeds: torch.Tensor | None = None
-        valid = torch.zeros(len(ids), dtype=torch.uint8)
-        content = torch.zeros(len(ids), 32, dtype=torch.uint8)
-        bad: dict[str, str] = {}
+        """Embed the fresh images of a shard, and copy its other rows from the generation before."""
+        rows = _Rows(shard.ids, DTYPES[plan.dtype])
+        fresh = list(shard.ids if shard.fresh is None else shard.fresh)
+        for id_ in set(shard.ids) - set(fresh):
+            rows.copy(id_, *reuse.by_id[id_])
+        bar.update(len(shard.ids) - len(fresh))
+        if fresh:
+            self._embed(fresh, rows, plan, reuse, bar)
+        return rows.shard()
+
+    def _embed(self, ids: list[str], rows: "_Rows", plan: Plan, reuse: "Reuse", bar: tqdm) -> None:
+        """Embed images. One whose content the generation before has is not embedded again."""
+        retriever = self.retriever
+        assert retriever is not None  # whoever plans to read images has one
+        loader = ImageLoader(ids, _Images(self.source, ids), retriever.prepare, reuse.by_content)
         batches = image_batches(loader, range(len(ids)), batch_size=plan.batch_size, num_workers=retriever.num_workers)
         with torch.inference_mode():
             for batch in batches:
-                rows: dict[int, torch.Tensor] = {}
-                for one in batch.loaded:
-                    content[one.place] = torch.frombuffer(bytearray(one.digest), dtype=torch.uint8)
-                    if one.error is not None:
-                        if self.strict:
-                            raise ImageError(f"{one.error} Leave out --strict to go on without it.")
-                        bad[ids[one.place]] = one.error
-                    elif one.place not in batch.places:
-                        rows[one.place] = reuse[one.digest]
+                embeds: dict[int, torch.Tensor] = {}
                 if batch.places:
                     made = retriever.encode_images(batch.pixels).float().cpu()
                     if (row := nonfinite_row(made)) is not None:
@@ -167,22 +167,16 @@ class Build:
                             f"The embedding of {ids[batch.places[row]]!r} holds NaN or infinity. Check the model's"
                             " weights and the precision it ran in. Nothing of this shard was written."
                         )
-                    rows |= dict(zip(batch.places, made, strict=True))
+                    embeds = dict(zip(batch.places, made, strict=True))
                     self.made += len(batch.places)
-                for place, embed in rows.items():
-                    if embeds is None:
-                        embeds = torch.zeros(len(ids), *embed.shape, dtype=DTYPES[plan.dtype])
-                    embeds[place], valid[place] = embed, 1
+                for one in batch.loaded:
+                    if one.error is not None and self.strict:
+                        raise ImageError(f"{one.error} Leave out --strict to go on without it.")
+                    if one.error is None and one.place not in embeds:
+                        embeds[one.place] = reuse.embed(one.digest)
+                    id_ = ids[one.place]
+                    rows.set(id_, embeds.get(one.place), one.digest, one.error, self.source.facts(id_))
                 bar.update(len(batch.loaded))
-        if embeds is None:  # all images of the shard are bad
-            grey = retriever.embed_images([Image.new("RGB", (64, 64), "grey")])
-            embeds = torch.zeros(len(ids), grey.shape[1], dtype=DTYPES[plan.dtype])
-        return Shard(ids, embeds, valid, content, bad, self._facts(ids))
-
-    def _facts(self, ids: Sequence[str]) -> dict[str, list[Any]]:
-        rows = [self.source.facts(id_) for id_ in ids]
-        columns = sorted({name for row in rows for name in row})
-        return {name: [row.get(name) for row in rows] for name in columns}
 
     def finish(self, plan: Plan) -> Manifest:
         """
@@ -201,7 +195,7 @@ class Build:
             found = Shard.read(path)
             lengths = found.embeds[found.valid.bool()].float().norm(dim=1)
             normalised &= bool(((lengths - 1).abs() < 1e-2).all())
-            dim = found.embeds.shape[1]
+            dim = max(dim, found.embeds.shape[1])
             bad |= found.bad
             facts.append({"file": shard.file, "rows": len(found.ids), "sha256": file_digest(path)})
         manifest = Manifest(
@@ -230,23 +224,64 @@ class Build:
 
 
 class Reuse:
-    """Embeddings of the generation before, by the digest of the image."""
+    """
+    The rows of the generation before.
+
+    Attributes:
+        by_id (`dict[str, tuple[Shard, int]]`): Id -> shard and row.
+        by_content (`dict[bytes, tuple[Shard, int]]`): Digest of a good image -> shard and row.
+    """
 
     def __init__(self, shards: Sequence[Shard] = ()):
-        self._shards = shards
-        self._places: dict[bytes, tuple[int, int]] = {}
-        for number, shard in enumerate(shards):
+        self.by_id: dict[str, tuple[Shard, int]] = {}
+        self.by_content: dict[bytes, tuple[Shard, int]] = {}
+        for shard in shards:
+            self.by_id.update({id_: (shard, row) for row, id_ in enumerate(shard.ids)})
             for row in shard.valid.nonzero().flatten().tolist():
-                self._places[shard.content[row].numpy().tobytes()] = number, row
+                self.by_content[shard.content[row].numpy().tobytes()] = shard, row
 
-    @property
-    def digests(self) -> Collection[bytes]:
-        """`Collection[bytes]`: Of all images that need not be embedded."""
-        return self._places.keys()
+    def embed(self, digest: bytes) -> torch.Tensor:
+        """The embedding of a known image, `(dim,)`."""
+        shard, row = self.by_content[digest]
+        return shard.embeds[row].float()
 
-    def __getitem__(self, digest: bytes) -> torch.Tensor:
-        number, row = self._places[digest]
-        return self._shards[number].embeds[row].float()
+
+class _Rows:
+    """The rows of a shard that is being made."""
+
+    def __init__(self, ids: Sequence[str], dtype: torch.dtype):
+        self.ids, self.dtype = ids, dtype
+        self.places = {id_: place for place, id_ in enumerate(ids)}
+        self.embeds: torch.Tensor | None = None
+        self.valid = torch.zeros(len(ids), dtype=torch.uint8)
+        self.content = torch.zeros(len(ids), 32, dtype=torch.uint8)
+        self.bad: dict[str, str] = {}
+        self.facts: list[Mapping[str, Any]] = [{}] * len(ids)
+
+    def set(self, id_: str, embed: torch.Tensor | None, digest: bytes, error: str | None, facts: Mapping) -> None:
+        """Fill a row: with an embedding, or with the reason why there is none."""
+        place = self.places[id_]
+        self.content[place] = torch.frombuffer(bytearray(digest), dtype=torch.uint8)
+        self.facts[place] = facts
+        if error is not None:
+            self.bad[id_] = error
+        if embed is not None:
+            if self.embeds is None:
+                self.embeds = torch.zeros(len(self.ids), *embed.shape, dtype=self.dtype)
+            self.embeds[place], self.valid[place] = embed, 1
+
+    def copy(self, id_: str, shard: Shard, row: int) -> None:
+        """Fill a row with that of another shard."""
+        facts = {name: values[row] for name, values in shard.facts.items() if values[row] is not None}
+        embed = shard.embeds[row] if shard.valid[row] else None
+        self.set(id_, embed, shard.content[row].numpy().tobytes(), shard.bad.get(id_), facts)
+
+    def shard(self) -> Shard:
+        """The shard. Where all images are bad, nobody knows the dimension: it is 0."""
+        embeds = torch.zeros(len(self.ids), 0, dtype=self.dtype) if self.embeds is None else self.embeds
+        columns = sorted({name for facts in self.facts for name in facts})
+        facts = {name: [row.get(name) for row in self.facts] for name in columns}
+        return Shard(self.ids, embeds, self.valid, self.content, dict(sorted(self.bad.items())), facts)
 
 
 class _Images(Sequence):

@@ -15,7 +15,7 @@ from contextcir.data.images import ImageError
 from contextcir.retrieval.store.build import cut
 from contextcir.retrieval.store.files import write_whole
 from contextcir.retrieval.store.layout import PLAN, SHARDS, Manifest, Plan, Shard, ShardPlan, StoreError, file_digest
-from contextcir.retrieval.store.sources import Source
+from contextcir.retrieval.store.sources import HasImages, Source
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def compare(source: Source, shards: Sequence[Shard]) -> Change:
     return Change([id_ for id_ in source.ids if id_ not in stored], changed, stored - now)
 
 
-def _digest(source: Source, id_: str) -> bytes:
+def _digest(source: HasImages, id_: str) -> bytes:
     try:
         return image_digest(source.image(id_))
     except ImageError:
@@ -75,7 +75,8 @@ def next_plan(manifest: Manifest, shards: Sequence[Shard], change: Change, sourc
         kept = len(left) == len(shard.ids) and change.changed.isdisjoint(left)
         name = facts["file"] if kept else f"{facts['file'].split('.')[0]}.{generation}.safetensors"
         if left:
-            planned.append(ShardPlan(name, tuple(left), kept))
+            fresh = tuple(id_ for id_ in left if id_ in change.changed)
+            planned.append(ShardPlan(name, tuple(left), kept, fresh))
     first = 1 + max((int(facts["file"].split(".")[0]) for facts in manifest.shards), default=-1)
     planned += cut(change.new, shard_size, lambda number: f"{first + number:05d}.{generation}.safetensors")
     return Plan(manifest.encoder, tuple(sources), tuple(planned), manifest.dtype, manifest.batch_size, generation)
@@ -97,20 +98,22 @@ def merge(folders: Sequence[Path], output: Path) -> Manifest:
             difference = first.encoder.difference(other.encoder) or f"dtype {first.dtype}, got {other.dtype}"
             raise StoreError(f"{folder} cannot be merged with {folders[0]}: {difference}.")
     seen: dict[str, Path] = {}
-    (output / SHARDS).mkdir(parents=True, exist_ok=True)
-    facts: list[dict[str, Any]] = []
-    planned: list[ShardPlan] = []
+    planned: list[
+        tuple[Path, dict[str, Any], ShardPlan]
+    ] = []  # where a shard is, what the manifest says, and its copy
     for folder, manifest in zip(folders, manifests, strict=True):
         for one in manifest.shards:
-            ids = Shard.read(folder / SHARDS / one["file"]).ids
+            path = folder / SHARDS / one["file"]
+            ids = Shard.read(path).ids
             for id_ in ids:
                 if id_ in seen:
                     raise StoreError(f"{id_!r} is in {seen[id_]} and in {folder}. Remove it from one of them.")
                 seen[id_] = folder
-            name = f"{len(facts):05d}.safetensors"
-            shutil.copyfile(folder / SHARDS / one["file"], output / SHARDS / name)
-            facts.append({**one, "file": name})
-            planned.append(ShardPlan(name, tuple(ids), kept=True))
+            copy = ShardPlan(f"{len(planned):05d}.safetensors", tuple(ids), kept=True)
+            planned.append((path, {**one, "file": copy.file}, copy))
+    (output / SHARDS).mkdir(parents=True, exist_ok=True)
+    for path, _, copy in planned:
+        shutil.copyfile(path, output / SHARDS / copy.file)
     sources = tuple({str(source): source for manifest in manifests for source in manifest.sources}.values())
     merged = replace(
         first,
@@ -118,10 +121,10 @@ def merge(folders: Sequence[Path], output: Path) -> Manifest:
         normalised=all(manifest.normalised for manifest in manifests),
         sources=sources,
         generation=0,
-        shards=tuple(facts),
+        shards=tuple(facts for _, facts, _ in planned),
         bad={id_: reason for manifest in manifests for id_, reason in manifest.bad.items()},
     )
-    plan = Plan(first.encoder, sources, tuple(planned), first.dtype, first.batch_size)
+    plan = Plan(first.encoder, sources, tuple(copy for *_, copy in planned), first.dtype, first.batch_size)
     write_whole(output / PLAN, plan.to_bytes())
     merged.write(output)
     return merged
@@ -143,7 +146,7 @@ def read_shards(folder: Path, manifest: Manifest) -> list[Shard]:
     return [Shard.read(folder / SHARDS / facts["file"]) for facts in manifest.shards]
 
 
-def faults(folder: Path, source: Source | None) -> Iterator[str]:
+def faults(folder: Path, source: HasImages | None) -> Iterator[str]:
     """
     Look for faults of a stored gallery: a missing shard, a flipped byte, a picture that is gone or has changed.
 
@@ -163,7 +166,7 @@ def faults(folder: Path, source: Source | None) -> Iterator[str]:
             yield f"{path.name}: has SHA-256 {found[:12]}, expected {facts['sha256'][:12]}: the file was changed"
             continue
         shard = Shard.read(path)
-        for row, id_ in enumerate(shard.ids if source else []):
+        for row, id_ in enumerate(shard.ids if source is not None else []):
             now, then = _digest(source, id_), shard.content[row].numpy().tobytes()  # type: ignore[arg-type]
             if now != then:
                 yield f"{id_}: " + ("the picture has changed" if any(now) else "the picture is gone")

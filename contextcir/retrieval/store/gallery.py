@@ -235,6 +235,14 @@ class StoredGallery(Gallery):
         """The facts of an image: column -> value."""
         return {name: values[self.positions[id_]] for name, values in self.facts.items()}
 
+    def path_of(self, id_: str) -> str | None:
+        """The file of an image, or `None` if it is in a data set or gone."""
+        try:
+            source = self.images[self.positions[id_]]
+        except ImageError:
+            return None
+        return str(source) if isinstance(source, (str, os.PathLike)) else None
+
     def reference(self, image: Any) -> Image.Image | None:
         """Read a reference image: one of the gallery by its id, or anything that `load_image` reads."""
         if image is None:

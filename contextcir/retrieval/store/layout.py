@@ -43,11 +43,20 @@ class ShardPlan:
         file (`str`): Its name in `shards/`.
         ids (`tuple[str, ...]`): The ids of its rows.
         kept (`bool`): Whether the generation before has it.
+        fresh (`tuple[str, ...]`, *optional*): Ids whose images are read; the other rows are copied from the generation
+            before. By default, all are.
     """
 
     file: str
     ids: tuple[str, ...]
     kept: bool = False
+    fresh: tuple[str, ...] | None = None
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> "ShardPlan":
+        """A shard of `plan.json`."""
+        fresh = facts["fresh"]
+        return cls(facts["file"], tuple(facts["ids"]), facts["kept"], None if fresh is None else tuple(fresh))
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,12 @@ class Plan:
         found = _read_json(folder / PLAN)
         if found is None:
             return None
-        shards = tuple(ShardPlan(one["file"], tuple(one["ids"]), one["kept"]) for one in found.pop("shards"))
+        shards = tuple(
+            ShardPlan(
+                one["file"], tuple(one["ids"]), one["kept"], None if one["fresh"] is None else tuple(one["fresh"])
+            )
+            for one in found.pop("shards")
+        )
         return cls(**found | {"shards": shards})
 
 

@@ -14,7 +14,7 @@ from contextcir.retrieval.store.changes import Change, compare, next_plan, read_
 from contextcir.retrieval.store.files import claim, write_whole
 from contextcir.retrieval.store.gallery import StoredGallery, check_encoder
 from contextcir.retrieval.store.layout import DTYPES, PLAN, SHARDS, Manifest, Plan, StoreError
-from contextcir.retrieval.store.sources import MemorySource, Source, Sources, find_source, open_source
+from contextcir.retrieval.store.sources import MemorySource, Source, Sources, find_source
 
 
 @dataclass(frozen=True)
@@ -146,14 +146,13 @@ def add_images(folder: str | os.PathLike, source: Source, retriever: DenseRetrie
     return _change(path, manifest, change, sources, source, retriever, **options)
 
 
-def remove_images(folder: str | os.PathLike, ids: Sequence[str], retriever: DenseRetriever | None = None) -> Outcome:
-    """Remove images by id. Nothing is embedded. Raises a [`StoreError`] that names an id that is not there."""
+def remove_images(folder: str | os.PathLike, ids: Sequence[str]) -> Outcome:
+    """Remove images by id. No image is read. Raises a [`StoreError`] that names an id that is not there."""
     path = Path(folder)
     manifest = require(path)
     if missing := unknown(ids, read_shards(path, manifest)):
         raise StoreError(f"{path} has no image {missing[0]!r}.")
-    sources = Sources([open_source(one) for one in manifest.sources])
-    return _change(path, manifest, Change([], set(), set(ids)), manifest.sources, sources, retriever)
+    return _change(path, manifest, Change([], set(), set(ids)), manifest.sources, None, None)
 
 
 def _change(path, manifest, change, sources, source, retriever, *, strict=False, quiet=False) -> Outcome:

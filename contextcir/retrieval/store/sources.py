@@ -23,7 +23,15 @@ SCALARS = (str, int, float, bool)
 Facts = Mapping[str, Any]  # column -> `str`, `int`, `float`, `bool` or `None`
 
 
-class Source(Protocol):
+class HasImages(Protocol):
+    """Images by id."""
+
+    def image(self, id_: str) -> Any:
+        """The image in any form that `load_image` reads. Raises an `ImageError` if it is not there."""
+        ...
+
+
+class Source(HasImages, Protocol):
     """
     Where images are.
 
@@ -37,10 +45,6 @@ class Source(Protocol):
 
     @property
     def left_out(self) -> dict[str, int]: ...
-
-    def image(self, id_: str) -> Any:
-        """The image in any form that `load_image` reads. Raises an `ImageError` if it is not there."""
-        ...
 
     def facts(self, id_: str) -> Facts:
         """Column -> value (`str`, `int`, `float`, `bool` or `None`) of an image."""
