@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
         return report(Outcome(manifest, 0, None, {}), args.gallery)
     manifest = require(folder)
     if args.action == "add":
-        retriever = choice.retriever(manifest.encoder.model)
+        retriever = choice.retriever(manifest.encoder)
         return report(add_images(folder, find_source(args.images), retriever), args.gallery)
     if args.action == "remove":
         return report(remove_images(folder, args.ids), args.gallery)
@@ -78,7 +78,8 @@ def describe(folder: Path, manifest) -> str:
         f"embeddings  {manifest.dim} dimensions, {manifest.dtype}, "
         + ("unit length" if manifest.normalised else "of any length"),
         f"model       {encoder.model}" + (f" at {encoder.revision}" if encoder.revision else ""),
-        f"weights     {encoder.weights}, computed in {encoder.precision}",
+        f"weights     {encoder.weights}, {encoder.dtype}"
+        + (f" under {encoder.autocast} autocast" if encoder.autocast else ""),
         *(f"source      {one['kind']} {one.get('path') or one.get('name') or ''}" for one in manifest.sources),
         f"on disk     {size:,.1f} MB in {len(manifest.shards)} shards, generation {manifest.generation}",
     ]

@@ -2,14 +2,19 @@
 
 import os
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from transformers.hf_argparser import HfArg
+
+if TYPE_CHECKING:
+    from contextcir.retrieval.identity import Identity
+
+AUTOCAST = {"no": None, "bf16": "bfloat16", "fp16": "float16"}
 
 
 @dataclass
 class ModelChoice:
-    """The model that embeds."""
+    """The model that embeds. What is not given is as the gallery was made."""
 
     _argument_group_name = "Model"
 
@@ -18,7 +23,12 @@ class ModelChoice:
     num_workers: int | None = HfArg(
         default=None, help="Processes that read images (default: 0 on a CPU, which means threads; up to 8 on a GPU)."
     )
-    autocast: Literal["no", "bf16", "fp16"] = HfArg(default="no", help="Precision to embed in.")
+    autocast: Literal["no", "bf16", "fp16"] | None = HfArg(
+        default=None, help="Precision to embed in (default: the gallery's, or no)."
+    )
+    draft: bool = HfArg(
+        default=False, help="Decode large JPEG files at a reduced size: faster, and not quite the same embeddings."
+    )
 
     def __post_init__(self):
         if self.batch_size < 1 or (self.num_workers or 0) < 0:
@@ -26,21 +36,45 @@ class ModelChoice:
                 f"Got batch_size {self.batch_size} and num_workers {self.num_workers}, expected at least 1 and 0."
             )
 
-    def retriever(self, name: str) -> Any:
-        """Load the model `name`: a [`~contextcir.retrieval.dense.DenseRetriever`] on this process's device."""
+    def retriever(self, made_by: "Identity | None" = None) -> Any:
+        """
+        Load the model on this process's device.
+
+        Args:
+            made_by ([`~contextcir.retrieval.identity.Identity`], *optional*): Who made the gallery.
+
+        Returns:
+            [`~contextcir.retrieval.dense.DenseRetriever`]
+        """
         import torch
+        from PIL import Image
+        from transformers.utils import logging
 
         from contextcir.cli.loading import load_model
-        from contextcir.retrieval.dense import DenseRetriever
+        from contextcir.retrieval.dense import DenseRetriever, PixelValues
 
+        name = self.model or (made_by.model if made_by else None)
+        if name is None:
+            raise ValueError("Give --model: a folder of a run, or a name on the Hub.")
+        logging.disable_progress_bar()
         device = own_device()
         workers = self.num_workers
         if workers is None:
             workers = 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
-        autocast = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.autocast]
-        model, processor = load_model(self.model or name, device)
+        model, processor = load_model(name, device)
+        autocast = AUTOCAST[self.autocast] if self.autocast else (made_by.autocast if made_by else None)
+        draft_side = made_by.draft_side if made_by else None
+        if (
+            self.draft
+        ):  # twice the side of the model's input: smooth enough, and at most a quarter of a large photograph
+            draft_side = 2 * PixelValues(processor)(Image.new("RGB", (64, 64))).shape[-1]
         return DenseRetriever.from_model(
-            model, processor, autocast=autocast, batch_size=self.batch_size, num_workers=workers
+            model,
+            processor,
+            autocast=getattr(torch, autocast) if autocast else None,
+            batch_size=self.batch_size,
+            num_workers=workers,
+            draft_side=draft_side,
         )
 
 
@@ -52,5 +86,4 @@ def own_device() -> Any:
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if accelerator is None:
         return torch.device("cpu")
-    kind = accelerator.type
-    return torch.device(kind, int(os.environ.get("LOCAL_RANK", 0)) % torch.accelerator.device_count())
+    return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", 0)) % torch.accelerator.device_count())

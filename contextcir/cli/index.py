@@ -5,7 +5,7 @@
     accelerate launch --num_processes 4 -m contextcir.cli.index photos --model user/model --output my-gallery
 
 The first word is a folder of images (all sub-folders, no hidden ones), a text file with one path a line, or a data
-set: a Hub name or a folder of Parquet files. `metadata.csv` or `metadata.jsonl` in a folder of images, with a column
+set: a Hub name, or a folder of Parquet or WebDataset (tar) files. `metadata.csv` or `metadata.jsonl` in a folder of images, with a column
 `file_name`, and other columns of a data set, are facts to filter by.
 
 The same command goes on after an interruption, and brings a finished gallery up to date: only images that are new or
@@ -41,15 +41,23 @@ class SourceArguments:
     split: str | None = HfArg(default=None, help="Split of a data set (default: train).")
     config: str | None = HfArg(default=None, help="Configuration of a data set.")
     revision: str | None = HfArg(default=None, help="Commit of a data set on the Hub.")
-    image_column: str | None = HfArg(default=None, help="Column of the images of a data set (default: image).")
-    id_column: str | None = HfArg(default=None, help="Column of the ids (default: id, or else row numbers).")
+    image_column: str | None = HfArg(
+        default=None, help="Column of the images of a data set (default: image, or the only one that has some)."
+    )
+    id_column: str | None = HfArg(
+        default=None, help="Column of the ids (default: id or __key__, or else row numbers)."
+    )
+    streaming: bool = HfArg(
+        default=False, help="Read the rows of a data set as they come, without a copy on this disk."
+    )
 
     def source(self) -> Any:
         """The source. Raises a `StoreError` or `ValueError` if there is none."""
         from contextcir.retrieval.store.sources import find_source
 
         names = ("split", "config", "revision", "image_column", "id_column")
-        return find_source(self.images, **{name: getattr(self, name) for name in names})
+        options = {name: getattr(self, name) for name in names} | {"streaming": self.streaming or None}
+        return find_source(self.images, **options)
 
 
 @dataclass
@@ -83,7 +91,7 @@ def main(argv: Sequence[str]) -> int:
     worker = Worker.from_environment() if args.rank is None else Worker(args.rank, args.world_size)
     outcome = index_images(
         where.source(),
-        choice.retriever(choice.model),
+        choice.retriever(),
         where.output,
         dtype=args.dtype,
         shard_size=args.shard_size,

@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> Found:
     from contextcir.retrieval.store.changes import require
 
     where = parse_filters(args.filter or [])
-    retriever = choice.retriever(require(Path(args.gallery)).encoder.model)
+    retriever = choice.retriever(require(Path(args.gallery)).encoder)
     gallery = Gallery.open(args.gallery, retriever)
     exclude = [args.image] if args.image in gallery.positions else []
     start = time.perf_counter()

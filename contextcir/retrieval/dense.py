@@ -4,6 +4,7 @@ With several processes, each encodes a share of the images. All get the same emb
 """
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -71,6 +72,8 @@ class DenseRetriever:
         num_workers (`int`, *optional*, defaults to 0): Worker processes that read and prepare images; 0 means threads.
         galleries ([`GalleryEmbeds`], *optional*): Cache of gallery embeddings; by default, one that is never emptied.
             If the weights behind `encode_images` may change, pass one with a `state`.
+        draft_side (`int`, *optional*): Decode large JPEG files of a gallery at a reduced size, see
+            [`~contextcir.data.images.load_image`]: faster, and not quite the same embeddings.
         keep (`Callable`, *optional*): Encodes a gallery and keeps the embeddings beyond this process, such as
             [`~contextcir.retrieval.store.cache.GalleryCache`].
     """
@@ -85,9 +88,10 @@ class DenseRetriever:
         batch_size: int = 64,
         num_workers: int = 0,
         galleries: GalleryEmbeds | None = None,
+        draft_side: int | None = None,
         keep: KeepGallery | None = None,
     ):
-        self.keep = keep
+        self.keep, self.draft_side = keep, draft_side
         self.encode_images = encode_images
         self.encode_queries = encode_queries
         self.prepare = prepare
@@ -108,7 +112,7 @@ class DenseRetriever:
             model ([`~contextcir.runtime.protocols.RetrievalModel`]): On the device to run on.
             processor: Its processor.
             autocast (`torch.dtype`, *optional*): Encode under autocast to this type.
-            **options: `batch_size`, `num_workers` and `keep`.
+            **options: `batch_size`, `num_workers`, `draft_side` and `keep`.
 
         Returns:
             `DenseRetriever`: Encodes a gallery again after the model's weights have changed.
@@ -143,7 +147,8 @@ class DenseRetriever:
                 "A retriever made of functions cannot say who embeds. Pass identity=Identity(model=..., revision=...),"
                 " and another revision whenever the functions change."
             )
-        return self._identity if isinstance(self._identity, Identity) else self._identity()
+        found = self._identity if isinstance(self._identity, Identity) else self._identity()
+        return replace(found, draft_side=self.draft_side)
 
     def embed_images(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Embed RGB images as those of a gallery: `(len(images), dim)`, float32."""
@@ -185,7 +190,7 @@ class DenseRetriever:
         """
         if not len(gallery):
             raise ValueError("There are no gallery images to encode: expected at least one.")
-        loader = ImageLoader(gallery.ids, gallery.images, self.prepare)
+        loader = ImageLoader(gallery.ids, gallery.images, self.prepare, draft_side=self.draft_side)
 
         def encode(mine: Sequence[int]) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
             batches = image_batches(loader, mine, batch_size=self.batch_size, num_workers=self.num_workers)

@@ -1,5 +1,6 @@
 """Conditions on the facts of images: `colour=red`, `price<20`, `brand=a|b`. All of them must hold."""
 
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -28,10 +29,11 @@ class Condition:
         column (`str`): The fact.
         operator (`str`): One of `=`, `!=`, `<`, `<=`, `>`, `>=`.
         values (`tuple`): What to compare with: one value, or for `=` and `!=` several, of which one (none) must be
-            equal. An image without this fact fulfils no condition.
+            equal. Numbers (truth values are 0 and 1) are compared with numbers, texts with texts, by code points. An
+            image without this fact fulfils no condition.
 
     Raises:
-        `ValueError`: There is no such operator, or no value.
+        `ValueError`: There is no such operator, or no value, or one that is neither text nor a finite number.
     """
 
     column: str
@@ -43,10 +45,23 @@ class Condition:
             raise ValueError(f"Got the operator {self.operator!r}, expected one of {', '.join(OPERATORS)}.")
         if not self.values or (len(self.values) > 1 and self.operator not in ("=", "!=")):
             raise ValueError(f"{self.column}: {self.operator} takes one value, got {self.values}.")
+        for value in self.values:
+            if scalar(value) is None:
+                raise ValueError(f"{self.column}: got the value {value!r}, expected a text or a finite number.")
+
+    @property
+    def texts(self) -> list[str]:
+        """`list[str]`: The values that texts are compared with."""
+        return [value for value in self.values if isinstance(value, str)]
+
+    @property
+    def numbers(self) -> list[float]:
+        """`list[float]`: The values that numbers are compared with."""
+        return [value for value in self.values if not isinstance(value, str)]
 
     def holds(self, value: Any) -> bool:
         """Whether a value fulfils the condition. Values of other types than asked for do not."""
-        if value is None:
+        if scalar(value) is None:
             return False
         compare = OPERATORS[self.operator]
         some = [compare(value, wanted) for wanted in self.values if _comparable(value, wanted)]
@@ -119,9 +134,19 @@ def require_column(column: str, known: Mapping[str, Any] | Sequence[str]) -> Non
         raise ValueError(f"There is no column {column!r} to filter by. {there}")
 
 
+def scalar(value: Any) -> str | float | None:
+    """A value as it is if one can filter by it: a text, a truth value or a finite number. `None` for NaN, infinity and
+    everything else."""
+    if isinstance(value, str):
+        return value
+    try:
+        return value if isinstance(value, (int, float)) and math.isfinite(value) else None
+    except OverflowError:  # a whole number beyond all floats
+        return None
+
+
 def _comparable(value: Any, wanted: Any) -> bool:
-    numbers = (int, float)
-    return isinstance(value, numbers) == isinstance(wanted, numbers)
+    return isinstance(value, str) == isinstance(wanted, str)
 
 
 def _value(text: str) -> Any:
@@ -131,7 +156,8 @@ def _value(text: str) -> Any:
         return text.lower() == "true"
     for kind in (int, float):
         try:
-            return kind(text)
+            number = kind(text)
         except ValueError:
             continue
+        return text if scalar(number) is None else number  # "nan" and "infinity" are words, as in the facts
     return text

@@ -1,4 +1,4 @@
-"""Who made embeddings: a model, its revision, its weights, its processor and the precision that it ran in.
+"""Who made embeddings: a model, its revision and weights, its processor, its type and the way it read images.
 
 Embeddings of two models, or of one model with two processors, have the same shape and must never meet in a search.
 """
@@ -25,27 +25,32 @@ class Identity:
         revision (`str`, *optional*): Its commit on the Hub, or a version of your own.
         weights (`str`, *optional*): Digest of its weights, by [`~contextcir.runtime.digests.weights_digest`].
         processor (`str`, *optional*): Digest of the settings of its image processor.
-        precision (`str`, *optional*, defaults to `float32`): Type in which it computes.
+        dtype (`str`, *optional*, defaults to `float32`): Type of its weights.
+        autocast (`str`, *optional*): Type in which it computes; by default that of its weights.
+        draft_side (`int`, *optional*): JPEG files are decoded at a reduced size, see
+            [`~contextcir.data.images.load_image`].
     """
 
     model: str
     revision: str | None = None
     weights: str | None = None
     processor: str | None = None
-    precision: str = "float32"
+    dtype: str = "float32"
+    autocast: str | None = None
+    draft_side: int | None = None
 
     @property
     def fingerprint(self) -> str:
         """`str`: 32 hex digits. The name of the model counts only where its weights are unknown: a model is the same
         under another name."""
         who = (self.weights,) if self.weights else (self.model, self.revision)
-        return digest([*who, self.processor, self.precision])[:32]
+        return digest([*who, self.processor, self.dtype, self.autocast, self.draft_side])[:32]
 
     def difference(self, other: "Identity") -> str:
         """Name what differs from another identity, with both values: `weights 1a2b (runs/a), got 3c4d (runs/b)`."""
         mine, others = asdict(self), asdict(other)
-        names = ["weights", "processor", "precision"] if self.weights and other.weights else list(mine)
-        some = [name for name in names if mine[name] != others[name]]
+        renamed = ("model", "revision") if self.weights and other.weights else ()
+        some = [name for name in mine if mine[name] != others[name] and name not in renamed]
         return "; ".join(
             f"{name} {mine[name]}"
             + f" ({self.model})" * (name == "weights")
@@ -78,15 +83,13 @@ class ModelIdentity:
 
     def _compute(self) -> Identity:
         config = getattr(self.model, "config", None)
-        precision = _name(next(self.model.parameters()).dtype)
-        if self.autocast is not None:
-            precision += f" under {_name(self.autocast)} autocast"
         return Identity(
             model=getattr(config, "_name_or_path", "") or type(self.model).__name__,
             revision=getattr(config, "_commit_hash", None),
             weights=weights_digest(self.model),
             processor=_settings(getattr(self.processor, "image_processor", self.processor)),
-            precision=precision,
+            dtype=_name(next(self.model.parameters()).dtype),
+            autocast=None if self.autocast is None else _name(self.autocast),
         )
 
 

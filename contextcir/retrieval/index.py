@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 QUERY_BLOCK_SIZE = 1024
-PIECE = 16_384  # gallery rows that are converted to float32 at a time
-SCORES = QUERY_BLOCK_SIZE * PIECE  # that are ranked at a time, 64 MB
+PIECE = 16_384  # gallery rows of a matrix product
+CONVERTED = 4096  # of one whose rows are converted to float32. From 32 MB on, memory is mapped anew: 4 times slower.
+SCORES = 2**24  # that are ranked at a time, 64 MB
 
 
 class Sliced(Protocol):
@@ -193,14 +194,15 @@ def _score_blocks(
     """Yield the first gallery index of a block, rows of the queries, and their scores `(queries, block)`, which are
     `-inf` for excluded rows."""
     size = len(gallery_embeds)
+    length = PIECE if getattr(gallery_embeds, "dtype", None) == torch.float32 else CONVERTED
     for start in range(0, size, block_size):
         stop = min(start + block_size, size)
         for first in range(0, len(query_embeds), QUERY_BLOCK_SIZE):
             rows = slice(first, first + QUERY_BLOCK_SIZE)
             queries = query_embeds[rows]
             scores = torch.empty(len(queries), stop - start, device=queries.device)
-            for at in range(start, stop, PIECE):
-                piece = _piece(gallery_embeds, slice(at, min(at + PIECE, stop)), queries.device)
+            for at in range(start, stop, length):
+                piece = _piece(gallery_embeds, slice(at, min(at + length, stop)), queries.device)
                 scores[:, at - start : at - start + len(piece)] = found = similarity(queries, piece)
                 # A bad row shows in its scores, which are fewer than its values. With parts, a clamp may hide it.
                 if queries.ndim == 3 or not torch.isfinite(found.sum()):

@@ -49,6 +49,7 @@ class ImageLoader:
         images (`Sequence`): Images in any form that [`~contextcir.data.images.load_image`] reads.
         prepare (`Callable[[Image.Image], Any]`, *optional*): Preprocessing; by default, the RGB image as it is.
         known (`Collection[bytes]`, *optional*): Digests of images that need no decoding.
+        draft_side (`int`, *optional*): As for [`~contextcir.data.images.load_image`].
     """
 
     def __init__(
@@ -57,8 +58,10 @@ class ImageLoader:
         images: Sequence[Any],
         prepare: Callable[[Image.Image], Any] | None = None,
         known: Collection[bytes] = (),
+        draft_side: int | None = None,
     ):
         self.ids, self.images, self.prepare, self.known = ids, images, prepare, known
+        self.draft_side = draft_side
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -70,7 +73,7 @@ class ImageLoader:
             digest = content_digest(content)
             if digest in self.known:
                 return LoadedImage(place, digest)
-            image = load_image(content, name=name)
+            image = load_image(content, name=name, draft_side=self.draft_side)
             return LoadedImage(place, digest, image if self.prepare is None else self.prepare(image))
         except ImageError as error:
             return LoadedImage(place, digest, error=str(error))

@@ -24,7 +24,7 @@ def compare(one: Callable[[], Any], other: Callable[[], Any], repeats: int, devi
         one (`Callable`): The first function.
         other (`Callable`): The second function.
         repeats (`int`): Number of rounds, after one to warm up.
-        device (`str`): With `cpu`, CPU time is measured, otherwise wall time.
+        device (`str`): With `cpu`, CPU time is measured, otherwise wall time; `wall` is the wall time of a CPU.
 
     Returns:
         `tuple[float, float]`: The median of each, in seconds.
@@ -35,7 +35,7 @@ def compare(one: Callable[[], Any], other: Callable[[], Any], repeats: int, devi
         for function, times in zip((one, other), seconds, strict=True):
             begin = clock()
             function()
-            if device != "cpu":
+            if device not in ("cpu", "wall"):
                 import torch
 
                 torch.cuda.synchronize()
@@ -51,9 +51,10 @@ class Report:
         print(f"{'':<64}{'seconds':>9}{'other':>9}{'ratio':>7}  goal")
 
     def add(self, name: str, ratio: float, goal: str, seconds: Sequence[float] = (), **more: Any) -> None:
-        """Add a comparison. `goal` is `<=` or `>=` and a number. All booleans among `more` must be true as well."""
-        bound = float(goal.split()[1])
-        reached = ratio <= bound if goal.startswith("<=") else ratio >= bound
+        """Add a comparison. `goal` is `<=` or `>=` and a number, or empty where there is none. All booleans among `more`
+        must be true as well."""
+        bound = float(goal.split()[1]) if goal else ratio
+        reached = ratio >= bound if goal.startswith(">=") else ratio <= bound
         met = reached and all(value for value in more.values() if isinstance(value, bool))
         self.rows.append({"name": name, "ratio": ratio, "goal": goal, "met": met, "seconds": seconds, **more})
         columns = "".join(f"{value:>9.3f}" for value in seconds) or " " * 18

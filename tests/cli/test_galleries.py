@@ -120,6 +120,15 @@ def test_a_model_is_needed_to_index(photos, tmp_path, capsys):
     assert "--model" in capsys.readouterr().err
 
 
+def test_a_search_reads_as_the_gallery_was_made(photos, run, tmp_path, capsys):
+    options = ["--model", str(run), "--output", str(tmp_path / "g"), "--draft", "--autocast", "bf16"]
+    assert main(["index", str(photos), *options]) == 0
+    assert main(["search", str(tmp_path / "g"), "--image", str(photos / "red.jpg"), "-k", "1"]) == 0
+    assert "red.jpg" in capsys.readouterr().out.splitlines()[-2]
+    assert main(["search", str(tmp_path / "g"), "--text", "red", "--autocast", "no"]) == 1
+    assert "autocast bfloat16, got None" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_workers_of_torchrun(photos, run, gallery, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29531"]

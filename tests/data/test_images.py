@@ -371,6 +371,15 @@ def test_arrays_without_a_clear_meaning(array, problem):
         load_image(array, name="row 3")
 
 
+@pytest.mark.parametrize(
+    "side, size", [(None, (200, 120)), (60, (100, 60)), (30, (50, 30)), (61, (200, 120)), (1, (25, 15))]
+)
+def test_drafts_keep_the_shorter_side(side, size):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (120, 200, 3), dtype=np.uint8))
+    assert load_image(encode(image, "JPEG"), draft_side=side).size == size
+    assert load_image(encode(image), draft_side=side).size == (200, 120)  # PNG has no drafts
+
+
 def test_encode_and_read():
     image = Image.new("RGB", (6, 4), "red")
     assert np.array_equal(load_image(encode(image)), image)

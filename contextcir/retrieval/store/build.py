@@ -32,6 +32,7 @@ from contextcir.retrieval.store.layout import (
     StoreError,
     file_digest,
     is_whole,
+    read_header,
 )
 from contextcir.retrieval.store.sources import Source
 
@@ -155,7 +156,8 @@ class Build:
         """Embed images. One whose content the generation before has is not embedded again."""
         retriever = self.retriever
         assert retriever is not None  # whoever plans to read images has one
-        loader = ImageLoader(ids, _Images(self.source, ids), retriever.prepare, reuse.by_content)
+        images = _Images(self.source, ids)
+        loader = ImageLoader(ids, images, retriever.prepare, reuse.by_content, retriever.draft_side)
         batches = image_batches(loader, range(len(ids)), batch_size=plan.batch_size, num_workers=retriever.num_workers)
         with torch.inference_mode():
             for batch in batches:
@@ -190,14 +192,13 @@ class Build:
         normalised, dim = True, 0
         for shard in plan.shards:
             path = self.folder / SHARDS / shard.file
-            if not shard.kept and not is_whole(path, shard.ids, plan.fingerprint):
+            header = read_header(path)
+            if header is None or not (shard.kept or is_whole(path, shard.ids, plan.fingerprint)):
                 raise StoreError(f"{path} has not been made: run the encode step, or the whole command, again.")
-            found = Shard.read(path)
-            lengths = found.embeds[found.valid.bool()].float().norm(dim=1)
-            normalised &= bool(((lengths - 1).abs() < 1e-2).all())
-            dim = max(dim, found.embeds.shape[1])
-            bad |= found.bad
-            facts.append({"file": shard.file, "rows": len(found.ids), "sha256": file_digest(path)})
+            normalised &= header["normalised"]
+            dim = max(dim, header["dim"])
+            bad |= header["bad"]
+            facts.append({"file": shard.file, "rows": len(shard.ids), "sha256": file_digest(path)})
         manifest = Manifest(
             count=sum(shard["rows"] for shard in facts),
             dim=dim,

@@ -5,22 +5,34 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+HEADER = "header"  # key of the metadata of safetensors files
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes | Mapping[str, torch.Tensor], header: str = "") -> None:
     """
     Write a file so that it is there whole or not at all, whatever happens meanwhile.
+
+    Args:
+        path (`Path`): The file. One that is there is replaced.
+        content (`bytes` or `Mapping[str, torch.Tensor]`): The content, or tensors to write as safetensors, without
+            another copy of them in memory.
+        header (`str`): The metadata of safetensors. There is one key: several would be in random order, and the file
+            would differ from process to process.
 
     Raises:
         `OSError`: The disk is full; the message says how many bytes are needed. Or another error of the file system.
     """
-    part = _write_part(path, content)
+    part = _write_part(path, content, header)
     os.replace(part, path)
     _sync_folder(path.parent)
 
@@ -39,25 +51,37 @@ def publish_once(path: Path, content: bytes) -> bool:
     return True
 
 
-def _write_part(path: Path, content: bytes) -> Path:
+def _write_part(path: Path, content: bytes | Mapping[str, torch.Tensor], header: str = "") -> Path:
     part = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
     try:
-        with open(part, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
+        if isinstance(content, bytes):
+            part.write_bytes(content)
+        else:
+            save_file(dict(content), part, metadata={HEADER: header})
+        descriptor = os.open(part, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except (OSError, SafetensorError) as error:
         with suppress(OSError):
             part.unlink()
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = shutil.disk_usage(path.parent).free
-            raise OSError(
-                error.errno,
-                f"{path}: the disk is full. {len(content):,} bytes are needed, {free:,} are free. What was finished"
-                " before stays usable: make room, and run the same command again.",
-            ) from error
-        raise
+        if not _is_full(error):
+            raise
+        needed = len(content) if isinstance(content, bytes) else sum(one.nbytes for one in content.values())
+        raise OSError(
+            errno.ENOSPC,
+            f"{path}: the disk is full. {needed + len(header):,} bytes are needed,"
+            f" {shutil.disk_usage(path.parent).free:,} are free. What was finished before stays usable: make room, and"
+            " run the same command again.",
+        ) from error
     return part
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether an error says that there is no room. Safetensors says it in words, with the number of the error."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "errno", None) in full or any(f"os error {number})" in str(error) for number in full)
 
 
 def _sync_folder(folder: Path) -> None:

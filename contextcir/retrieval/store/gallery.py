@@ -50,6 +50,7 @@ class StoredRows:
         for part in self.parts:
             self.starts.append(self.starts[-1] + len(part))
         self.shape = (self.starts[-1], self.parts[0].shape[1] if self.parts else 0)
+        self.dtype = self.parts[0].dtype if self.parts else torch.float32
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -20,10 +20,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from contextcir.retrieval.identity import Identity, digest
-from contextcir.retrieval.store.files import to_json, write_whole
+from contextcir.retrieval.store.files import HEADER, to_json, write_whole
 
 VERSION = 1
 PLAN, MANIFEST, SHARDS = "plan.json", "manifest.json", "shards"
@@ -183,16 +182,23 @@ class Shard:
     def write(self, path: Path, fingerprint: str) -> None:
         """Write the shard whole or not at all."""
         tensors = {"content": self.content, "embeds": self.embeds.contiguous(), "valid": self.valid}
-        header = {"bad": self.bad, "fingerprint": fingerprint, "ids": self.ids, "facts": self.facts}
-        # More than one key of metadata would be in random order, and the file would differ from process to process.
-        write_whole(path, save(tensors, metadata={"shard": to_json(header).decode()}))
+        header: dict[str, Any] = {"bad": self.bad, "fingerprint": fingerprint, "ids": self.ids, "facts": self.facts}
+        header |= {"dim": self.embeds.shape[1], "normalised": self.is_normalised()}
+        write_whole(path, tensors, to_json(header).decode())
+
+    def is_normalised(self) -> bool:
+        """Whether all embeddings of good images have unit length, to the precision of their type."""
+        pieces = zip(self.embeds.split(4096), self.valid.split(4096), strict=True)
+        return all(
+            bool(((embeds.float().norm(dim=1) - 1).abs() < 1e-2)[valid.bool()].all()) for embeds, valid in pieces
+        )
 
     @classmethod
     def read(cls, path: Path) -> "Shard":
         """Map a shard into memory. Raises a [`StoreError`] if it is missing or damaged."""
         try:
             with safe_open(path, "pt") as file:
-                header = json.loads(file.metadata()["shard"])
+                header = json.loads(file.metadata()[HEADER])
                 tensors = {name: file.get_tensor(name) for name in ("embeds", "valid", "content")}
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise StoreError(
@@ -201,14 +207,20 @@ class Shard:
         return cls(header["ids"], bad=header["bad"], facts=header["facts"], **tensors)
 
 
-def is_whole(path: Path, ids: Sequence[str], fingerprint: str) -> bool:
-    """Whether a shard is there, by the plan that asks. A torn file is found by the lengths in its header."""
+def read_header(path: Path) -> dict[str, Any] | None:
+    """What a shard says of itself: `ids`, `bad`, `facts`, `fingerprint`, `dim`, `normalised`. `None` if it is missing
+    or torn, which the lengths in its header show."""
     try:
         with safe_open(path, "pt") as file:
-            header = json.loads(file.metadata()["shard"])
+            return json.loads(file.metadata()[HEADER])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-        return False
-    return header["fingerprint"] == fingerprint and header["ids"] == list(ids)
+        return None
+
+
+def is_whole(path: Path, ids: Sequence[str], fingerprint: str) -> bool:
+    """Whether a shard is there, by the plan that asks."""
+    header = read_header(path)
+    return header is not None and header["fingerprint"] == fingerprint and header["ids"] == list(ids)
 
 
 def file_digest(path: Path) -> str:

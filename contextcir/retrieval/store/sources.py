@@ -19,6 +19,7 @@ from contextcir.retrieval.base import Gallery, refuse_repeated
 from contextcir.retrieval.store.layout import StoreError
 
 METADATA_FILES = ("metadata.csv", "metadata.jsonl")  # as `datasets` reads an image folder, with a column file_name
+DATA_FILES = ("parquet", "arrow", "tar")  # a folder that has such files is a data set; tar is WebDataset
 SCALARS = (str, int, float, bool)
 Facts = Mapping[str, Any]  # column -> `str`, `int`, `float`, `bool` or `None`
 
@@ -122,73 +123,6 @@ class FilesSource:
         return {"kind": "files", "path": str(self.listing)}
 
 
-class DatasetSource:
-    """
-    The images of a data set: a name on the Hub, a folder of Parquet files, or an image folder.
-
-    Args:
-        name (`str`): Name or path, as `datasets.load_dataset` takes it.
-        split (`str`, *optional*, defaults to `train`): The split.
-        config (`str`, *optional*): The configuration.
-        revision (`str`, *optional*): The commit on the Hub.
-        image_column (`str`, *optional*, defaults to `image`): The column of the images.
-        id_column (`str`, *optional*): The column of the ids; by default `id` if there is one, or else row numbers.
-
-    All other columns of text, numbers and truth values are facts of the images.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        split: str = "train",
-        *,
-        config: str | None = None,
-        revision: str | None = None,
-        image_column: str = "image",
-        id_column: str | None = None,
-    ):
-        from datasets import Image, load_dataset
-
-        is_path = Path(name).exists()
-        self._description = {
-            "kind": "dataset",
-            "name": str(Path(name).absolute()) if is_path else name,
-            "split": split,
-            "config": config,
-            "revision": revision,
-            "image_column": image_column,
-            "id_column": id_column,
-        }
-        rows = load_dataset(name, config, split=split, revision=revision)
-        if image_column not in rows.column_names:
-            raise StoreError(f"{name} has no column {image_column!r}, but {', '.join(rows.column_names)}.")
-        if isinstance(rows.features[image_column], Image):  # decoded by `load_image`, which names a bad one
-            rows = rows.cast_column(image_column, Image(decode=False))
-        self._images = rows[image_column]
-        id_column = id_column or ("id" if "id" in rows.column_names else None)
-        self.ids = list(map(str, rows[id_column])) if id_column else [f"{row:09d}" for row in range(len(rows))]
-        refuse_repeated(self.ids, f"The rows of {name}")
-        self.left_out: dict[str, int] = {}
-        self._facts = {
-            column: rows[column]
-            for column, kind in rows.features.items()
-            if column not in (image_column, id_column)
-            and getattr(kind, "dtype", "").startswith(("string", "int", "uint", "float", "bool"))
-        }
-        self._places = {id_: place for place, id_ in enumerate(self.ids)}
-
-    def image(self, id_: str) -> Any:
-        if id_ not in self._places:
-            raise ImageError(f"gallery image {id_!r}: {self._description['name']} has no such row.")
-        return self._images[self._places[id_]]
-
-    def facts(self, id_: str) -> Facts:
-        return {column: values[self._places[id_]] for column, values in self._facts.items()}
-
-    def describe(self) -> dict[str, Any]:
-        return self._description
-
-
 class MemorySource:
     """A gallery that is given as an object. It cannot be opened again: whoever has it keeps it."""
 
@@ -229,8 +163,9 @@ def find_source(name: str | os.PathLike, **dataset_options: Any) -> Source:
     Find out what a name is: a folder of images, a text file that lists images, or a data set.
 
     Args:
-        name (`str` or `os.PathLike`): The name. A folder with Parquet files and no images is a data set.
-        **dataset_options: As for [`DatasetSource`]; they make the name a data set.
+        name (`str` or `os.PathLike`): The name. A folder that has Parquet or WebDataset (tar) files is a data set.
+        **dataset_options: As for [`~contextcir.retrieval.store.dataset_sources.open_dataset`]; they make the name a
+            data set.
 
     Raises:
         [`StoreError`]: It holds no images.
@@ -238,15 +173,18 @@ def find_source(name: str | os.PathLike, **dataset_options: Any) -> Source:
     path, options = Path(name), {key: value for key, value in dataset_options.items() if value is not None}
     if path.is_file() and not options and path.suffix.lower() in (".txt", ".lst"):
         return FilesSource(path)
-    if path.is_dir() and not options and not any(path.rglob("*.parquet")):
+    if path.is_dir() and not options and not any(any(path.rglob(f"*.{kind}")) for kind in DATA_FILES):
         return FolderSource(path)
+    from contextcir.retrieval.store.dataset_sources import open_dataset
     from contextcir.runtime.locations import locate
 
-    return DatasetSource(locate(str(name)), **options)
+    return open_dataset(locate(str(name)), **options)
 
 
 def open_source(description: Mapping[str, Any]) -> Source:
     """Open a source again, from what [`Source.describe`] returned."""
+    from contextcir.retrieval.store.dataset_sources import open_dataset
+
     kind, facts = description["kind"], {key: value for key, value in description.items() if key != "kind"}
     if kind == "memory":
         raise StoreError("The gallery was built from an object in memory, which is gone: its images are not at hand.")
@@ -254,7 +192,7 @@ def open_source(description: Mapping[str, Any]) -> Source:
         return FolderSource(facts["path"])
     if kind == "files":
         return FilesSource(facts["path"])
-    return DatasetSource(facts.pop("name"), **facts)
+    return open_dataset(facts.pop("name"), **facts)
 
 
 def _metadata_rows(folder: Path) -> list[dict[str, Any]]:

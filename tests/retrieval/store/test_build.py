@@ -53,7 +53,7 @@ def test_files_of_a_gallery(photos, whole):
         assert contents(whole)[f"shards/{shard['file']}"] == shard["sha256"]
     with safe_open(whole / "shards" / "00002.safetensors", "pt") as file:
         embeds = file.get_tensor("embeds")
-        assert list(file.metadata()) == ["shard"]  # several keys would be in random order
+        assert list(file.metadata()) == ["header"]  # several keys would be in random order
     expected = retriever_of().encode_gallery(Gallery.from_folder(photos))
     assert torch.equal(embeds, expected[16:24])
 

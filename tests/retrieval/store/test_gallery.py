@@ -1,5 +1,6 @@
 """Searching a stored gallery from Python."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -134,11 +135,21 @@ def test_two_functions_can_be_indexed_and_must_say_who_they_are(photos, tmp_path
         Gallery.build(photos, DenseRetriever(encode_images, encode_queries), tmp_path / "h")
 
 
+def test_drafts_of_large_photographs_are_another_encoder(tmp_path):
+    from contextcir.retrieval.loading import ImageLoader
+
+    noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "x.jpg")
+    sizes = [ImageLoader(["x"], [tmp_path / "x.jpg"], draft_side=side)[0].pixels.size for side in (None, 16, 40)]
+    assert sizes == [(96, 64), (24, 16), (96, 64)]
+    assert retriever_of(draft_side=16).identity.fingerprint != retriever_of().identity.fingerprint
+
+
 def test_the_identity_follows_the_weights():
     model = Named()
     retriever = retriever_of(model)
     before = retriever.identity
-    assert retriever.identity is before
+    assert retriever.identity == before
     with torch.no_grad():
         model.image.weight.mul_(2)
     assert retriever.identity.weights != before.weights and retriever.identity.model == "tiny"

@@ -1,12 +1,19 @@
 """Folders, lists of files and data sets as sources, found by name and opened again."""
 
+import io
+import tarfile
+
 import pytest
+import torch
 from datasets import Dataset, Features, Image, Value
 
 from contextcir.data.images import ImageError, load_image
+from contextcir.retrieval.base import Gallery
+from contextcir.retrieval.store.dataset_sources import DatasetSource, StreamSource
 from contextcir.retrieval.store.layout import StoreError
-from contextcir.retrieval.store.sources import DatasetSource, FilesSource, FolderSource, find_source, open_source
-from tests.retrieval.store.photos import write_photo, write_photos
+from contextcir.retrieval.store.operations import index_images
+from contextcir.retrieval.store.sources import FilesSource, FolderSource, find_source, open_source
+from tests.retrieval.store.photos import retriever_of, write_photo, write_photos
 
 
 @pytest.fixture
@@ -90,6 +97,49 @@ def test_a_data_set_without_ids_and_with_a_bad_image(photos, tmp_path):
     assert source.ids == ["000000000", "000000001"] and source.facts("000000001") == {"label": 4}
     with pytest.raises(ImageError):
         load_image(source.image("000000001"))
+
+
+@pytest.fixture
+def numbered(photos, tmp_path):
+    """Sixty rows in three files, without ids."""
+    write_photos(photos, 60)
+    for part in range(3):
+        images = [{"bytes": path.read_bytes(), "path": None} for path in sorted(photos.rglob("*.png"))][part::3]
+        rows = Dataset.from_dict({"picture": images, "part": [part] * len(images)})
+        rows.cast_column("picture", Image(decode=False)).to_parquet(tmp_path / "many" / f"train-{part}.parquet")
+    return tmp_path / "many"
+
+
+def test_a_stream_gives_the_gallery_of_the_data_set(numbered, tmp_path, monkeypatch):
+    monkeypatch.setattr("contextcir.retrieval.store.dataset_sources.AHEAD", 8)
+    galleries = []
+    for streaming in (False, True):
+        source = find_source(numbered, image_column="picture", streaming=streaming)
+        assert isinstance(source, StreamSource if streaming else DatasetSource) and len(source.ids) == 60
+        index_images(source, retriever_of(), tmp_path / f"{streaming}", shard_size=7, quiet=True)
+        galleries.append(Gallery.open(tmp_path / f"{streaming}"))
+    assert galleries[0].ids == galleries[1].ids and galleries[0].facts == galleries[1].facts
+    assert torch.equal(galleries[0].rows[0:60], galleries[1].rows[0:60])
+    for place in (59, 0, 30, 29):  # back and forth
+        id_ = galleries[1].ids[place]
+        assert galleries[1].image(id_) == galleries[0].image(id_)
+
+
+def test_the_only_column_of_images_is_found(numbered):
+    assert find_source(numbered).facts("000000059") == {"part": 2}
+
+
+def test_web_dataset(photos, tmp_path):
+    (tmp_path / "wds").mkdir()
+    with tarfile.open(tmp_path / "wds" / "train-0.tar", "w") as archive:
+        for name in ("000", "002"):
+            facts = io.BytesIO(b'{"price": %d}' % int(name))
+            for suffix, content in (("png", (photos / "a" / f"{name}.png").read_bytes()), ("json", facts.getvalue())):
+                member = tarfile.TarInfo(f"{name}.{suffix}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    source = find_source(tmp_path / "wds")
+    assert source.ids == ["000", "002"] and load_image(source.image("002")) == load_image(photos / "a" / "002.png")
 
 
 def test_nothing_there(tmp_path):
