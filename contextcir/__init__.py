@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from contextcir.phrases.extractor import NounPhraseExtractor
     from contextcir.retrieval.base import Gallery, Query, Ranking
     from contextcir.retrieval.dense import DenseRetriever
+    from contextcir.retrieval.identity import Identity
     from contextcir.retrieval.imagescope import ImageScope
+    from contextcir.retrieval.store.gallery import StoredGallery
     from contextcir.training.trainer import CIRTrainer
     from contextcir.training.training_args import CIRTrainingArguments
 
@@ -26,11 +28,13 @@ _HOMES = {
     "CIRTrainingArguments": "contextcir.training.training_args",
     "DenseRetriever": "contextcir.retrieval.dense",
     "Gallery": "contextcir.retrieval.base",
+    "Identity": "contextcir.retrieval.identity",
     "ImageScope": "contextcir.retrieval.imagescope",
     "NounPhraseExtractor": "contextcir.phrases.extractor",
     "Query": "contextcir.retrieval.base",
     "Ranking": "contextcir.retrieval.base",
     "Record": "contextcir.evaluation.measure",
+    "StoredGallery": "contextcir.retrieval.store.gallery",
     "load_benchmark": "contextcir.benchmarks.registry",
     "load_image": "contextcir.data.images",
     "load_triplets": "contextcir.data.triplets",
@@ -42,11 +46,13 @@ __all__ = [
     "CIRTrainingArguments",
     "DenseRetriever",
     "Gallery",
+    "Identity",
     "ImageScope",
     "NounPhraseExtractor",
     "Query",
     "Ranking",
     "Record",
+    "StoredGallery",
     "__version__",
     "load_benchmark",
     "load_image",

@@ -63,6 +63,9 @@ def test_what_is_in_it(wheel):
         "contextcir/captions/prompts/good4cir/differences.txt",
         "contextcir/chat/prices.json",
         "contextcir/evaluation/audit_page.html",
+        "contextcir/retrieval/engines/probes.txt",
+        "contextcir/serving/static/index.html",
+        "contextcir/visualization/search_page.html",
         "contextcir/shipped/configs/scenes_tiny.yaml",
         "contextcir/shipped/model_cards/contextcir_template.md",
         "contextcir/shipped/checkpoints/scenes-clip-tiny/model.safetensors",
@@ -94,6 +97,10 @@ def test_from_data_to_a_measured_model(installed):
     assert "recall_subset" in installed("benchmark", *argv, "--output", "metrics.json")
     metrics = json.loads((installed.folder / "metrics.json").read_text())
     assert len(metrics["results"]) == 6 and metrics["clip"] == "checkpoints/scenes-clip-tiny"
+    where = ["scenes", "--config", "gallery", "--split", "test"]
+    installed("index", *where, "--model", "runs/tiny", "--output", "gallery", "--index", "int8")
+    found = json.loads(installed("search", "gallery", "--text", "a red circle", "--json", "--html", "page.html"))
+    assert len(found["results"]) == 10 and (installed.folder / "page.html").stat().st_size > 10_000
     compared = installed("compare", "metrics.json", "metrics.json", "--retriever_after", "CLIP, slerp")
     assert "recall@1" in compared
 

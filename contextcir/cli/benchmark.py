@@ -55,6 +55,9 @@ class BenchmarkArguments:
         default=None, help="Folder that keeps the embeddings of galleries, for all runs with the same model."
     )
     num_workers: int = HfArg(default=0, help="Processes that read images; 0 means threads.")
+    index: Literal["int8", "binary"] | None = HfArg(
+        default=None, help="Measure the model with its gallery in one byte or bit a dimension, too."
+    )
     autocast: Literal["no", "bf16", "fp16"] = HfArg(default="no", help="Precision to encode in.")
 
     def __post_init__(self):
@@ -80,6 +83,8 @@ def main(argv: Sequence[str]) -> Any:
 
 def check(choice: BenchmarkChoice, args: BenchmarkArguments, scope_args, server_args) -> None:
     """Refuse options that have no effect together."""
+    if args.index and args.retriever in (None, IMAGESCOPE):
+        raise ValueError("--index is for a model: give --retriever.")
     if args.retriever == IMAGESCOPE and not scope_args.trace:
         raise ValueError("ImageScope keeps all answers, which are paid for: give it a folder with --trace.")
     if args.retriever != IMAGESCOPE and (scope_args, server_args) != (ImageScopeArguments(), ServerArguments()):
@@ -144,6 +149,7 @@ def retrievers(args: BenchmarkArguments, scope: Scope, model, clip: str | None, 
     from contextcir.cli.loading import load_clip_baselines
     from contextcir.retrieval.baselines import WITHOUT_REFERENCE
     from contextcir.retrieval.dense import DenseRetriever
+    from contextcir.retrieval.engines.retriever import QuantisedRetriever
     from contextcir.retrieval.store.cache import GalleryCache
     from contextcir.runtime.distributed import process_state
 
@@ -158,7 +164,10 @@ def retrievers(args: BenchmarkArguments, scope: Scope, model, clip: str | None, 
 
         yield from imagescope(*scope, clip or PAPER_CLIP, record.facts["benchmark"], device, options)
     elif model:
-        yield str(args.retriever), DenseRetriever.from_model(*model, **options)
+        dense = DenseRetriever.from_model(*model, **options)
+        yield str(args.retriever), dense
+        if args.index:
+            yield f"{args.retriever}, {args.index}", QuantisedRetriever(dense, args.index)
     if args.baselines and clip and record.is_scored:
         with_references = all(query.has_reference for part in record.parts for query in part.queries)
         left_out = []

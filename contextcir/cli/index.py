@@ -5,8 +5,8 @@
     accelerate launch --num_processes 4 -m contextcir.cli.index photos --model user/model --output my-gallery
 
 The first word is a folder of images (all sub-folders, no hidden ones), a text file with one path a line, or a data
-set: a Hub name, or a folder of Parquet or WebDataset (tar) files. `metadata.csv` or `metadata.jsonl` in a folder of images, with a column
-`file_name`, and other columns of a data set, are facts to filter by.
+set: a Hub name, or a folder of Parquet or WebDataset (tar) files. `metadata.csv` or `metadata.jsonl` in a folder of
+images, with a column `file_name`, and other columns of a data set, are facts to filter by.
 
 The same command goes on after an interruption, and brings a finished gallery up to date: only images that are new or
 have changed are embedded, those that are gone are removed. A bad image is left out and listed; `--strict` stops at it.
@@ -14,6 +14,11 @@ have changed are embedded, those that are gone are removed. A bad image is left 
 Any number of workers may run the same command: by `accelerate launch`, `torchrun`, `srun` or a SLURM array, or started
 by hand with `--rank` and `--world_size`. A worker does the shards of one that died. On several hosts with one file
 system, run `--step plan` once, then the workers with `--step encode`, then `--step finish`.
+
+    contextcir index photos --model user/model --output my-gallery --index lancedb --uri s3://bucket/my-gallery
+
+The search is exact. With `--index` an index is made beside: smaller in memory, on object storage, or in PostgreSQL. It
+is refused if it finds too little of what the exact search finds.
 """
 
 import sys
@@ -23,6 +28,7 @@ from typing import Any, Literal
 
 from transformers.hf_argparser import HfArg
 
+from contextcir.cli.engine_options import EXACT, EngineChoice
 from contextcir.cli.gallery_options import ModelChoice
 from contextcir.cli.options import CommandParser
 from contextcir.cli.running import INCOMPLETE
@@ -72,6 +78,7 @@ class BuildArguments:
     step: Literal["all", "plan", "encode", "finish"] = HfArg(default="all", help="One step, for several hosts.")
     rank: int | None = HfArg(default=None, help="Number of this worker, from 0 (default: from the environment).")
     world_size: int | None = HfArg(default=None, help="Number of workers (default: from the environment).")
+    lowest_recall: float = HfArg(default=0.95, help="Recall@10 below which an index is refused.")
 
     def __post_init__(self):
         if (self.rank is None) != (self.world_size is None):
@@ -80,18 +87,20 @@ class BuildArguments:
 
 def main(argv: Sequence[str]) -> int:
     """Index images. Returns the exit code: `INCOMPLETE` if some were bad."""
-    kinds = (SourceArguments, ModelChoice, BuildArguments)
+    kinds = (SourceArguments, ModelChoice, BuildArguments, EngineChoice)
     parser = CommandParser(kinds, "contextcir index", __doc__, ("images",))
-    where, choice, args = parser.parse(argv)
+    where, choice, args, engine = parser.parse(argv)
     if choice.model is None:
         parser.error("Give --model: a folder of a run, or a name on the Hub.")
+    from contextcir.retrieval.base import Gallery
     from contextcir.retrieval.store.build import Worker
     from contextcir.retrieval.store.operations import index_images
 
     worker = Worker.from_environment() if args.rank is None else Worker(args.rank, args.world_size)
+    retriever = choice.retriever()
     outcome = index_images(
         where.source(),
-        choice.retriever(),
+        retriever,
         where.output,
         dtype=args.dtype,
         shard_size=args.shard_size,
@@ -102,7 +111,10 @@ def main(argv: Sequence[str]) -> int:
     )
     if worker.rank > 0:
         return 0
-    return report(outcome, where.output)
+    code = report(outcome, where.output)
+    if outcome.manifest is not None and engine.index != EXACT:
+        print(engine.build(Gallery.open(where.output, retriever), args.lowest_recall))
+    return code
 
 
 def report(outcome, folder: str) -> int:

@@ -11,6 +11,7 @@ COMMANDS = {  # name -> module with a `main`, what it does
     "index": ("contextcir.cli.index", "embed images once, to search from then on"),
     "search": ("contextcir.cli.search", "search with an image, a text, or both"),
     "gallery": ("contextcir.cli.gallery", "add, remove, check and merge images of a gallery"),
+    "serve": ("contextcir.cli.serve", "serve a gallery: a page to search it, and an API"),
     "train": ("contextcir.cli.train", "train a model on triplets"),
     "benchmark": ("contextcir.cli.benchmark", "measure a model on a benchmark"),
     "compare": ("contextcir.cli.compare", "compare two measurements, with intervals"),

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from transformers.hf_argparser import HfArg
 
+from contextcir.cli.engine_options import EngineChoice
 from contextcir.cli.gallery_options import ModelChoice
 from contextcir.cli.options import CommandParser
 
@@ -57,8 +58,8 @@ class Found:
 
 def main(argv: Sequence[str]) -> Found:
     """Search, print, and write the page. Returns the results."""
-    kinds = (SearchArguments, ModelChoice)
-    args, choice = CommandParser(kinds, "contextcir search", __doc__, ("gallery",)).parse(argv)
+    kinds = (SearchArguments, ModelChoice, EngineChoice)
+    args, choice, engine = CommandParser(kinds, "contextcir search", __doc__, ("gallery",)).parse(argv)
     from contextcir.retrieval.base import Gallery
     from contextcir.retrieval.filters import parse_filters
     from contextcir.retrieval.store.changes import require
@@ -66,6 +67,7 @@ def main(argv: Sequence[str]) -> Found:
     where = parse_filters(args.filter or [])
     retriever = choice.retriever(require(Path(args.gallery)).encoder)
     gallery = Gallery.open(args.gallery, retriever)
+    engine.open(gallery)
     exclude = [args.image] if args.image in gallery.positions else []
     start = time.perf_counter()
     hits = gallery.search(args.image, args.text, args.k, where=where, image_weight=args.image_weight, exclude=exclude)

@@ -73,10 +73,10 @@ def measure_loading(folder: str, count: int, size: tuple[int, int], workers: int
     return done / (time.perf_counter() - begin), 1000 * (time.thread_time() - own) / done
 
 
-def bench_loading(count: int, report: Report) -> None:
+def bench_loading(count: int, sizes: Sequence[tuple[int, int]], report: Report) -> None:
     """Report how fast images are loaded."""
     with tempfile.TemporaryDirectory() as folder:
-        for size in SIZES:
+        for size in sizes:
             name = f"{size[0]} x {size[1]}"
             for workers in (0, 1, 2):
                 rate, own = measure_loading(f"{folder}/{name}", count, size, workers)
@@ -167,9 +167,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     report, quick = Report(), args.quick
-    bench_loading(24 if quick else 400, report)
+    bench_loading(8 if quick else 400, SIZES[: 1 if quick else 2], report)
     with tempfile.TemporaryDirectory() as folder:
-        seconds = measure_embedding(folder, 32 if quick else 128, 1 if quick else 5, quick)
+        seconds = measure_embedding(folder, 16 if quick else 384, 1 if quick else 3, quick)
         name = "building a gallery of 640 x 480 JPEG, ViT-B/32, 1 worker process / the forward passes alone"
         report.add(name, seconds[0] / seconds[1], "<= 1.03", seconds)
     memory, shard = in_child(measure_memory, 4_096 if quick else 65_536)

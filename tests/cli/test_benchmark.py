@@ -119,6 +119,21 @@ def test_scenes_say_what_goes_wrong_and_where_phrases_look(run, clip_folder, tmp
         benchmark.main([*argv, "--split", "iid"])
 
 
+def test_the_gallery_is_kept_and_its_quantised_copy_is_measured(run, data, tmp_path, monkeypatch):
+    argv = ["--benchmark", "custom", "--data-root", str(data), "--split", "test", "--retriever", str(run)]
+    argv += ["--gallery_cache", str(tmp_path / "cache"), "--num_workers", "1"]
+    first = benchmark.main([*argv, "--index", "int8"])
+    assert [result["retriever"] for result in first["results"]] == [str(run), f"{run}, int8"]
+    assert first["results"][0]["metrics"] == first["results"][1]["metrics"]  # so few images are all rescored
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.safetensors")}
+    assert kept
+    monkeypatch.setattr("contextcir.retrieval.store.cache.index_images", None)  # it must not be needed
+    assert benchmark.main(argv)["results"][0]["metrics"] == first["results"][0]["metrics"]
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.safetensors")} == kept
+    with pytest.raises(ValueError, match="--index"):
+        benchmark.main([*argv[:4], "--baselines", "--clip", str(run), "--index", "int8"])
+
+
 def test_baselines_alone_and_data_of_ones_own(data, clip_folder):
     record = benchmark.main(
         ["--clip", clip_folder, "--baselines", "--benchmark", "custom", "--data-root", str(data), "--split", "test"]

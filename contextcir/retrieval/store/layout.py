@@ -13,10 +13,10 @@ differently, so that whoever reads the old generation goes on reading it.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from contextcir.retrieval.identity import Identity, digest
 from contextcir.retrieval.store.files import HEADER, to_json, write_whole
 
+T = TypeVar("T")
 VERSION = 1
 PLAN, MANIFEST, SHARDS = "plan.json", "manifest.json", "shards"
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
@@ -91,16 +92,7 @@ class Plan:
     @classmethod
     def read(cls, folder: Path) -> "Plan | None":
         """The plan of a folder, or `None` if there is none. Raises a [`StoreError`] for another version."""
-        found = _read_json(folder / PLAN)
-        if found is None:
-            return None
-        shards = tuple(
-            ShardPlan(
-                one["file"], tuple(one["ids"]), one["kept"], None if one["fresh"] is None else tuple(one["fresh"])
-            )
-            for one in found.pop("shards")
-        )
-        return cls(**found | {"shards": shards})
+        return _read_json(folder / PLAN, lambda facts: cls(**facts | {"shards": _each(ShardPlan.from_json, facts)}))
 
 
 @dataclass(frozen=True)
@@ -139,23 +131,27 @@ class Manifest:
     @classmethod
     def read(cls, folder: Path) -> "Manifest | None":
         """The manifest of a folder, or `None` if nothing is whole yet. Raises a [`StoreError`] for another version."""
-        found = _read_json(folder / MANIFEST)
-        if found is None:
-            return None
-        return cls(**found | {"shards": tuple(found["shards"])})
+        return _read_json(folder / MANIFEST, lambda facts: cls(**facts | {"shards": _each(dict, facts)}))
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def _each(make: Callable[[Any], T], facts: Mapping[str, Any]) -> tuple[T, ...]:
+    return tuple(map(make, facts["shards"]))
+
+
+def _read_json(path: Path, make: Callable[[dict[str, Any]], T]) -> T | None:
+    """Read a plan or a manifest, if it is there."""
+    version = None
     try:
-        found = json.loads(path.read_bytes())
-        version = found.pop("version")
+        facts = json.loads(path.read_bytes())
+        version = facts.pop("version")
+        if version == VERSION:
+            shared = {"encoder": Identity(**facts["encoder"]), "sources": tuple(facts["sources"])}
+            return make(facts | shared)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"{path} is damaged ({error}). Restore it, or build the gallery again.") from error
-    if version != VERSION:
-        raise StoreError(f"{path} has version {version}, this code reads {VERSION}. Build the gallery again.")
-    return found | {"encoder": Identity(**found["encoder"]), "sources": tuple(found["sources"])}
+    raise StoreError(f"{path} has version {version}, this code reads {VERSION}. Build the gallery again.")
 
 
 @dataclass(frozen=True)

@@ -228,9 +228,10 @@ def test_what_is_not_a_gallery(tmp_path, photos):
     with pytest.raises(StoreError, match="not finished"):
         Gallery.open(tmp_path / "planned")
     index(photos, tmp_path / "g")
-    (tmp_path / "g" / "manifest.json").write_text("{")
-    with pytest.raises(StoreError, match="manifest.json is damaged"):
-        Gallery.open(tmp_path / "g")
+    for damaged in ("{", "[]", '{"version": 1}', '{"version": 1, "encoder": {"x": 1}, "sources": []}'):
+        (tmp_path / "g" / "manifest.json").write_text(damaged)
+        with pytest.raises(StoreError, match="manifest.json is damaged"):
+            Gallery.open(tmp_path / "g")
     (tmp_path / "g" / "manifest.json").write_text('{"version": 99}')
     with pytest.raises(StoreError, match="version 99"):
         Gallery.open(tmp_path / "g")
