@@ -10,7 +10,7 @@ EXTRAS := parse,captions,eval,peft,demo,serve,lance,postgres,dev
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(CORES) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast check bench wheel clean
+.PHONY: help install demo test test-fast faults check bench wheel clean
 
 help:  ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1	\2/' | expand -t 16
@@ -46,6 +46,9 @@ test: .venv/installed  ## Run all tests
 test-fast: .venv/installed  ## Run all tests but the slow ones
 	$(PYTEST) -m "not slow"
 
+faults: .venv/installed  ## Run the tests of what is promised when something goes wrong
+	$(PYTEST) -m fault
+
 check: .venv/installed  ## Lint, format, types and the dependency rule
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -56,6 +59,8 @@ bench: data/scenes/triplets/.noun_phrases  ## Measure speed and memory
 	$(BIN)/python -m research.bench.models --parts contextcir search ranking --output docs/results/bench.json
 	$(BIN)/python -m research.bench.models --parts instructcir --output docs/results/bench_instructcir.json
 	$(BIN)/python -m research.bench.data --output docs/results/bench_data.json
+	$(BIN)/python -m research.bench.galleries --output docs/results/bench_galleries.json
+	$(BIN)/python -m research.bench.engines --output docs/results/bench_engines.json
 	$(BIN)/python -m research.bench.captions --output docs/results/bench_captions.json
 	$(BIN)/python -m research.bench.imagescope --figure docs/figures/imagescope_errors.png
 	$(BIN)/python -m research.bench.imagescope_speed --split test --latency 0.4

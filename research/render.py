@@ -15,14 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from research import reference
+from research.faults import faults
 
 ROOT = Path(__file__).parent.parent
 PAGES = [  # pages with marked parts, relative to the root
     "README.md",
     "docs/api.md",
     "docs/commands.md",
+    "docs/faults.md",
     "docs/imagescope.md",
     "docs/results.md",
+    "docs/search.md",
     "docs/speed.md",
 ]
 RESULTS = ROOT / "docs" / "results"
@@ -45,7 +48,7 @@ def goals(rows: list[dict[str, Any]], column: str = "value") -> str:
     """Return the table of a bench: measured values and their goals."""
     cells = [
         [row["name"], f"{row[column]:.2f}" if row[column] >= 0.1 else f"{row[column]:.2g}", row["goal"]]
-        + ["yes" if row["met"] else "**no**"]
+        + [("yes" if row["met"] else "**no**") if row["goal"] else ""]
         for row in rows
     ]
     return table(["", "measured", "goal", "met"], cells)
@@ -214,7 +217,34 @@ def results() -> str:
     return table(["", *METRICS], rows) + f"\n\n{sizes}, protocol `{demo_run['protocol_id']}`. {commands}."
 
 
+def galleries() -> str:
+    """Return the table of `research.bench.galleries`."""
+    record = read("bench_galleries.json")
+    how = f"`python -m research.bench.galleries`, {record['machine']}, 2 cores, torch {record['torch']}"
+    return f"{goals(record['rows'], 'ratio')}\n\n{how}, at commit `{record['commit'][:7]}`."
+
+
+def engines() -> str:
+    """Return the table of `research.bench.engines`: recall, time and size of the indexes."""
+    record = read("bench_engines.json")
+    cells = []
+    for row in record["rows"]:
+        settings = ", ".join(f"{name} {value}" for name, value in row["settings"].items() if value is not None)
+        cells.append(
+            [f"{row['engine']}{f' ({settings})' if settings else ''}", f"{row['rows']:,}"]
+            + [f"{row[f'recall@{k}']:.3f}" for k in (10, 50)]
+            + [f"{row['ms_per_query']:.1f}", f"{row['add_seconds'] + row['build_seconds']:.1f}"]
+            + [f"{row['megabytes']:,.0f}"]
+        )
+    header = ["", "rows", "recall@10", "recall@50", "ms a query", "build, s", "MB"]
+    how = f"Made-up unit vectors of {record['rows'][0]['dim']} dimensions that vary in 96, one thread, {record['machine']}"
+    return f"{table(header, cells)}\n\n{how}; `{record['command']}` at commit `{record['commit'][:7]}`."
+
+
 PARTS = {
+    "faults": faults,
+    "galleries": galleries,
+    "engines": engines,
     "commands": reference.commands,
     "exit_codes": reference.exit_codes,
     "names": reference.names,

@@ -21,6 +21,7 @@ FLOORS = (  # from the ground up; `contextcir/__init__.py` names what is public,
     "benchmarks",
     "evaluation",
     "visualization",
+    "serving",
     "cli",
 )
 HOMES = {  # library -> the only files that may import it
@@ -28,8 +29,12 @@ HOMES = {  # library -> the only files that may import it
     "benepar": {"contextcir/phrases/chart_parser.py"},
     "openai": {"contextcir/chat/server.py"},
     "evaluate": {"contextcir/metrics/evaluate_metric.py"},
+    "lancedb": {"contextcir/retrieval/engines/lance.py"},
+    "psycopg": {"contextcir/retrieval/engines/postgres.py"},
+    "pgvector": {"contextcir/retrieval/engines/postgres.py"},
     "torchvision": set(),
 }
+SERVERS = {"fastapi", "starlette", "uvicorn", "prometheus_client", "python_multipart"}  # of `contextcir/serving`
 LIMIT = 350  # lines of a file
 SOURCES = [
     path
@@ -106,6 +111,16 @@ def test_a_heavy_library_lives_in_one_file(library):
         where = path.relative_to(ROOT).as_posix()
         if any(name.split(".")[0] == library for name in imported(path)):
             assert where in HOMES[library] or where.startswith("tests/"), where
+
+
+def test_servers_live_in_one_folder():
+    homes = set()
+    for path in SOURCES:
+        where = path.relative_to(ROOT)
+        if where.parts[0] != "tests" and SERVERS & {name.split(".")[0] for name in imported(path)}:
+            assert where.parts[:2] == ("contextcir", "serving") or where.as_posix() == "contextcir/cli/serve.py", where
+            homes.add(where.name)
+    assert {"app.py", "serve.py"} <= homes
 
 
 def test_no_file_is_too_long():

@@ -37,6 +37,10 @@ class ModelChoice:
             )
 
     def retriever(self, made_by: "Identity | None" = None) -> Any:
+        """Load the model and make a [`~contextcir.retrieval.dense.DenseRetriever`], see [`ModelChoice.load`]."""
+        return self.load(made_by)[2]
+
+    def load(self, made_by: "Identity | None" = None) -> tuple[Any, Any, Any]:
         """
         Load the model on this process's device.
 
@@ -44,7 +48,7 @@ class ModelChoice:
             made_by ([`~contextcir.retrieval.identity.Identity`], *optional*): Who made the gallery.
 
         Returns:
-            [`~contextcir.retrieval.dense.DenseRetriever`]
+            `tuple`: The model, its processor, and the [`~contextcir.retrieval.dense.DenseRetriever`] of both.
         """
         import torch
         from PIL import Image
@@ -68,7 +72,7 @@ class ModelChoice:
             self.draft
         ):  # twice the side of the model's input: smooth enough, and at most a quarter of a large photograph
             draft_side = 2 * PixelValues(processor)(Image.new("RGB", (64, 64))).shape[-1]
-        return DenseRetriever.from_model(
+        retriever = DenseRetriever.from_model(
             model,
             processor,
             autocast=getattr(torch, autocast) if autocast else None,
@@ -76,6 +80,7 @@ class ModelChoice:
             num_workers=workers,
             draft_side=draft_side,
         )
+        return model, processor, retriever
 
 
 def own_device() -> Any:

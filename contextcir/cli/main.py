@@ -69,7 +69,7 @@ def overview() -> str:
             "",
             "`contextcir COMMAND --help` lists the options of a command, `contextcir --version` prints the version.",
             "Exit codes: 0 done, 1 unusable input, 2 wrong option, 3 stopped by server or budget, 4 bad images left",
-            "out, 130 interrupted.",
+            "out, 75 stopped by a signal, run it again, 130 interrupted.",
         ]
     )
 

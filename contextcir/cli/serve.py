@@ -25,17 +25,19 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from transformers.hf_argparser import HfArg
 
+from contextcir.cli.engine_options import EngineChoice
+from contextcir.cli.gallery_options import ModelChoice
 from contextcir.cli.imagescope_arguments import ImageScopeArguments
 from contextcir.cli.options import CommandParser
 from contextcir.cli.servers import ServerArguments
 
 LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"
-GRACE = 7  # seconds that requests have to finish when the server is stopped
-LAST = 9.5  # seconds after which the process ends, whatever it does
+GRACE = 5  # seconds that requests have to finish when the server is stopped
+LAST = 8.5  # seconds after which the process ends, whatever it does
 
 
 @dataclass
@@ -45,8 +47,6 @@ class ServeArguments:
     _argument_group_name = "Server"
 
     gallery: str = HfArg(help="Folder of the gallery.")
-    model: str | None = HfArg(default=None, help="Folder of a run or Hub name; by default the gallery's own model.")
-    autocast: Literal["no", "bf16", "fp16"] = HfArg(default="no", help="Precision that the gallery was embedded in.")
     threads: int | None = HfArg(default=None, help="CPU threads of the model; by default all cores.")
     host: str = HfArg(default=LOOPBACK, help="Address to listen on. Another one than this machine's needs --public.")
     port: int = HfArg(default=8080, help="Port; 0: any free one.")
@@ -73,8 +73,8 @@ class ServeArguments:
 
 def main(argv: Sequence[str]) -> int:
     """Serve until SIGINT or SIGTERM."""
-    kinds = (ServeArguments, ImageScopeArguments, ServerArguments)
-    args, scope, servers = CommandParser(kinds, "contextcir serve", __doc__, ("gallery",)).parse(argv)
+    kinds = (ServeArguments, ModelChoice, EngineChoice, ImageScopeArguments, ServerArguments)
+    args, choice, engine, scope, servers = CommandParser(kinds, "contextcir serve", __doc__, ("gallery",)).parse(argv)
     from contextcir.cli.serve_rerank import check, reranker
     from contextcir.serving import create_app
     from contextcir.serving.settings import LOOPBACK as OWN_NAMES
@@ -86,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
     settings = Settings(token=args.token, hosts=None if args.public else OWN_NAMES, queue=args.queue, batch=args.batch)
     examples = read_examples(args.examples) if args.examples else []
     listening = listen(args.host, args.port)  # before the model is loaded: a port that is taken is known at once
-    gallery, abilities = open_gallery(args)
+    gallery, abilities = open_gallery(args, choice, engine)
     judge = reranker(scope, servers)
     app = create_app(gallery, settings=settings, rerank=judge, examples=examples, **abilities)
     print(f"{len(gallery):,} images of {args.gallery}, embedded by {gallery.manifest.encoder.model}.")
@@ -96,24 +96,24 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def open_gallery(args: ServeArguments) -> tuple[Any, dict[str, Any]]:
+def open_gallery(args: ServeArguments, choice: ModelChoice, engine: EngineChoice) -> tuple[Any, dict[str, Any]]:
     """Load the model and open the gallery. Returns it, and what the model and this installation can do beside."""
     import torch
 
-    from contextcir.cli.gallery_options import own_device
-    from contextcir.cli.loading import load_model
     from contextcir.retrieval.base import Gallery
-    from contextcir.retrieval.dense import DenseRetriever
     from contextcir.retrieval.store.changes import require
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    manifest = require(Path(args.gallery))
-    model, processor = load_model(args.model or manifest.encoder.model, own_device())
+    model, processor, retriever = choice.load(require(Path(args.gallery)).encoder)
     model.eval()
-    autocast = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[args.autocast]
-    gallery = Gallery.open(args.gallery, DenseRetriever.from_model(model, processor, autocast=autocast))
-    abilities: dict[str, Any] = {}
+
+    def open_again() -> Any:
+        gallery = Gallery.open(args.gallery, retriever)
+        engine.open(gallery)
+        return gallery
+
+    gallery, abilities = open_again(), dict[str, Any](reopen=open_again)
     try:
         from contextcir.phrases.extractor import NounPhraseExtractor
 

@@ -12,7 +12,7 @@ import torch
 
 QUERY_BLOCK_SIZE = 1024
 PIECE = 16_384  # gallery rows of a matrix product
-CONVERTED = 4096  # of one whose rows are converted to float32. From 32 MB on, memory is mapped anew: 4 times slower.
+CONVERTED = 1024  # of one whose rows are converted to float32. From some MB on, memory is mapped anew: 4 times slower.
 SCORES = 2**24  # that are ranked at a time, 64 MB
 
 

@@ -81,7 +81,7 @@ def test_code_runs(tmp_path, monkeypatch, capsys, run):
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
     lines = capsys.readouterr().out.splitlines()
-    assert {line.split()[1] for line in lines} >= {"a.png", "b.png"}
+    assert {line.split()[2] for line in lines} == {"reference.png", "a.png", "b.png"}
 
 
 def test_every_target_of_make_exists():

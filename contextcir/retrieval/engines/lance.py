@@ -47,7 +47,7 @@ class LanceIndex:
         table (`str`, *optional*, defaults to `gallery`): Name of the table. It is made when vectors are first added.
         storage_options (`dict[str, str]`, *optional*): Keys, endpoint and region of object storage; by default from
             `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_ENDPOINT` and `AWS_REGION`.
-        nprobes (`int`, *optional*, defaults to 20): Partitions that a search looks into. More find more.
+        nprobes (`int`, *optional*, defaults to 64): Partitions that a search looks into. More find more.
         refine (`int`, *optional*, defaults to 10): Candidates for each result, whose true vectors are read. At
             least 100 in all.
         bits (`int`, *optional*, defaults to 4): Of each dimension in the index, 1 to 8.
@@ -67,7 +67,7 @@ class LanceIndex:
         table: str = "gallery",
         *,
         storage_options: dict[str, str] | None = None,
-        nprobes: int = 20,
+        nprobes: int = 64,
         refine: int = 10,
         bits: int = 4,
         partitions: int | None = None,
@@ -202,13 +202,22 @@ class LanceIndex:
             condition = _all_of(where, names)
             if table is None or not len(queries):
                 return [[] for _ in queries]
-            asked = table.search(queries.float().cpu().numpy(), vector_column_name="vector").distance_type("dot")
-            # A filter may leave few rows in each partition: the others are looked into until there are `k`.
-            asked = asked.minimum_nprobes(self.nprobes).maximum_nprobes(0)
-            asked = asked.refine_factor(max(self.refine, -(-CANDIDATES // k)))
-            if condition is not None:
-                asked = asked.where(condition, prefilter=True)
-            rows = asked.select(["id", "_distance"]).limit(k).to_arrow()
+            found = self._ask(table, queries, k, condition, self.nprobes)
+            wanted = min(k, table.count_rows())
+            # A filter, or a high `k`, may leave too few in these partitions: look into all.
+            if short := [number for number, some in enumerate(found) if len(some) < wanted]:
+                for number, some in zip(short, self._ask(table, queries[short], k, condition, 0), strict=True):
+                    found[number] = some
+        return found
+
+    def _ask(self, table: Any, queries: torch.Tensor, k: int, condition: Any, nprobes: int) -> Found:
+        """Search in the `nprobes` nearest partitions; 0 means in all."""
+        asked = table.search(queries.float().cpu().numpy(), vector_column_name="vector").distance_type("dot")
+        asked = asked.minimum_nprobes(nprobes or self.nprobes).maximum_nprobes(nprobes)
+        asked = asked.refine_factor(max(self.refine, -(-CANDIDATES // k)))
+        if condition is not None:
+            asked = asked.where(condition, prefilter=True)
+        rows = asked.select(["id", "_distance"]).limit(k).to_arrow()
         numbers = rows["query_index"].to_pylist() if "query_index" in rows.schema.names else [0] * len(rows)
         found: Found = [[] for _ in queries]
         for number, id_, distance in zip(numbers, rows["id"].to_pylist(), rows["_distance"].to_pylist(), strict=True):

@@ -58,9 +58,9 @@ class PostgresIndex:
         dsn (`str`): How to connect, such as `postgresql://user@host/database`. What is missing comes from the usual
             `PGPASSWORD` and its like, or from `~/.pgpass`.
         table (`str`, *optional*, defaults to `gallery`): Name of the table. It is made when vectors are first added.
-        ef_search (`int`, *optional*, defaults to 100): Candidates that a search keeps, 1 to 1000. More find more.
-        links (`int`, *optional*, defaults to 16): Links of each vector in the index (`m` of HNSW).
-        ef_construction (`int`, *optional*, defaults to 64): Candidates while the index is built.
+        ef_search (`int`, *optional*, defaults to 200): Candidates that a search keeps, 1 to 1000. More find more.
+        links (`int`, *optional*, defaults to 24): Links of each vector in the index (`m` of HNSW).
+        ef_construction (`int`, *optional*, defaults to 128): Candidates while the index is built.
         build_memory (`str`, *optional*): `maintenance_work_mem` while the index is built, such as `2GB`; by default
             the server's. An index that does not fit takes many times longer.
         connections (`int`, *optional*, defaults to 4): Most that are open at the same time. Other threads wait.
@@ -79,9 +79,9 @@ class PostgresIndex:
         dsn: str,
         table: str = "gallery",
         *,
-        ef_search: int = 100,
-        links: int = 16,
-        ef_construction: int = 64,
+        ef_search: int = 200,
+        links: int = 24,
+        ef_construction: int = 128,
         build_memory: str | None = None,
         connections: int = 4,
     ):

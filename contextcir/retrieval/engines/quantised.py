@@ -145,7 +145,7 @@ class BinaryCodes:
 
 PRECISIONS: dict[str, tuple[type[Int8Codes] | type[BinaryCodes], int]] = {  # -> codes, candidates for each result
     "int8": (Int8Codes, 2),
-    "binary": (BinaryCodes, 8),
+    "binary": (BinaryCodes, 16),
 }
 
 
@@ -157,7 +157,7 @@ class QuantisedIndex(ExactIndex):
         precision (`str`): `int8` or `binary`.
         ids, rows, facts (*optional*): As for [`~contextcir.retrieval.engines.exact.ExactIndex`]. The rows stay where
             they are, such as on disk.
-        rescore (`int`, *optional*): Candidates for each result: 2 for `int8`, 8 for `binary`. At least 100 in all.
+        rescore (`int`, *optional*): Candidates for each result: 2 for `int8`, 16 for `binary`. At least 100 in all.
 
     Whenever vectors are added or removed, all are encoded again: by [`QuantisedIndex.build`], or by the next search.
     """

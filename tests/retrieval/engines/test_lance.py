@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from contextcir.retrieval.engines.base import CANDIDATES
 from contextcir.retrieval.engines.lance import LanceIndex
@@ -164,6 +165,18 @@ def test_dimensions_that_are_no_multiple_of_eight(tmp_path, dim):
     index.add(IDS, ladder(query[0], [0.9 - row / 100 for row in range(70)]))
     index.build()
     assert not index.exact and ids_of(index.search(query, 4)) == [IDS[:4]]
+
+
+def test_partitions_that_hold_too_few_are_not_the_end(tmp_path):
+    index, rows = LanceIndex(tmp_path / "lance", least_rows=50, nprobes=1, partitions=20), unit(2000, 6)
+    index.add([str(row) for row in range(2000)], rows, {"rare": [row % 300 == 0 for row in range(2000)]})
+    index.build()
+    best = [str(300 * int(row)) for row in (rows[::300] @ QUERY[0]).argsort(descending=True)]
+    assert ids_of(index.search(QUERY, 10, parse_filters(["rare=true"]))) == [best]
+    assert [len(some) for some in index.search(torch.cat([QUERY, rows[:2]]), 1500)] == [1500] * 3
+    assert set(ids_of(index.search(QUERY, 30))[0]) != set(
+        ids_of(index.search(QUERY, 1500))[0][:30]
+    )  # it looks into few
 
 
 def test_scores_are_true_although_codes_are_rough(tmp_path):

@@ -106,7 +106,7 @@ def test_filters_find_what_the_index_gives_up_on(postgres):
 
 
 def test_the_index_is_used(postgres):
-    index = PostgresIndex(postgres.dsn(), "used")
+    index = PostgresIndex(postgres.dsn(), "used", ef_search=40, links=16)  # more would cost more than all small rows
     index.add([str(row) for row in range(3000)], unit(3000))
     before = scans(postgres, "used_hnsw")
     index.build()
