@@ -17,7 +17,7 @@ from typing import Literal
 
 from transformers.hf_argparser import HfArg
 
-from contextcir.cli.gallery_options import ModelChoice
+from contextcir.cli.gallery_options import EncoderChoice
 from contextcir.cli.index import report
 from contextcir.cli.options import CommandParser
 
@@ -44,7 +44,7 @@ class GalleryArguments:
 
 def main(argv: Sequence[str]) -> int:
     """Do it. Returns the exit code."""
-    kinds = (GalleryArguments, ModelChoice)
+    kinds = (GalleryArguments, EncoderChoice)
     args, choice = CommandParser(kinds, "contextcir gallery", __doc__, ("action", "gallery", "images")).parse(argv)
     from contextcir.retrieval.store.changes import faults, merge, require
     from contextcir.retrieval.store.operations import Outcome, add_images, remove_images

@@ -29,7 +29,7 @@ from typing import Any, Literal
 from transformers.hf_argparser import HfArg
 
 from contextcir.cli.engine_options import EXACT, EngineChoice
-from contextcir.cli.gallery_options import ModelChoice
+from contextcir.cli.gallery_options import EncoderChoice
 from contextcir.cli.options import CommandParser
 from contextcir.cli.running import INCOMPLETE
 
@@ -87,7 +87,7 @@ class BuildArguments:
 
 def main(argv: Sequence[str]) -> int:
     """Index images. Returns the exit code: `INCOMPLETE` if some were bad."""
-    kinds = (SourceArguments, ModelChoice, BuildArguments, EngineChoice)
+    kinds = (SourceArguments, EncoderChoice, BuildArguments, EngineChoice)
     parser = CommandParser(kinds, "contextcir index", __doc__, ("images",))
     where, choice, args, engine = parser.parse(argv)
     if choice.model is None:
