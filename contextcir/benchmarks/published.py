@@ -17,6 +17,7 @@ from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 from contextcir.benchmarks.base import Benchmark
 from contextcir.benchmarks.files import check_choices
+from contextcir.data.dataset_cache import cache_of
 from contextcir.data.images import stored_image
 from contextcir.data.parquet import write_parquet
 from contextcir.retrieval.base import Gallery, Query
@@ -196,7 +197,7 @@ def load_config(path: str, config: str, split: str, features: Features) -> Datas
             ) from error
     else:
         try:
-            dataset = load_dataset(path, config, split=split)
+            dataset = load_dataset(path, config, split=split, cache_dir=cache_of(str(path)))
         except (DatasetNotFoundError, ConnectionError) as error:
             raise ValueError(
                 f"{path!r} is neither a folder here nor a dataset that can be read from the Hub."

@@ -15,6 +15,7 @@ from typing import Any
 
 from contextcir.captions.gates import MAX_WORDS, is_empty, same_words, text_problem
 from contextcir.chat.prompts import Prompt
+from contextcir.data.dataset_cache import cache_of
 
 COLUMNS = ("caption_a", "caption_b", "modification_text")
 PAIRS_COLUMNS = {"reference", "target", "captions", "reason"}  # of `pairs.jsonl`, besides the ids
@@ -61,7 +62,7 @@ def _dataset(source: str, split: str) -> Iterable[dict[str, Any]]:
     from datasets import exceptions, load_dataset  # imported here, since a file of lines does not need it
 
     try:
-        return load_dataset(source, split=split).to_iterable_dataset()
+        return load_dataset(source, split=split, cache_dir=cache_of(source)).to_iterable_dataset()
     except (exceptions.DatasetNotFoundError, FileNotFoundError, ConnectionError) as error:
         raise ValueError(
             f"{source!r} is neither a .jsonl file nor a folder or Hub name of a dataset that can be read ({error})."

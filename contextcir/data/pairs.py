@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from contextcir.data.dataset_cache import cache_of
 from contextcir.data.images import is_url
 
 REQUIRED = ("reference_image", "target_image")
@@ -157,7 +158,7 @@ class _DatasetPairs(Sequence[Pair]):
         import datasets  # here, since it takes as much memory as a whole run over a file of pairs
 
         try:
-            data = datasets.load_dataset(name_or_path, split=split)
+            data = datasets.load_dataset(name_or_path, split=split, cache_dir=cache_of(name_or_path))
         except (datasets.exceptions.DatasetNotFoundError, FileNotFoundError, ConnectionError) as error:
             raise ValueError(
                 f"{name_or_path!r} is neither a .json, .jsonl or .csv file, nor the folder or Hub name of a readable"

@@ -19,6 +19,7 @@ from datasets import Features, Image, LargeList, List, Value
 from datasets.exceptions import DatasetGenerationError
 from datasets.fingerprint import Hasher
 
+from contextcir.data.dataset_cache import cache_of
 from contextcir.data.images import encoded_file
 
 IMAGE_COLUMNS = ("reference_image", "target_image")
@@ -70,7 +71,8 @@ def load_triplets(
             If `False`, a missing `noun_phrases` column becomes a column of empty lists.
 
     Returns:
-        `datasets.Dataset`: The columns of `TRIPLET_FEATURES`, with undecoded images (`Image(decode=False)`).
+        `datasets.Dataset`: The columns of `TRIPLET_FEATURES`, with undecoded images (`Image(decode=False)`) and
+        integer ids as strings.
 
     Raises:
         `ValueError`: A file is damaged (the first is named), a column is missing or has another type, or a row (named
@@ -79,7 +81,9 @@ def load_triplets(
     """
     where = f"{name_or_path} (split {split!r})"
     try:
-        dataset = datasets.load_dataset(name_or_path, config_name, split=split, revision=revision)
+        dataset = datasets.load_dataset(
+            name_or_path, config_name, split=split, revision=revision, cache_dir=cache_of(name_or_path)
+        )
     except (pa.ArrowException, DatasetGenerationError) as error:
         problem = next(_damaged_files(Path(name_or_path)), None)
         if problem is None:
@@ -90,10 +94,14 @@ def load_triplets(
         dataset = dataset.rename_columns({"reference": "reference_image", "target": "target_image"})
     for name, expected in TRIPLET_FEATURES.items():
         got = dataset.features.get(name)
-        if got is not None and not _fits(got, expected):
+        is_number = name.endswith("id") and isinstance(got, Value) and _without_width(got.dtype) == "int"
+        if got is not None and not is_number and not _fits(got, expected):
             raise ValueError(f"{where}: column {name} has type {got}, expected {expected}. Cast or rebuild it.")
     if from_image_folder:
         dataset = _with_ids(dataset, name_or_path, where)
+    for name in ("id", "reference_id", "target_id"):
+        if isinstance(got := dataset.features.get(name), Value) and _without_width(got.dtype) == "int":
+            dataset = dataset.cast_column(name, Value("string"))
     if "noun_phrases" not in dataset.column_names and not require_noun_phrases:
         dataset = dataset.add_column("noun_phrases", [[]] * len(dataset), feature=TRIPLET_FEATURES["noun_phrases"])
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from datasets import Dataset, Features, Image, IterableDataset, load_dataset
 
+from contextcir.data.dataset_cache import cache_of
 from contextcir.data.images import ImageError
 from contextcir.retrieval.base import refuse_repeated
 from contextcir.retrieval.store.layout import StoreError
@@ -51,7 +52,7 @@ def open_dataset(
         "id_column": id_column,
         "streaming": streaming,
     }
-    rows = load_dataset(name, config, split=split, revision=revision, streaming=streaming)
+    rows = load_dataset(name, config, split=split, revision=revision, streaming=streaming, cache_dir=cache_of(name))
     if rows.features is None:  # a stream that says nothing of itself
         rows = rows._resolve_features()
     image_column = _image_column(rows.features, image_column, name)
