@@ -106,6 +106,7 @@ class FirstWordExtractor:
 
     def __init__(self, fingerprint: str = "first word"):
         self.fingerprint, self.texts = fingerprint, []
+        self.description, self.num_skipped = f"the rule {fingerprint}", 0
 
     def extract(self, texts):
         self.texts += texts

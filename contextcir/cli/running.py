@@ -7,6 +7,7 @@
 | 2 | an unknown, missing or malformed option |
 | 3 | stopped by a chat server or by the budget: the same command goes on |
 | 4 | done, but some images were bad and left out: the message counts them |
+| 75 | training was stopped by SIGTERM, SIGUSR1 or Ctrl-C and has saved a checkpoint: run it again |
 | 130 | interrupted (Ctrl-C): the same command goes on, where it can |
 
 Errors that no user can have caused keep their traceback and exit with 1.
@@ -16,6 +17,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from contextcir.training.stop_signals import RUN_AGAIN, RunStopped
 
 INCOMPLETE = 4
 INTERRUPTED = 130
@@ -41,6 +44,9 @@ def run(main: Callable[[Sequence[str]], Any], prog: str, argv: Sequence[str] | N
         result = main(argv)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
+    except RunStopped as stopped:
+        print(f"{prog}: {stopped}", file=sys.stderr)
+        return RUN_AGAIN
     except KeyboardInterrupt:
         print(f"{prog}: interrupted.", file=sys.stderr)
         return INTERRUPTED

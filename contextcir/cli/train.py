@@ -7,6 +7,9 @@
     contextcir train configs/scenes_instructcir.yaml
     contextcir train configs/scenes_instructcir_lambda.yaml  # the second stage, on the result of the first
 
+SIGTERM, SIGUSR1 and Ctrl-C save a checkpoint and end the run with exit code 75: the same command with
+`--resume_from_checkpoint auto`, which begins where there is nothing yet, goes on. A finished run exits with 0.
+
 `--help` lists the options of this library and the most used ones of transformers, `--help_all` all of them.
 
 The output folder holds the model and its processor, `training.json` (the record of the run, with the history of every
@@ -58,7 +61,20 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments,
 
 def main(argv: Sequence[str]) -> dict[str, float]:
     """Train, evaluate, save and, if asked to, push. Returns the last metrics."""
-    model_args, data_args, args = parse_arguments(argv)
+    from contextcir.training.stop_signals import stop_requests
+
+    with stop_requests() as stop:
+        with stop.at_once():  # nothing is trained yet that could be lost
+            model_args, data_args, args = parse_arguments(argv)
+            trainer, merge_lora = build_trainer(argv, model_args, data_args, args)
+        with trainer.claim_output_dir(args.resume_from_checkpoint):
+            trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+            with trainer.stopping_with_checkpoint():
+                return finish(trainer, merge_lora)
+
+
+def build_trainer(argv: Sequence[str], model_args: ModelArguments, data_args: DataArguments, args: Any) -> Any:
+    """The trainer, and what merges LoRA adapters into its model, if there are any."""
     from transformers import set_seed
     from transformers.utils import logging
 
@@ -87,7 +103,6 @@ def main(argv: Sequence[str]) -> dict[str, float]:
         train_dataset = mix_triplets(loaded, data_args.data_weights or [1.0] * len(loaded), seed=args.seed)
         eval_dataset = load(names[0], data_args.eval_split) if data_args.eval_split else None
         evaluator = build_evaluator(data_args, args, processor)
-
     trainer = CIRTrainer(
         model,
         args,
@@ -98,22 +113,27 @@ def main(argv: Sequence[str]) -> dict[str, float]:
         card_template=shipped(f"model_cards/{model.config.model_type}_template.md"),
         run_info=describe_run(argv, model_args, data_args, model),
     )
-    with trainer.claim_output_dir(bool(args.resume_from_checkpoint)):
-        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-        if merge_lora is not None:
-            merge_lora()
-        # Before the evaluation: a bad image there must not lose the model. Pushed once everything is written.
-        trainer.save_model(_internal_call=True)
-        trainer.save_state()
-        metrics = trainer.evaluate() if eval_dataset is not None or evaluator is not None else {}
-        trainer.save_state()
-        if trainer.is_world_process_zero():
-            with open(os.path.join(args.output_dir, "training.json"), "w", encoding="utf-8") as file:
-                json.dump(trainer.record(), file, indent=2, ensure_ascii=False)
-            trainer.create_model_card()
-            print(f"Model, training.json and card: {args.output_dir}")
-        if args.push_to_hub:
-            trainer.push_to_hub()
+    return trainer, merge_lora
+
+
+def finish(trainer: Any, merge_lora: Callable[[], None] | None) -> dict[str, float]:
+    """Save and evaluate a trained model, write its record and card, and push it if asked to."""
+    args = trainer.args
+    if merge_lora is not None:
+        trainer.weights_are_final()
+        merge_lora()
+    # Before the evaluation: a bad image there must not lose the model. Pushed once everything is written.
+    trainer.save_model(_internal_call=True)
+    trainer.save_state()
+    metrics = trainer.evaluate() if trainer.eval_dataset is not None or trainer.evaluator is not None else {}
+    trainer.save_state()
+    if trainer.is_world_process_zero():
+        with open(os.path.join(args.output_dir, "training.json"), "w", encoding="utf-8") as file:
+            json.dump(trainer.record(), file, indent=2, ensure_ascii=False)
+        trainer.create_model_card()
+        print(f"Model, training.json and card: {args.output_dir}")
+    if args.push_to_hub:
+        trainer.push_to_hub()
     return metrics
 
 
@@ -124,19 +144,14 @@ def build_evaluator(data: DataArguments, args, processor) -> Callable | None:
     import torch
 
     from contextcir.benchmarks.published import load_published
-    from contextcir.retrieval.dense import DenseRetriever
+    from contextcir.cli.train_evaluator import BenchmarkEvaluator
     from contextcir.runtime.locations import locate
 
     benchmark = load_published(locate(data.benchmark), data.benchmark_split)
     if data.benchmark_max_queries is not None:
         benchmark = benchmark.restricted_to(benchmark.queries[: data.benchmark_max_queries])
     autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-    options = {"autocast": autocast, "batch_size": args.per_device_eval_batch_size}
-
-    def evaluate(model) -> dict[str, float]:
-        return benchmark.evaluate(benchmark.rank(DenseRetriever.from_model(model, processor, **options)))
-
-    return evaluate
+    return BenchmarkEvaluator(benchmark, processor, autocast=autocast, batch_size=args.per_device_eval_batch_size)
 
 
 def describe_run(argv: Sequence[str], model_args: ModelArguments, data_args: DataArguments, model) -> dict[str, Any]:

@@ -35,6 +35,9 @@ class ModelArguments:
         default=None, help="What to make of a CLIP model: contextcir (default), instructcir or cir_baseline."
     )
     model_revision: str | None = HfArg(default=None, help="Branch, tag or commit of either on the Hub.")
+    allow_pickle: bool = HfArg(
+        default=False, help="Read .bin files where there are no safetensors. Only of models that you trust."
+    )
     attn_implementation: Literal["sdpa", "eager"] = HfArg(default="sdpa", help="Attention of the encoders.")
     fusion_direction: Literal["text_to_image", "image_to_text"] | None = HfArg(
         default=None, help="Which tokens query which: text_to_image (default) or image_to_text."
@@ -145,7 +148,7 @@ def models() -> dict[str, tuple[Any, Any]]:
 
 def config_fields(model: str) -> list[str]:
     """The fields of a model's config that a start from CLIP may set."""
-    return [name for name in models()[model][0].config_class.__annotations__ if not name.endswith("_config")]
+    return [name for name in models()[model][0].config_class.__annotations__ if not name.endswith(("_config", "_ids"))]
 
 
 def with_paper_values(argv: Sequence[str]) -> list[str]:

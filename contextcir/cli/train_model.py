@@ -1,6 +1,7 @@
 """The model that `contextcir train` trains: from a CLIP or an earlier model, with LoRA adapters if asked for."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from transformers import AutoModel, AutoProcessor
@@ -16,7 +17,9 @@ def build_model(args: ModelArguments):
     Raises:
         ValueError: The earlier model is none of `models()`, or the tokenizer has more entries than its text encoder.
     """
-    options = {"attn_implementation": args.attn_implementation, "dtype": torch.float32}
+    options: dict[str, Any] = {"attn_implementation": args.attn_implementation, "dtype": torch.float32}
+    if args.allow_pickle:
+        options["allow_pickle"] = True
     revision = {"revision": args.model_revision} if args.model_revision else {}
     if args.model_name_or_path:
         name = locate(args.model_name_or_path)
@@ -37,6 +40,9 @@ def build_model(args: ModelArguments):
             f"{name}: the tokenizer has {entries} entries, the text encoder knows {vocab_size} tokens. Take the"
             " tokenizer that the model was trained with."
         )
+    longest = model.config.text_config.max_position_embeddings
+    if processor.max_length > longest:  # a tokenizer that other models use as well, as that of MetaCLIP 2
+        processor.tokenizer.model_max_length = longest
     return model, processor
 
 

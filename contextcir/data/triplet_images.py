@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 import PIL
 import pyarrow.compute as pc
-from datasets import Features, Value
+from datasets import Features, Image, Value
 from datasets.fingerprint import Hasher
 from PIL import Image as PILImage
 
@@ -25,11 +25,12 @@ def find_bad_images(dataset: datasets.Dataset) -> list[dict[str, Any]]:
     files or the code that reads images change.
 
     Args:
-        dataset (`datasets.Dataset`): As from [`load_triplets`].
+        dataset (`datasets.Dataset`): As from [`load_triplets`]; `Image` columns may also decode.
 
     Returns:
         `list[dict]`: `{"row", "id", "column", "error"}` of each bad image, in order of the rows.
     """
+    dataset = undecoded_images(dataset)
     strings = dict.fromkeys(("id", *IMAGE_COLUMNS), Value("string"))
     checked = dataset.map(
         _image_errors,
@@ -61,6 +62,25 @@ def images_fingerprint(dataset: datasets.Dataset) -> str:
             except (OSError, ValueError):  # no such file, or no path
                 states.append(None)
     return Hasher.hash((dataset._fingerprint, states, PIL.__version__, Path(images.__file__).read_bytes()))
+
+
+def undecoded_images(dataset: Any) -> Any:
+    """Return a data set or stream of `datasets` whose `Image` columns of triplets do not decode."""
+    kinds = dataset.features or {}  # those of a stream may be unknown
+    for column in IMAGE_COLUMNS:
+        if isinstance(kinds.get(column), Image) and kinds[column].decode:
+            dataset = dataset.cast_column(column, Image(decode=False))
+    return dataset
+
+
+def bad_images_of(triplet: dict[str, Any], row: int) -> list[dict[str, Any]]:
+    """Return the images of one triplet that cannot be used, as [`find_bad_images`] does."""
+    errors = _image_errors(triplet, row)
+    return [
+        {"row": row, "id": triplet["id"], "column": column, "error": errors[column]}
+        for column in IMAGE_COLUMNS
+        if errors[column]
+    ]
 
 
 def _image_errors(triplet: dict[str, Any], row: int) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 _INDEX = "model.safetensors.index.json"
+_ADAPTER = "adapter_model.safetensors"
 
 
 class _CheckpointError(Exception):
@@ -44,8 +45,9 @@ def checkpoint_problem(
         return "no such folder"
     names = {path.name for path in folder.iterdir()}
     try:
-        _check_present(["trainer_state.json", "optimizer.pt", "scheduler.pt", "config.json"], names)
-        _read_json(folder / "config.json")
+        config = "adapter_config.json" if _ADAPTER in names else "config.json"  # of peft, beside its weights
+        _check_present(["trainer_state.json", "optimizer.pt", "scheduler.pt", config], names)
+        _read_json(folder / config)
         try:
             TrainerState.load_from_json(folder / "trainer_state.json")
         except (ValueError, TypeError) as error:
@@ -78,6 +80,11 @@ def last_whole_checkpoint(
     return None
 
 
+def number_of_processes(folder: str | os.PathLike) -> int:
+    """Return on how many processes a checkpoint was made: each left its random state."""
+    return len(_random_states({path.name for path in Path(folder).iterdir()}))
+
+
 def _check_present(needed: Collection[str], names: set[str]) -> None:
     for name in needed:
         if name not in names:
@@ -95,7 +102,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _weights(folder: Path, names: set[str]) -> list[str]:
-    """Return the files of the weights: one, or those of the index."""
+    """Return the files of the weights: one, or those of the index, or the adapters of peft."""
+    if _ADAPTER in names:
+        return [_ADAPTER]
     if _INDEX not in names:
         return ["model.safetensors"]
     files = _read_json(folder / _INDEX).get("weight_map")
@@ -106,7 +115,7 @@ def _weights(folder: Path, names: set[str]) -> list[str]:
 
 def _random_states(names: set[str]) -> list[str]:
     """Return one file for each process. Those of several are numbered from 0. With three or more, a missing last one
-    goes unnoticed, but training also resumes on another number of processes."""
+    goes unnoticed here; a run is resumed on as many processes as there are files."""
     found = [name.removeprefix("rng_state_").removesuffix(".pth") for name in names if name.endswith(".pth")]
     numbers = [int(number) for number in found if number.isdigit()]
     if not numbers:

@@ -35,15 +35,15 @@ class TripletCollator:
             `pixel_values`, and no image is read.
 
     Returns of a call:
-        `dict[str, torch.Tensor]` with, for B rows, N distinct images and P noun phrases, `pixel_values`
+        `dict` with, for B rows, N distinct images and P noun phrases, `pixel_values`
         `(N, 3, height, width)`; `reference_index` and `target_index` `(B,)`; `input_ids` and `attention_mask`
-        `(B, length)`; `target_keys` and `reference_keys` `(B,)`; `num_truncated_texts` (0-dim);
+        `(B, length)`; `target_keys` and `reference_keys` `(B,)`; `num_truncated_texts` (0-dim); `triplet_ids`, a list;
         and with noun phrases `phrase_input_ids` and `phrase_attention_mask` `(P, phrase_length)`; `phrase_sample`
         `(P,)`; `phrase_token_mask` `(P, length)`; `num_dropped_phrases` (0-dim).
 
     Raises:
         ImageError: An image cannot be read. The error names the triplet and the column.
-        ValueError: Two images have one id.
+        ValueError: Two images have one id, or a text is no Unicode.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class TripletCollator:
         """Return a collator without augmentation, for other triplets than those of training."""
         return TripletCollator(self.processor, max_phrases=self.max_phrases)
 
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         shown: dict[str, tuple[dict[str, Any], str]] = {}  # image id -> the first row and side that show it
         for side in ("reference", "target"):
             for row in rows:
@@ -83,7 +83,9 @@ class TripletCollator:
                         f" {row[f'{side}_id']!r}. Give each image its own id."
                     )
         with_phrases = self.max_phrases and "phrase_input_ids" in self.processor.model_input_names
-        phrases = [(row["noun_phrases"] or [])[: self.max_phrases] for row in rows]
+        for row in rows:
+            _check_text(row)
+        phrases = [_distinct(row.get("noun_phrases") or [])[: self.max_phrases] for row in rows]
         encoded = self.processor(
             images=None if self.encoded_images else [self._image(row, side) for row, side in shown.values()],
             text=[row["modification_text"] for row in rows],
@@ -97,6 +99,7 @@ class TripletCollator:
             **({"encoded_images": self.encoded_images(list(shown))} if self.encoded_images else {}),
             **{f"{side}_index": torch.tensor([places[image_id] for image_id in ids[side]]) for side in ids},
             **{f"{side}_keys": torch.tensor([image_key(image_id) for image_id in ids[side]]) for side in ids},
+            "triplet_ids": [row["id"] for row in rows],
         }
 
     def _image(self, row: dict[str, Any], side: str) -> PILImage.Image:
@@ -120,9 +123,29 @@ class SetCollatorEpoch(TrainerCallback):
         self.collator.set_epoch(int(state.epoch or 0))
 
 
-def image_key(image_id: str) -> int:
+def _check_text(row: dict[str, Any]) -> None:
+    """Refuse half of a surrogate pair, which JSON may hold and no tokenizer takes."""
+    try:
+        row["modification_text"].encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"Triplet {row['id']!r}: the text {row['modification_text']!r} is no Unicode ({error.reason} at character"
+            f" {error.start}). Write it again, or remove the row."
+        ) from error
+
+
+def _distinct(phrases: Sequence[Any]) -> list[Any]:
+    """Return noun phrases without those whose span an earlier one has: they would count twice."""
+    first: dict[Any, Any] = {}
+    for phrase in phrases:
+        span = (phrase.get("start"), phrase.get("end")) if isinstance(phrase, dict) else repr(phrase)
+        first.setdefault(span, phrase)
+    return list(first.values())
+
+
+def image_key(image_id: str | int) -> int:
     """Return a stable integer in [0, 2**63) for an id, to compare images across processes."""
-    return int.from_bytes(hashlib.blake2b(image_id.encode(), digest_size=8).digest(), "big") >> 1
+    return int.from_bytes(hashlib.blake2b(str(image_id).encode(), digest_size=8).digest(), "big") >> 1
 
 
 def _content(triplet: dict[str, Any], side: str) -> bytes | str | None:

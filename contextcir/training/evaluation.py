@@ -1,6 +1,7 @@
 """Evaluation of triplets: losses of a whole set, the same on any number of processes, and retrieval metrics."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,15 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
+from contextcir.training.loader_workers import shield_workers
 from contextcir.training.losses import concept_losses, contrastive_loss
+from contextcir.training.metric_names import LOSSES, check_exists
 
 
 class TripletEvaluation(Trainer):
     """The part of [`~contextcir.training.trainer.CIRTrainer`] that evaluates the model."""
+
+    evaluator: Any  # model -> metrics, or `None`
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
         """Return batches without augmentation. The last, smaller one is kept, which training leaves out."""
@@ -28,7 +33,11 @@ class TripletEvaluation(Trainer):
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
         )
-        return self.accelerator.prepare(loader)
+        return self.accelerator.prepare(shield_workers(loader))
+
+    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
+        """Return the batches of [`predict`]: as those of an evaluation, every row as it is."""
+        return self.get_eval_dataloader(test_dataset)
 
     def prediction_step(
         self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any
@@ -60,19 +69,68 @@ class TripletEvaluation(Trainer):
         predictions = (consistency, outputs.logit_scale.expand(len(consistency)), *embeds)
         return None, predictions, torch.stack([inputs["target_keys"], inputs["reference_keys"]], dim=1)
 
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Evaluate as in transformers: the losses of the evaluation set, or of each of several, and the evaluator's
+        metrics once."""
+        several = self.eval_dataset if eval_dataset is None else eval_dataset
+        if not isinstance(several, dict) or self.evaluator is None:
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        evaluator, self.evaluator = self.evaluator, None
+        try:
+            metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        finally:
+            self.evaluator = evaluator
+        own = self._evaluator_metrics(metric_key_prefix)
+        self.log(own)
+        return metrics | own
+
     def evaluation_loop(
         self, dataloader: DataLoader, description: str, *, metric_key_prefix: str = "eval", **kwargs: Any
     ) -> EvalLoopOutput:
-        """Add the losses of the evaluation set, in the order of its rows, and the evaluator's metrics."""
+        """Add the losses of the evaluation set, in the order of its rows, and in an evaluation the evaluator's
+        metrics. `fp16_full_eval` and `bf16_full_eval` cast a copy: the weights themselves stay as they are."""
         kwargs |= {"metric_key_prefix": metric_key_prefix, "prediction_loss_only": False}
-        output = super().evaluation_loop(dataloader, description, **kwargs)
-        metrics = {} if output.predictions is None else self._losses(output.predictions, output.label_ids)
-        if self.evaluator is not None:
-            self.model.eval()
-            with torch.no_grad(), self.accelerator.autocast():
-                metrics |= self.evaluator(self.model)
-        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
+        half = not self.is_in_train and (self.args.fp16_full_eval or self.args.bf16_full_eval)
+        with weights_put_back(self.model) if half else nullcontext():
+            output = super().evaluation_loop(dataloader, description, **kwargs)
+            metrics = {} if output.predictions is None else self._losses(output.predictions, output.label_ids)
+            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
+            if description != "Prediction":
+                output.metrics.update(self._evaluator_metrics(metric_key_prefix))
         return output
+
+    def _evaluator_metrics(self, prefix: str) -> dict[str, float]:
+        if self.evaluator is None:
+            return {}
+        self.model.eval()
+        with torch.no_grad(), self.accelerator.autocast():
+            return {f"{prefix}_{name}": value for name, value in self.evaluator(self.model).items()}
+
+    def metric_names(self) -> list[str] | None:
+        """Return the names for `metric_for_best_model`, or `None` if functions of the user decide on them."""
+        if self.compute_metrics is not None:
+            return None
+        losses = LOSSES if self.args.cc_weight else LOSSES[:2]
+        sets = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
+        names = [f"{name}_{loss}".lstrip("_") for name, rows in sets.items() if has_rows(rows) for loss in losses]
+        if self.evaluator is not None:
+            if not hasattr(self.evaluator, "metric_names"):
+                return None
+            names += self.evaluator.metric_names
+        return names
+
+    def check_best_metric(self) -> None:
+        """Refuse a `metric_for_best_model` that no evaluation gives, with a `ValueError`, as early as it is known."""
+        names = self.metric_names() if self.args.eval_strategy != "no" else None
+        if self.args.metric_for_best_model is not None and names is not None:
+            check_exists(self.args.metric_for_best_model, names)
+
+    def _determine_best_metric(self, metrics, trial):
+        if self.args.metric_for_best_model is not None:
+            check_exists(self.args.metric_for_best_model, metrics)
+        return super()._determine_best_metric(metrics, trial)
 
     def _losses(self, predictions: Sequence[np.ndarray], keys: np.ndarray) -> dict[str, Any]:
         consistency, scale, *embeds = map(torch.from_numpy, predictions)
@@ -99,3 +157,20 @@ class TripletEvaluation(Trainer):
             "loss_contrastive": contrastive,
             "loss_concept_consistency": concepts,
         }
+
+
+def has_rows(dataset: Any) -> bool:
+    """Return whether a data set is there and not empty. Of a stream it is not known, and assumed."""
+    return dataset is not None and (not hasattr(dataset, "__len__") or len(dataset) > 0)
+
+
+@contextmanager
+def weights_put_back(model: torch.nn.Module) -> Iterator[None]:
+    """Give a model its own weights and buffers back at the end, whatever type and device they are cast to inside."""
+    tensors = [*model.parameters(), *model.buffers()]
+    own = [tensor.data for tensor in tensors]
+    try:
+        yield
+    finally:
+        for tensor, data in zip(tensors, own, strict=True):
+            tensor.data = data

@@ -35,9 +35,14 @@ class ScheduleOptions:
         default=None, help="Compute activations again in the backward pass: less memory, more time."
     )
     resume_from_checkpoint: str | None = HfArg(
-        default=None, help="Checkpoint to continue from: a path, or true for the last whole one."
+        default=None,
+        help="Checkpoint to continue from: a path, true for the last whole one, auto to begin where there is none.",
     )
-    push_to_hub: bool = HfArg(default=False, help="Publish the model under the name hub_model_id.")
+    push_to_hub: bool = HfArg(default=False, help="Publish the model under the name hub_model_id (private).")
+    hub_public: bool = HfArg(default=False, help="Publish the model for everybody to see.")
+    hub_license: str | None = HfArg(
+        default=None, help="Licence in the card; by default that of the base model's card, or other."
+    )
 
 
 @dataclass

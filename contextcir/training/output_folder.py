@@ -5,8 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import safetensors
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
+
+from contextcir.training.checkpoints import last_whole_checkpoint
 
 
 @contextmanager
@@ -39,10 +42,22 @@ def _problem(folder: Path, lock: FileLock, resuming: bool) -> str | None:
         lock.acquire()
     except Timeout:
         return f"Another run is training into {folder}. Choose another output_dir."
-    results = [*folder.glob("checkpoint-*"), *folder.glob("*.safetensors"), *folder.glob("trainer_state.json")]
-    if results and not resuming:
-        return (
-            f"{folder} holds the results of another run ({results[0].name}). Choose another output_dir, remove the"
-            " folder, or set resume_from_checkpoint."
-        )
-    return None
+    if resuming or not (result := _first_result(folder)):
+        return None
+    return (
+        f"{folder} holds the results of another run ({result}). Choose another output_dir, remove the folder, or set"
+        " resume_from_checkpoint."
+    )
+
+
+def _first_result(folder: Path) -> str | None:
+    """Return the name of a result in a folder. What a killed run has left half-written is none."""
+    if checkpoint := last_whole_checkpoint(folder):
+        return Path(checkpoint).name
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safetensors.safe_open(path, framework="pt"):
+                return path.name
+        except (safetensors.SafetensorError, OSError):
+            continue
+    return next((path.name for path in folder.glob("trainer_state.json")), None)

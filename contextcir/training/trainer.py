@@ -14,26 +14,30 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import datasets
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import SchedulerType
 from transformers.utils import logging
 
-from contextcir.data.triplet_images import find_bad_images
 from contextcir.runtime.distributed import gather_with_gradient
 from contextcir.training.collator import SetCollatorEpoch, TripletCollator
+from contextcir.training.construction import check_arguments
 from contextcir.training.ema import MovingAverage
 from contextcir.training.encoded_images import encode_images
 from contextcir.training.evaluation import TripletEvaluation
+from contextcir.training.interruption import StopWhenAsked
 from contextcir.training.loss_log import LogBeforeSaving, LossParts
 from contextcir.training.losses import concept_consistency_loss, contrastive_loss
+from contextcir.training.memory import advising_less_memory
+from contextcir.training.model_parts import freeze, use_float32
 from contextcir.training.run import TrainingRun
+from contextcir.training.stream_position import StreamPosition
 from contextcir.training.training_args import CIRTrainingArguments
+from contextcir.training.training_data import as_rows, is_stream, without_bad_images
 
 logger = logging.get_logger(__name__)
 
-NOT_MODEL_INPUTS = ("target_keys", "reference_keys", "num_truncated_texts", "num_dropped_phrases")
+NOT_MODEL_INPUTS = ("target_keys", "reference_keys", "num_truncated_texts", "num_dropped_phrases", "triplet_ids")
 
 
 class CIRTrainer(TripletEvaluation, TrainingRun):
@@ -77,12 +81,11 @@ class CIRTrainer(TripletEvaluation, TrainingRun):
         args = CIRTrainingArguments() if args is None else args
         self.evaluator, self.card_template, self.run_info = evaluator, card_template, run_info or {}
         self.bad_images: dict[str, list[dict[str, Any]]] = {}
-        if model is not None and args.cc_weight and not hasattr(model, "get_concept_attentions"):
-            raise ValueError(f"{type(model).__name__} has no attention maps of noun phrases. Set cc_weight to 0.")
-        if args.on_bad_image == "skip":
-            with args.main_process_first(desc="checking images"):  # the others read the cache
-                for name in ("train_dataset", "eval_dataset"):
-                    kwargs[name] = self._without_bad_images(kwargs.get(name), name.removesuffix("_dataset"))
+        self.data_audit = None
+        self.moving_average: MovingAverage | None = None
+        self.stream_position: StreamPosition | None = None
+        check_arguments(args, model, kwargs)
+        self._take_data(args, kwargs)
         if kwargs.get("data_collator") is None and kwargs.get("processing_class") is not None:
             kwargs["data_collator"] = TripletCollator(
                 kwargs["processing_class"],
@@ -92,8 +95,10 @@ class CIRTrainer(TripletEvaluation, TrainingRun):
             )
         if kwargs.get("eval_dataset") is None and evaluator is not None:
             kwargs["eval_dataset"] = []  # transformers refuses an eval_strategy without one
-        _freeze(model, args)
+        if model is not None:
+            self._prepare_model(model, args)
         super().__init__(model, args, **kwargs)
+        self.watch_gradients()
         if args.encode_images_once:
             self.data_collator.encoded_images = encode_images(
                 self.train_dataset,
@@ -105,25 +110,59 @@ class CIRTrainer(TripletEvaluation, TrainingRun):
                 wait=self.accelerator.wait_for_everyone,
             )
         self._parts = LossParts()
-        self.moving_average: MovingAverage | None = None
         if args.ema_momentum is not None:
             if self.is_deepspeed_enabled or self.is_fsdp_enabled:
                 raise ValueError("ema_momentum needs the whole model on every process: leave out DeepSpeed and FSDP.")
             self.moving_average = MovingAverage(self.model, args.ema_momentum)
             self.add_callback(self.moving_average)
         self.add_callback(LogBeforeSaving)
-        if hasattr(self.data_collator, "set_epoch"):
+        if is_stream(self.train_dataset):
+            self.stream_position = StreamPosition(self.data_collator)
+            self.add_callback(self.stream_position)
+        elif hasattr(self.data_collator, "set_epoch"):
             self.add_callback(SetCollatorEpoch(self.data_collator))
+        self.add_callback(StopWhenAsked(self))  # the last: it overrules what the others ask for
 
-    def _without_bad_images(self, dataset, split: str):
-        if not isinstance(dataset, datasets.Dataset):
-            return dataset
-        bad = self.bad_images[split] = find_bad_images(dataset)
-        rows = {image["row"] for image in bad}
-        if not rows:
-            return dataset
-        logger.warning(f"{split}: {len(rows)} of {len(dataset)} triplets have an unreadable image and are left out.")
-        return dataset.select([row for row in range(len(dataset)) if row not in rows])
+    def call_model_init(self, trial: Any = None) -> Any:
+        """Make a model with `model_init`, and prepare it as one that is given."""
+        model = super().call_model_init(trial)
+        self._prepare_model(model, self.args)
+        return model
+
+    def _prepare_model(self, model: Any, args: CIRTrainingArguments) -> None:
+        if args.cc_weight and not hasattr(model, "get_concept_attentions"):
+            raise ValueError(f"{type(model).__name__} has no attention maps of noun phrases. Set cc_weight to 0.")
+        freeze(model, args)
+        use_float32(model)
+
+    def _take_data(self, args: CIRTrainingArguments, kwargs: dict[str, Any]) -> None:
+        """Make rows of the data, and leave out those with bad images if asked to."""
+        train, evaluation = (kwargs.get(name) for name in ("train_dataset", "eval_dataset"))
+        several = evaluation if isinstance(evaluation, dict) else {}
+        sets = {f"eval_{name}": rows for name, rows in several.items()} or {"eval": evaluation}
+        taken = {split: as_rows(rows) for split, rows in {"train": train, **sets}.items()}
+        if args.on_bad_image == "skip":
+            with args.main_process_first(desc="checking images"):  # the others read the cache
+                for split, rows in taken.items():
+                    if rows is not None:
+                        taken[split], self.bad_images[split] = without_bad_images(rows)
+            for split, bad in self.bad_images.items():
+                if number := len({image["row"] for image in bad}):
+                    logger.warning(f"{split}: {number} triplets have an unreadable image and are left out.")
+        kwargs["train_dataset"] = taken.pop("train")
+        kwargs["eval_dataset"] = (
+            {name.removeprefix("eval_"): rows for name, rows in taken.items()} if several else taken["eval"]
+        )
+        if is_stream(kwargs["train_dataset"]):
+            args.accelerator_config.dispatch_batches = False  # each process makes its own batches, with texts in them
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Compute the gradients of a micro-batch, and remember its triplets: an error of the numbers names them."""
+        self._watch.add_batch(inputs.get("triplet_ids", ()))
+        if self.args.auto_find_batch_size:  # which waits for the error itself
+            return super().training_step(model, inputs, num_items_in_batch)
+        with advising_less_memory(self.args.per_device_train_batch_size):
+            return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(
         self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any
@@ -218,32 +257,19 @@ class CIRTrainer(TripletEvaluation, TrainingRun):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the parts of the loss beside it. A loss that is NaN or infinite raises a `FloatingPointError`."""
+        if "train_loss" in logs and self.state.global_step == self._initial_global_step:
+            del logs["train_loss"]  # a mean over no step
         if "loss" in logs:
             logs.update(self._parts.drain(self.accelerator))
         super().log(logs, start_time)
+        if "loss" in logs:
+            self.check_gradients()
         if not math.isfinite(logs.get("loss", 0.0)):  # a mean over processes: all of them stop
             raise FloatingPointError(
                 f"The loss is {logs['loss']} in the steps up to {self.state.global_step}, expected a finite number."
                 " Lower learning_rate, set max_grad_norm or use bf16 instead of fp16, and continue from the last"
                 " checkpoint with resume_from_checkpoint=True."
             )
-
-
-def _freeze(model: Any, args: CIRTrainingArguments) -> None:
-    """Freeze the parts of a model that the arguments name."""
-    freeze = {"vision_model": args.freeze_vision, "text_model": args.freeze_text}
-    freeze["logit_scale"] = not args.learn_temperature
-    for name in filter(freeze.get, freeze):
-        getattr(model, name).requires_grad_(False)
-    if args.train_only is not None:
-        part = getattr(model, args.train_only, None)
-        if not isinstance(part, (torch.nn.Module, torch.nn.Parameter)):
-            parts = dict.fromkeys(name.split(".")[0] for name, _ in model.named_parameters())
-            raise ValueError(
-                f"{type(model).__name__} has no part {args.train_only!r} to train only. It has {', '.join(parts)}."
-            )
-        model.requires_grad_(False)
-        part.requires_grad_(True)
 
 
 def cosine_with_restarts(step: int, *, warmup_steps: int, total_steps: int, num_cycles: int, floor: float) -> float:

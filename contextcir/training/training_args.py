@@ -6,10 +6,12 @@ from typing import Any, get_args
 from transformers import SchedulerType, TrainingArguments
 from transformers.hf_argparser import HfArg
 
+from contextcir.training.metric_names import greater_is_better
 from contextcir.training.options import FreezingOptions, ImageOptions, LossOptions, ScheduleOptions
 
 # Options of transformers that cannot work with a contrastive loss over the whole batch: refused, not ignored.
 _UNSUPPORTED = ("label_smoothing_factor", "prediction_loss_only", "batch_eval_metrics", "eval_do_concat_batches")
+_NOT_NEEDED = ("enable_jit_checkpoint",)  # signals save a checkpoint without it
 
 
 @dataclass
@@ -34,12 +36,19 @@ class CIRTrainingArguments(ScheduleOptions, LossOptions, FreezingOptions, ImageO
         default=True, help="Whether a last, smaller training batch is left out. Must stay on with several processes."
     )
     ddp_find_unused_parameters: bool | None = HfArg(default=False, help="Not needed: every step uses every parameter.")
+    hub_strategy: str = HfArg(default="end", help="Must stay end: the model is published once, when it is whole.")
 
     def __post_init__(self) -> None:
+        given = self.greater_is_better
         super().__post_init__()
+        direction = greater_is_better(self.metric_for_best_model or "")
+        if given is None and direction is not None:
+            self.greater_is_better: bool | None = direction
         resume = str(self.resume_from_checkpoint).lower()
         if resume in ("true", "false"):
             self.resume_from_checkpoint: Any = resume == "true"
+        elif resume == "auto":
+            self.resume_from_checkpoint = resume
         if problems := [*self._values_out_of_range(), *self._options_that_do_not_fit(), *self._unsupported()]:
             raise ValueError(" ".join(problems))
 
@@ -67,6 +76,12 @@ class CIRTrainingArguments(ScheduleOptions, LossOptions, FreezingOptions, ImageO
             yield "publish_moving_average needs an average of the model. Set ema_momentum and leave out train_only."
         if self.publish_moving_average and self.load_best_model_at_end:
             yield "publish_moving_average takes the last average. Leave out load_best_model_at_end."
+        direction = greater_is_better(self.metric_for_best_model or "")
+        if direction not in (None, self.greater_is_better):
+            yield (
+                f"greater_is_better={self.greater_is_better} takes the worst model by {self.metric_for_best_model} for"
+                " the best. Leave it out."
+            )
         if self.train_only is not None and (self.freeze_vision or self.freeze_text):
             yield "train_only freezes all other parts. Leave out freeze_vision and freeze_text."
         if self.encode_images_once and (not self.freeze_vision or self.augmentation != "none"):
@@ -85,7 +100,11 @@ class CIRTrainingArguments(ScheduleOptions, LossOptions, FreezingOptions, ImageO
                     yield f"{name} has no effect with lr_scheduler_type={schedule}. Leave it out."
 
     def _unsupported(self):
-        for name in _UNSUPPORTED:
+        if self.push_to_hub and self.hub_strategy != "end":
+            yield "hub_strategy would publish whole folders with optimizer states. Leave it at end."
+        if self.hub_private_repo is not None and self.hub_private_repo == self.hub_public:
+            yield f"hub_private_repo={self.hub_private_repo} does not fit hub_public={self.hub_public}. Leave it out."
+        for name in _UNSUPPORTED + _NOT_NEEDED:
             if getattr(self, name) != getattr(TrainingArguments, name):
                 yield f"CIRTrainer does not support {name}. Leave it at {getattr(TrainingArguments, name)}."
         if self.remove_unused_columns:

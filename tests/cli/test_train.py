@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,11 +12,15 @@ import datasets
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCardData
 from safetensors.torch import load_file
+from transformers import CLIPModel
 
 from contextcir.cli import benchmark, train
+from contextcir.cli.main import command
 from contextcir.cli.options import UsageError
 from contextcir.data.images import ImageError
+from contextcir.data.triplets import TRIPLET_FEATURES, load_triplets
 from contextcir.training.trainer import CIRTrainer
 from modeling_contextcir import ContextCIRModel, ContextCIRProcessor, InstructCIRModel, InstructCIRProcessor
 from tests.conftest import build_clip_tokenizer
@@ -354,6 +359,66 @@ def test_without_noun_phrases_the_concept_loss_must_be_off(options, tmp_path):
     train.main(flags(options | {"cc_weight": 0}))
 
 
+@pytest.mark.fault("S01", "weights that are NaN or infinite are never saved; step and triplets are named")
+def test_nan_gradients_end_the_command_with_1_and_no_model(options, monkeypatch, capsys):
+    after = CIRTrainer.training_step
+
+    def poisoned(trainer, *args):
+        loss = after(trainer, *args)
+        if trainer.state.global_step == 1:
+            trainer.model.projection.weight.grad[0, 0] = float("nan")
+        return loss
+
+    monkeypatch.setattr(CIRTrainer, "training_step", poisoned)
+    assert command("train", flags(options)) == 1
+    assert re.search(
+        r"^contextcir train: The gradient is nan in step 2 \(triplets 't\d'", capsys.readouterr().err, re.M
+    )
+    assert [
+        path.name for path in Path(options["output_dir"]).iterdir() if path.suffix in (".safetensors", ".md")
+    ] == []
+
+
+@pytest.mark.fault("S04", "a model stored in half precision trains on float32 weights")
+@pytest.mark.parametrize("start", ["clip_name_or_path", "model_name_or_path"])
+def test_a_half_precision_start_is_trained_and_saved_in_float32(options, tmp_path, clip_folder, start):
+    clip, half = options.pop("clip_name_or_path"), tmp_path / "half"
+    if start == "clip_name_or_path":
+        shutil.copytree(clip, half)
+        CLIPModel.from_pretrained(clip).to(torch.bfloat16).save_pretrained(half)
+    else:
+        ContextCIRModel.from_clip_pretrained(clip).to(torch.bfloat16).save_pretrained(half)
+        ContextCIRProcessor.from_pretrained(clip).save_pretrained(half)
+    train.main(flags(options | {start: str(half), "learning_rate": 2e-5}))
+    saved = load_file(Path(options["output_dir"]) / "model.safetensors")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+    moved = saved["text_model.final_layer_norm.weight"] != saved["text_model.final_layer_norm.weight"].bfloat16()
+    assert moved.float().mean() > 0.9
+
+
+@pytest.mark.fault("S10", "faults of the triplets are counted; more than 1 % warn, all of them end the run")
+def test_triplets_that_show_images_of_the_benchmark_are_counted(options, tmp_path):
+    options |= {"benchmark": write_benchmark(tmp_path / "bench"), "save_strategy": "no"}
+    train.main(flags(options))
+    record = json.loads((Path(options["output_dir"]) / "training.json").read_text())
+    assert record["data_audit"]["in_benchmark"] == 5 and record["data_audit"]["rows"] == 9
+    train_on_it = write_parquet(tmp_path / "test", train=triplets(5))
+    with pytest.raises(ValueError, match="in_benchmark: all 5"):
+        train.main(flags(options | {"data": train_on_it, "output_dir": str(tmp_path / "other")}))
+
+
+@pytest.mark.fault("L03", "rows need no noun phrases without the concept loss, and ids may be integers")
+def test_integer_ids_are_read(options, tmp_path):
+    rows = [row | {"id": n, "reference_id": n, "target_id": 50 + n} for n, row in enumerate(triplets(9))]
+    kinds = TRIPLET_FEATURES | dict.fromkeys(("id", "reference_id", "target_id"), datasets.Value("int32"))
+    (tmp_path / "numbers").mkdir()
+    numbered = datasets.Dataset.from_list(rows, features=datasets.Features(kinds))
+    numbered.to_parquet(tmp_path / "numbers" / "train.parquet")
+    loaded = load_triplets(str(tmp_path / "numbers"))
+    assert loaded.features["id"].dtype == "string" and loaded[3]["target_id"] == "53"
+    train.main(flags(options | {"data": str(tmp_path / "numbers")}))
+
+
 PUSH_AND_TRAIN = """
 import datasets, sys
 from contextcir.cli import train
@@ -365,21 +430,42 @@ train.main(sys.argv[2:])
 """
 
 
-def test_data_from_the_hub_and_the_model_to_it(options, tmp_path):
+@pytest.mark.fault("P01", "train --push_to_hub makes a private repository, and a public one with --hub_public")
+@pytest.mark.fault("P02", "train --push_to_hub publishes weights, configs, code, card and record, without local paths")
+@pytest.mark.parametrize("public", [False, True])
+def test_data_from_the_hub_and_the_model_to_it(options, tmp_path, public):
     parquet = f"{options.pop('data')}/train-00000-of-00001.parquet"
     options |= {"data": "tester/triplets", "data_config": "triplets", "save_strategy": "steps", "save_steps": 2}
-    options |= {"push_to_hub": True, "hub_model_id": "tester/cir", "hub_strategy": "end"}
+    options |= {"push_to_hub": True, "hub_model_id": "tester/cir", "hub_public": public}
+    Path(options["output_dir"]).mkdir()
+    (Path(options["output_dir"]) / "notes.txt").write_text("mine")
+    (Path(options["output_dir"]) / "draft.py").write_text("")
     with LoopbackHub() as hub:
         environment = {**os.environ, **hub.environment(tmp_path / "cache"), "PYTHONPATH": str(REPOSITORY)}
         command = [sys.executable, "-c", PUSH_AND_TRAIN, parquet, *flags(options)]
         done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
         pushed = hub.files("model", "tester/cir")
-    expected = {"model.safetensors", "config.json", "processor_config.json", "modeling_contextcir.py"}
-    assert expected | {"training.json", "trainer_state.json", "README.md"} <= set(pushed)
-    assert not [name for name in pushed if name.startswith(("checkpoint-", "_"))]
-    card = pushed["README.md"].decode()
-    assert card.startswith("---\ndatasets:\n- tester/triplets\nlibrary_name") and "# cir\n" in card
+        assert hub.private["model", "tester/cir"] is not public
+    code = {name for name in pushed if name.endswith(".py")}
+    assert {"modeling_contextcir.py", "clip_loading.py", "processing_contextcir.py"} <= code and "draft.py" not in code
+    texts = {"config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json", "training.json"}
+    assert set(pushed) - code == texts | {"model.safetensors", "README.md"}
+    for name in code | texts | {"README.md"}:
+        assert str(tmp_path) not in pushed[name].decode(), name
+    card = ModelCardData(**yaml.safe_load(pushed["README.md"].decode().split("---")[1]))
+    assert (card.datasets, card.base_model, card.license) == (["tester/triplets"], None, "other")
+    text = pushed["README.md"].decode()
+    assert "# cir\n" in text and re.search(r'name, revision = "tester/cir", "[0-9a-f]{40}"', text)
+
+
+@pytest.mark.fault("P02", "a push during training, of whole folders with optimizer states, is refused")
+@pytest.mark.parametrize("strategy", ["every_save", "checkpoint", "all_checkpoints"])
+def test_pushes_during_training_are_refused(options, strategy):
+    with pytest.raises(ValueError, match="hub_strategy.*end"):
+        train.parse_arguments(flags(options | {"push_to_hub": True, "hub_strategy": strategy}))
+    with pytest.raises(ValueError, match="hub_private_repo=False.*hub_public"):
+        train.parse_arguments(flags(options | {"push_to_hub": True, "hub_private_repo": False}))
 
 
 def test_fewer_queries_make_validation_cheaper(options, tmp_path, clip_folder):

@@ -65,8 +65,8 @@ SPAN = TRIPLET_FEATURES["noun_phrases"].feature
 @pytest.mark.parametrize(
     "column, kind, value",
     [
-        ("id", NUMBER, 3),
-        ("target_id", NUMBER, 3),
+        ("id", datasets.Value("float64"), 3.5),
+        ("target_id", datasets.List(NUMBER), [3]),
         ("modification_text", NUMBER, 3),
         ("modification_text", datasets.List(STRING), ["a dog"]),
         ("reference_image", NUMBER, 3),

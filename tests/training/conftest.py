@@ -35,6 +35,13 @@ def undecoded(rows):
     return rows
 
 
+def evaluation_sets(rows):
+    """One evaluation set, several by name, or none."""
+    if isinstance(rows, dict):
+        return {name: undecoded(some) for name, some in rows.items()}
+    return None if rows is None else undecoded(rows)
+
+
 @pytest.fixture
 def build(clip_folder, tmp_path):
     def build(kind="contextcir", rows=None, output="run", eval_rows=None, model=None, model_options=None, **options):
@@ -46,7 +53,7 @@ def build(clip_folder, tmp_path):
             model or model_class.from_clip_pretrained(clip_folder, **(model_options or {})),
             CIRTrainingArguments(output_dir=str(tmp_path / output), **{**OPTIONS, **needed, **options}),
             train_dataset=undecoded(triplets(8) if rows is None else rows),
-            eval_dataset=None if eval_rows is None else undecoded(eval_rows),
+            eval_dataset=evaluation_sets(eval_rows),
             processing_class=processor_class.from_pretrained(clip_folder),
             **own,
         )

@@ -12,16 +12,21 @@ from transformers.trainer_callback import TrainerState
 from contextcir.training.checkpoints import checkpoint_problem, last_whole_checkpoint
 
 
+def write_checkpoint(folder):
+    """A whole checkpoint of step 5."""
+    folder.mkdir()
+    save_file({"weight": torch.ones(30, 30)}, folder / "model.safetensors")
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        torch.save({"state": torch.ones(30)}, folder / name)
+    TrainerState(global_step=5).save_to_json(folder / "trainer_state.json")
+    (folder / "config.json").write_text(json.dumps({"model_type": "contextcir"}))
+
+
 @pytest.fixture
 def run(tmp_path):
     """Whole checkpoints at steps 5 and 10."""
     first = tmp_path / "checkpoint-5"
-    first.mkdir()
-    save_file({"weight": torch.ones(30, 30)}, first / "model.safetensors")
-    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
-        torch.save({"state": torch.ones(30)}, first / name)
-    TrainerState(global_step=5).save_to_json(first / "trainer_state.json")
-    (first / "config.json").write_text(json.dumps({"model_type": "contextcir"}))
+    write_checkpoint(first)
     shutil.copytree(first, tmp_path / "checkpoint-10")
     (tmp_path / "checkpoint-best").mkdir()
     return tmp_path

@@ -48,6 +48,35 @@ torch.save(trainer.moving_average.model.state_dict(), os.path.join(output, "aver
 """
 
 
+# A process group, a data loader in the middle of an epoch and a pinning thread, when the program ends.
+ENDS = """
+import atexit, sys, threading, torch
+import torch.distributed as dist
+atexit.register(lambda: print(dist.is_initialized(), flush=True))  # runs after those that are registered later
+import contextcir.training.trainer
+from contextcir.training.loader_workers import shield_workers
+
+dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=0, world_size=1)
+loader = torch.utils.data.DataLoader(range(100), num_workers=2, persistent_workers=True)
+batches = iter(shield_workers(loader))
+print(*(worker.pid for worker in batches._workers), next(batches).item(), flush=True)
+if sys.argv[2] == "error":
+    raise ValueError("all is lost")
+sys.exit(int(sys.argv[2]))
+"""
+
+
+@pytest.mark.fault("S09", "the process group and loaders are ended with the program, also by an error")
+@pytest.mark.parametrize("end, code", [("0", 0), ("75", 75), ("error", 1)])
+def test_nothing_runs_on_when_the_program_ends(tmp_path, end, code):
+    command = [sys.executable, "-c", ENDS, str(tmp_path / "group"), end]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=100)
+    assert done.returncode == code, done.stderr[-2000:]
+    first, last = done.stdout.splitlines()
+    *workers, _ = map(int, first.split())
+    assert last == "False" and not [pid for pid in workers if os.path.exists(f"/proc/{pid}")]
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, clip_folder):
     """Folder of runs with batches of 4 on two processes and of 8 on one. Targets repeat across processes, and an image
