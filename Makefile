@@ -61,6 +61,8 @@ bench: data/scenes/triplets/.noun_phrases  ## Measure speed and memory
 	$(BIN)/python -m research.bench.data --output docs/results/bench_data.json
 	$(BIN)/python -m research.bench.galleries --output docs/results/bench_galleries.json
 	$(BIN)/python -m research.bench.engines --output docs/results/bench_engines.json
+	$(BIN)/contextcir index data/scenes --config gallery --split test --model runs/demo --output runs/scenes-gallery
+	$(BIN)/python -m research.bench.serve_load runs/scenes-gallery --output docs/results/bench_serve.json
 	$(BIN)/python -m research.bench.captions --output docs/results/bench_captions.json
 	$(BIN)/python -m research.bench.imagescope --figure docs/figures/imagescope_errors.png
 	$(BIN)/python -m research.bench.imagescope_speed --split test --latency 0.4

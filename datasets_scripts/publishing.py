@@ -6,7 +6,7 @@ from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from contextcir.data.hub import upload_dataset
+from contextcir.data.hub import DATA_FILES, upload_dataset
 
 
 def write_card(
@@ -44,4 +44,4 @@ def finish(folder: Path, counts: Mapping[str, int], push_to_hub: str | None) -> 
         print(f"{name}: {count:,}")
     print(f"Written: {folder}")
     if push_to_hub:
-        upload_dataset(folder, push_to_hub)
+        upload_dataset(folder, push_to_hub, allow=(*DATA_FILES, "scenes.json"))

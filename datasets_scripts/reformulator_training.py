@@ -33,11 +33,13 @@ from contextcir.chat.exchange import ChatRequest
 from contextcir.chat.prompts import Prompt
 from contextcir.runtime.locations import shipped
 from contextcir.runtime.provenance import provenance
+from contextcir.training.card import hub_name_of, licence_of
 from datasets_scripts.train_reformulator import Arguments
 
 CARD_TEMPLATE = "model_cards/reformulator_template.md"
 MAX_WRITTEN = 500  # held-out pairs that the model writes changes for
 EXAMPLES_SHOWN = 5  # in the card
+NOT_RECORDED = ("output_dir", "push_to_hub", "hub_public")
 
 
 class TokenizedExamples:
@@ -203,27 +205,36 @@ def train(args: Arguments, argv: Sequence[str]) -> dict[str, float]:
         "base_digest": digest,
         "command": shlex.join(["contextcir", "data", "reformulator", *argv]),
         **provenance(),
-        "arguments": {name: value for name, value in asdict(args).items() if name != "output_dir"},
+        "arguments": {name: value for name, value in asdict(args).items() if name not in NOT_RECORDED},
         "examples": {"learned": len(learned), "held_out": len(held_out), "left_out": left_out},
         "held_out": metrics,
         "written": written[:EXAMPLES_SHOWN],
         "history": trainer.state.log_history,
     }
-    save(Path(args.output_dir), model, tokenizer, prompt, record)
+    save(Path(args.output_dir), model, tokenizer, prompt, record, args.push_to_hub)
     return metrics
 
 
-def save(folder: Path, model: Any, tokenizer: Any, prompt: Prompt, record: dict[str, Any]) -> None:
-    """Write the adapter, the tokenizer, the prompt, the record and the card."""
+def save(
+    folder: Path, model: Any, tokenizer: Any, prompt: Prompt, record: dict[str, Any], hub_name: str | None = None
+) -> None:
+    """Write the adapter, the tokenizer, the prompt, the record and the card, with its name on the Hub if it is
+    known."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "reformulation.txt").write_text(f"version: {prompt.version}\n\n{prompt.text}\n", encoding="utf-8")
     saved = load_prompts("instructcir", folder)["reformulation"]
     record = record | {"prompt": {"version": saved.version, "hash": saved.hash}}
     (folder / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    base = None if Path(record["base_model"]).exists() else record["base_model"]
-    tags = ["composed-image-retrieval", "contextcir", "lora"]
-    data = ModelCardData(base_model=base, library_name="peft", language="en", tags=tags)
-    shown = record | {"model_name": folder.resolve().name, "max_new_tokens": MAX_NEW_TOKENS}
+    base = record["base_model"]
+    data = ModelCardData(
+        base_model=hub_name_of(base),
+        license=licence_of(base, online=hub_name is not None) or "other",
+        library_name="peft",
+        pipeline_tag="text-generation",
+        language="en",
+        tags=["composed-image-retrieval", "contextcir", "lora"],
+    )
+    shown = record | {"model_name": hub_name or folder.resolve().name, "max_new_tokens": MAX_NEW_TOKENS}
     template = str(shipped(CARD_TEMPLATE))
     ModelCard.from_template(data, template_path=template, **shown).save(folder / "README.md")

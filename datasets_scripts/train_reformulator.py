@@ -14,8 +14,8 @@ Lines or a dataset with `caption_a`, `caption_b` and `modification_text`. Unsuit
 texts that do not have 2 to 12 words or that mention images, empty or equal captions, repeated rows, and long prompts.
 
 Only the answer contributes to the loss. The output folder holds the adapter, the tokenizer, the prompt, the record
-`training.json` and a card; `hf upload NAME FOLDER` publishes it. Left out: resuming, since a run takes minutes, and
-several processes.
+`training.json` and a card; `--push_to_hub` publishes these. Left out: resuming, since a run takes minutes, and several
+processes.
 """
 
 import json
@@ -28,6 +28,20 @@ from transformers.hf_argparser import HfArg
 
 from contextcir.cli.options import CommandParser
 from contextcir.cli.running import run
+
+PUBLISHED = (
+    "README.md",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "reformulation.txt",
+    "training.json",
+)
 
 
 @dataclass
@@ -56,6 +70,8 @@ class Arguments:
     activation_checkpointing: bool = HfArg(default=False, help="Save memory at about half the speed.")
     bf16: bool = HfArg(default=False, help="Load the base model in bfloat16.")
     seed: int = HfArg(default=0, help="Seed of the split, the adapters and the order.")
+    push_to_hub: str | None = HfArg(default=None, help="Hub name to publish under (private).")
+    hub_public: bool = HfArg(default=False, help="Publish for everybody to see.")
 
     def __post_init__(self):
         if not 0 < self.held_out < 1:
@@ -78,6 +94,10 @@ def main(argv: Sequence[str]) -> dict[str, float]:
     with claim_folder(args.output_dir):
         metrics = train(args, argv)
     print(f"{json.dumps(metrics)}\nWritten: {Path(args.output_dir)}")
+    if args.push_to_hub:
+        from contextcir.data.hub import publish_folder
+
+        publish_folder(args.output_dir, args.push_to_hub, files=PUBLISHED, public=args.hub_public)
     return metrics
 
 

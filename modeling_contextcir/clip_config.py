@@ -24,6 +24,8 @@ class TwoEncoders:
         projection_dim (`int`, defaults to 512): Size of the embeddings.
         logit_scale_init_value (`float`, defaults to 2.6592): Logarithm of the inverse temperature at the start (CLIP's
             value).
+        begin_end_token_ids (`list[int]`, *optional*): Token ids of begin and end, which are the empty text, as the
+            tokenizer has them. By default those of `text_config`.
 
     Raises:
         ValueError: A field does not exist. transformers would keep it silently, so that a misspelt option would train
@@ -32,6 +34,7 @@ class TwoEncoders:
 
     sub_configs = {"vision_config": CLIPVisionConfig, "text_config": CLIPTextConfig}
     text_config: Any
+    begin_end_token_ids: list[int] | None
 
     def __post_init__(self, **kwargs: Any) -> None:
         unknown = sorted(name for name in set(kwargs) - TRANSFORMERS_FIELDS if not name.startswith("_"))
@@ -52,8 +55,12 @@ class TwoEncoders:
     @property
     def empty_text_ids(self) -> tuple[int, int]:
         """Token ids of the empty text: begin and end. CLIP configs from before transformers' pull request 24773
-        (`eos_token_id == 2`) hold wrong ids; there, these are the last two of the vocabulary."""
+        (`eos_token_id == 2`) hold wrong ids; without `begin_end_token_ids`, these are the last two of the
+        vocabulary."""
         text_config = self.text_config
+        if self.begin_end_token_ids is not None:
+            begin, end = self.begin_end_token_ids
+            return begin, end
         if text_config.eos_token_id == 2:
             return text_config.vocab_size - 2, text_config.vocab_size - 1
         return text_config.bos_token_id, text_config.eos_token_id

@@ -1,19 +1,17 @@
 """Shared base of the models around CLIP's two encoders: public methods, initialisation, and checks of weights."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import CLIPModel, CLIPTextModel, CLIPVisionModel, PreTrainedConfig, PreTrainedModel
+from transformers import CLIPTextModel, CLIPVisionModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_utils import load_state_dict
 from transformers.utils import ModelOutput
+
+from .clip_loading import check_tokenizer, empty_text_of_tokenizer, hub_options, load_clip, load_whole
 
 MAX_LOG_SCALE = 4.60517  # ln 100, rounded down: CLIP's bound
 
@@ -66,42 +64,55 @@ class CLIPBasedModel(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike, *args: Any, **kwargs: Any) -> Any:
         """
-        Load a model as in transformers, but refuse broken weights. transformers makes missing tensors at random.
+        Load a model as in transformers, but refuse weights that do not fit. transformers makes missing tensors at
+        random, and ignores unknown ones. With `allow_pickle=True`, weights may also be in `.bin` files.
 
         Raises:
-            ValueError: A file is damaged, or tensors are missing, NaN or infinite.
+            ValueError: A file is damaged, there are pickles only, tensors are missing, unknown, of another shape, NaN
+                or infinite, or the tokenizer beside the model has another empty text.
         """
         name, with_info = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
-        with _naming_damaged_files(name):
-            model, info = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
-        _refuse_broken_weights(model, info["missing_keys"], name)
+        where = hub_options(kwargs)  # transformers takes some of them out
+        model, info = load_whole(super().from_pretrained, name, *args, **kwargs)
+        check_tokenizer(model.config, name, **where)
         return (model, info) if with_info else model
 
     @classmethod
     def from_clip_pretrained(cls, name_or_path: str | PathLike, **kwargs: Any) -> Any:
         r"""
         Start from a CLIP checkpoint: copy the tensors that the model shares with it, among them the temperature unless
-        `logit_scale_init_value` is given. The other tensors are initialised.
+        `logit_scale_init_value` is given. The other tensors are initialised. The ids of begin, end and padding are
+        those of the tokenizer beside the CLIP.
 
         Args:
-            name_or_path (`str`): Folder or Hub name of a `CLIPModel`.
-            **kwargs: Fields of the model's config; others go to `CLIPModel.from_pretrained` (`dtype`, ...).
+            name_or_path (`str`): Folder or Hub name of a `CLIPModel` or a `MetaClip2Model`.
+            **kwargs: Fields of the model's config; others go to `CLIPModel.from_pretrained`. `dtype` is float32 by
+                default, whatever the stored one: small updates are lost in half precision. `allow_pickle=True` reads
+                `.bin` files; `output_loading_info=True` also returns which tensors are new (`missing_keys`).
 
         Returns:
             The model, in evaluation mode.
 
         Raises:
-            ValueError: A file of the CLIP model is damaged, one of its tensors is missing, NaN or infinite,
-                `projection_dim` does not fit a projection that is copied, or a config of an encoder is given.
+            ValueError: It is another kind of model (the error says what it would take), a file of the CLIP model is
+                damaged, one of its tensors is missing, unknown, of another shape, NaN or infinite, `projection_dim`
+                does not fit a projection that is copied, or a config of an encoder is given.
         """
         fields = {key: kwargs.pop(key) for key in cls.config_class.__annotations__ if key in kwargs}
         if encoders := fields.keys() & {"vision_config", "text_config"}:
             raise ValueError(f"{', '.join(sorted(encoders))}: the encoders are those of {str(name_or_path)!r}.")
-        with _naming_damaged_files(name_or_path):
-            clip, info = CLIPModel.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
-        _refuse_broken_weights(clip, info["missing_keys"], name_or_path)
-        inherited = ("vision_config", "text_config", "projection_dim", "logit_scale_init_value")
-        config = cls.config_class(**{key: getattr(clip.config, key) for key in inherited} | fields)
+        with_info, where = kwargs.pop("output_loading_info", False), hub_options(kwargs)
+        clip, encoder_configs = load_clip(name_or_path, cls.config_class.model_type, **kwargs)
+        text_config: Any = encoder_configs["text_config"]
+        ids, pad = empty_text_of_tokenizer(name_or_path, text_config.vocab_size, **where)
+        if clip.config.model_type == "metaclip_2":  # whose ids are right as they stand
+            ids = ids or [text_config.bos_token_id, text_config.eos_token_id]
+        if ids is not None:
+            text_config.bos_token_id, text_config.eos_token_id = ids
+            text_config.pad_token_id = text_config.pad_token_id if pad is None else pad
+            encoder_configs["begin_end_token_ids"] = ids
+        inherited = {key: getattr(clip.config, key) for key in ("projection_dim", "logit_scale_init_value")}
+        config = cls.config_class(**inherited | encoder_configs | fields)
         model = cls._from_config(config, dtype=clip.dtype, attn_implementation=clip.config._attn_implementation)
         own, given = model.state_dict(), {"logit_scale"} if "logit_scale_init_value" in fields else set()
         shared = {key: tensor for key, tensor in clip.state_dict().items() if key in own.keys() - given}
@@ -110,11 +121,20 @@ class CLIPBasedModel(PreTrainedModel):
                 f"`projection_dim` is {config.projection_dim}, but the projections of {str(name_or_path)!r} have"
                 f" {clip.config.projection_dim}. Leave it out."
             )
-        model.load_state_dict(shared, strict=False)
-        return model.eval()
+        new = model.load_state_dict(shared, strict=False)
+        info = {"missing_keys": set(new.missing_keys), "unexpected_keys": set(), "mismatched_keys": set()}
+        return (model.eval(), info) if with_info else model.eval()
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
+        """Resize the vocabulary as in transformers. Begin and end stay where they are."""
+        self.config.begin_end_token_ids = list(self.config.empty_text_ids)
+        return super().resize_token_embeddings(*args, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.text_model.set_input_embeddings(value)
 
     def get_query_features(
         self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None
@@ -169,42 +189,19 @@ class CLIPBasedModel(PreTrainedModel):
         is_end = input_ids == self.config.empty_text_ids[1]
         return is_end.cumsum(1) - is_end.long() == 0
 
+    def _pooled_texts(self, input_ids, attention_mask):
+        """Return the states of the end tokens, `(batch_size, text_hidden_size)`, as CLIP does. `CLIPTextModel` would
+        take the highest id for the end where the end token is 2, as it is in old configs and in MetaCLIP 2."""
+        states = self.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        is_end = input_ids == self.config.empty_text_ids[1]
+        return states[torch.arange(len(states), device=states.device), is_end.int().argmax(dim=-1)]
+
 
 def check_rows(input_ids: Tensor, **others: Tensor | None) -> None:
     """Refuse tensors with more or fewer rows than there are texts. Those that are `None` are not checked."""
     for name, tensor in others.items():
         if tensor is not None and len(tensor) != len(input_ids):
             raise ValueError(f"`{name}` has {len(tensor)} rows for {len(input_ids)} texts. Give one for each text.")
-
-
-@contextmanager
-def _naming_damaged_files(name_or_path: str | PathLike) -> Iterator[None]:
-    """Add the name of a damaged file to safetensors' error, which does not say it. The error is recognised by its
-    name: this file imports only torch, transformers and huggingface_hub."""
-    try:
-        yield
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
-        damaged = next(filter(_is_damaged, sorted(Path(name_or_path).glob("*.safetensors"))), None)
-        where = damaged or f"A file of the weights of {str(name_or_path)!r}"  # in the cache of the Hub
-        raise ValueError(f"{where} is incomplete or damaged ({error}). Write or download it again.") from error
-
-
-def _is_damaged(path: Path) -> bool:
-    try:
-        load_state_dict(path, map_location="meta")  # headers only
-    except Exception:
-        return True
-    return False
-
-
-def _refuse_broken_weights(model: nn.Module, missing_keys: set[str], name_or_path: str | PathLike) -> None:
-    infinite = [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
-    for problem, keys in (("lack", sorted(missing_keys)), ("hold NaN or infinite values in", infinite)):
-        if keys:
-            names = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
-            raise ValueError(f"The weights in {str(name_or_path)!r} {problem} {names}. Write or download them again.")
 
 
 def normalize(embeds: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ class CompositionBaselineConfig(TwoEncoders, PreTrainedConfig):
     projection_dim: int = 512
     composer_hidden_size: int | None = None
     logit_scale_init_value: float | int = 2.6592
+    begin_end_token_ids: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
@@ -106,7 +107,7 @@ class CompositionBaseline(CLIPBasedModel):
         return normalize(self.visual_projection(encoded_images))
 
     def _compose(self, image_features, input_ids, attention_mask):
-        pooled = self.text_model(input_ids=input_ids, attention_mask=attention_mask).pooler_output
+        pooled = self._pooled_texts(input_ids, attention_mask)
         text_features, dtype = normalize(self.text_projection(pooled)), self.text_projection.weight.dtype
         return normalize(self.composer(image_features.to(dtype), text_features.to(dtype)))
 

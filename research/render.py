@@ -237,11 +237,27 @@ def engines() -> str:
             + [f"{row['megabytes']:,.0f}"]
         )
     header = ["", "rows", "recall@10", "recall@50", "ms a query", "build, s", "MB"]
-    how = f"Made-up unit vectors of {record['rows'][0]['dim']} dimensions that vary in 96, one thread, {record['machine']}"
+    dim = record["rows"][0]["dim"]
+    how = f"Made-up unit vectors of {dim} dimensions that vary in 96, one thread, {record['machine']}"
     return f"{table(header, cells)}\n\n{how}; `{record['command']}` at commit `{record['commit'][:7]}`."
 
 
+def served() -> str:
+    """Say what a server answers under load, from `research.bench.serve_load`."""
+    record = read("bench_serve.json")
+    settings, memory = record["settings"], [moment["server_mb"] for moment in record["memory"]]
+    answers = f"{record['searches_per_second']:.0f} searches a second, median {record['p50_ms']:.0f} ms, 95 % within"
+    answers += f" {record['p95_ms']:.0f} ms, {100 * record['share_429']:.0f} % answered 429"
+    return (
+        f"{settings['clients']} clients for {settings['seconds']} seconds, on {record['cores']} cores with"
+        f" {record['images']:,} images and the demo model: {answers}, {sum(record['errors'].values())} other errors,"
+        f" memory from {memory[0]:.0f} to {memory[-1]:.0f} MB (`{record['command']}` at commit"
+        f" `{record['commit'][:7]}`)."
+    )
+
+
 PARTS = {
+    "served": served,
     "faults": faults,
     "galleries": galleries,
     "engines": engines,

@@ -12,6 +12,7 @@ import base64
 import hashlib
 import json
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
@@ -49,6 +50,21 @@ class LoopbackHub:
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
         }
+
+    @contextmanager
+    def in_this_process(self, monkeypatch):
+        """Make `contextcir.data.hub` of this process use this Hub within a context."""
+        import huggingface_hub
+
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+        huggingface_hub.close_session()  # which remembers that it is offline
+        api = huggingface_hub.HfApi(endpoint=self.endpoint, token="hf_loopback")
+        monkeypatch.setattr("contextcir.data.hub.HfApi", lambda token=None: api)
+        try:
+            yield
+        finally:
+            huggingface_hub.close_session()
 
     def files(self, kind: str, repo_id: str) -> dict[str, bytes]:
         """Content of a repository by path; `kind` is `"model"` or `"dataset"`."""

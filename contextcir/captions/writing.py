@@ -15,6 +15,7 @@ from contextcir.chat.exchange import ChatStop
 from contextcir.chat.ledger import Ledger
 from contextcir.chat.prompts import prompts_hash
 from contextcir.data.hub import upload_dataset
+from contextcir.data.source_card import inherited
 
 PUBLISHED = ("README.md", "dataset.json", "pairs.jsonl", "report.json", "triplets/train-*", "figures/*")
 
@@ -40,10 +41,11 @@ def write_results(run: Run, ledger: Ledger, log: ResultLog, stopped: ChatStop | 
 
     log.save(run.folder / "pairs.jsonl")
     write_good4cir(log, run.folder / "dataset.json")
+    extractor = NounPhraseExtractor(run.parser)
     rows = triplet_rows(
         map(run.inspector.local, run.pairs),
         log,
-        NounPhraseExtractor(run.parser).extract,
+        extractor.extract,
         recipe=run.recipe,
         prompts=prompts_hash(run.prompts),
         largest_join=run.max_changes if run.recipe == "good4cir" else 1,
@@ -61,6 +63,7 @@ def write_results(run: Run, ledger: Ledger, log: ResultLog, stopped: ChatStop | 
         "prompts": {name: {"version": one.version, "hash": one.hash} for name, one in run.prompts.items()},
         "settings": run.answering | {"price": run.server.price.source},
         **run.facts,
+        "parser": extractor.description,
     }
     (run.folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
     return report, info
@@ -81,19 +84,19 @@ def write_card(
         report (`dict`): From [`write_results`].
         info (`datasets.DatasetInfo`): Likewise.
         figures (`Sequence[str]`): Names of the figures in `figures/`.
-        template (`str` or `os.PathLike`): Jinja template, filled with `name`, `report` and `figures`.
+        template (`str` or `os.PathLike`): Jinja template, filled with `name`, `report`, `figures` and the text of the
+            card of `report["source"]`, the data set of the images, if it has one. Its licence and tags are carried on.
         folder (`Path`): The folder of the run.
         name (`str`): The title of the card.
     """
+    header, text = inherited(report.get("source"), tags=["composed-image-retrieval", "synthetic", report["recipe"]])
     data = DatasetCardData(
-        language="en",
-        license="other",
-        tags=["composed-image-retrieval", "synthetic", report["recipe"]],
+        **{"language": "en"} | header,
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "triplets/train-*.parquet"}]}],
         dataset_info={"config_name": "default", **info._to_yaml_dict()},
     )
     card = DatasetCard.from_template(
-        data, template_path=str(template), name=name, report=report, figures=list(figures)
+        data, template_path=str(template), name=name, report=report, figures=list(figures), source=text
     )
     card.save(folder / "README.md")
 

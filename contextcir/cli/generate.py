@@ -134,14 +134,20 @@ def main(argv: Sequence[str]) -> int:
         folder=folder,
         facts={
             "origin": origin,
+            "source": source_of(pair_args),
             "held_out": sentence,
-            "parser": caption_args.parser or "the parser that ships with contextcir",
             "command": shlex.join(["contextcir", "generate", *words]),
             **provenance(),
         },
         reformulator=reformulator,
     )
     return caption(run, caption_args, server_args, output_args)
+
+
+def source_of(args: PairArguments) -> str | None:
+    """The data set that the images are from, whose card is carried on: that of the pairs, or the folder of images."""
+    name = args.images or args.pairs
+    return None if name is None or Path(name).is_file() else name
 
 
 def choose_prompts(args: CaptionArguments) -> dict[str, Any]:

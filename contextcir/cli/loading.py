@@ -13,6 +13,7 @@ from contextcir.retrieval.dense import DenseRetriever
 from contextcir.runtime.locations import locate
 from contextcir.runtime.protocols import RetrievalModel
 from modeling_contextcir import ContextCIRProcessor  # registers all models with the Auto classes as well
+from modeling_contextcir.clip_loading import load_whole
 
 
 def load_clip(name: str, device: torch.device) -> CLIPModel:
@@ -20,13 +21,10 @@ def load_clip(name: str, device: torch.device) -> CLIPModel:
     Load a whole CLIP in float32.
 
     Raises:
-        `ValueError`: A tensor is missing, which would be replaced by random numbers, or is not finite.
+        `ValueError`: A tensor is missing, which would be replaced by random numbers, unknown, of another shape or not
+            finite, or there are pickles only.
     """
-    clip, info = CLIPModel.from_pretrained(locate(name), dtype=torch.float32, output_loading_info=True)
-    broken = [key for key, tensor in clip.state_dict().items() if not torch.isfinite(tensor).all()]
-    if bad := sorted(info["missing_keys"]) + broken:
-        raise ValueError(f"The CLIP in {name!r} lacks {bad[0]}, or it is not finite ({len(bad)} such). Is it a CLIP?")
-    return clip.to(device)
+    return load_whole(CLIPModel.from_pretrained, locate(name), dtype=torch.float32)[0].to(device)
 
 
 def load_clip_baselines(name: str, device: torch.device, **options: Any) -> dict[str, DenseRetriever]:

@@ -6,13 +6,18 @@
 
 Every distinct text is parsed once. `datasets` caches the result under a fingerprint made of the data, the parser's
 weights and the options: a second run is instant, and another parser is not mistaken for the first.
+
+The card of a new or published data set carries on the licence, the tags and the text of its source, and names the
+parser with the digest of its weights.
 """
 
 import json
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from transformers.hf_argparser import HfArg
@@ -66,13 +71,8 @@ def add_to_triplets(args: PhraseArguments, extractor) -> dict[str, dict[str, int
     import datasets
 
     from contextcir.data.parquet import write_parquet
-    from contextcir.data.triplets import (
-        IMAGE_COLUMNS,
-        TRIPLET_FEATURES,
-        add_noun_phrases,
-        embedded_rows,
-        load_triplets,
-    )
+    from contextcir.data.source_card import write_derived_card
+    from contextcir.data.triplets import TRIPLET_FEATURES, add_noun_phrases, embedded_rows, load_triplets
     from contextcir.runtime.locations import locate
 
     name = locate(args.data or "")
@@ -85,17 +85,50 @@ def add_to_triplets(args: PhraseArguments, extractor) -> dict[str, dict[str, int
     for split in splits:
         dataset = load_triplets(name, split, config_name=args.config_name, require_noun_phrases=False)
         triplets[split], counts[split] = add_noun_phrases(dataset, extractor, args.batch_size)
+    if extractor.num_skipped:
+        print(f"{extractor.num_skipped} texts have a sentence that is too long for the parser.", file=sys.stderr)
     for split, files in replaced.items():
         # A card or a sub-folder may say which file belongs to which split: the first one's name is kept.
         first = files[0] if files else folder / f"{split}-00000-of-00001.parquet"
         file = re.sub(r"-\d{5}-of-\d{5}(?=\.parquet$)", "-00000-of-00001", first.name)
         rows = embedded_rows(triplets[split])
         write_parquet(rows, TRIPLET_FEATURES, first.parent, split, file=file, replaces=files)
+    if replaced and folder.resolve() != Path(name).resolve():
+        write_derived_card(folder, folder.resolve().name, note(args, extractor), source=name)
     if args.push_to_hub is not None:
-        for column in IMAGE_COLUMNS:
-            triplets = triplets.cast_column(column, datasets.Image())
-        triplets.push_to_hub(args.push_to_hub, config_name=args.config_name or "default", private=True)
+        publish(triplets, args, note(args, extractor))
     return counts
+
+
+def note(args: PhraseArguments, extractor) -> str:
+    """What a card says about the phrases."""
+    source = Path(args.data or "").resolve().name if Path(args.data or "").exists() else args.data
+    return (
+        f"The triplets of `{source}`, with the noun phrases of their modification texts in the column `noun_phrases`"
+        f" (`text`, `start`, `end`: characters), found by {extractor.description}."
+    )
+
+
+def publish(triplets, args: PhraseArguments, note: str) -> None:
+    """Publish triplets, images inside, as one configuration of a data set. Others that it has stay."""
+    from contextcir.data.hub import upload_dataset
+    from contextcir.data.parquet import write_parquet
+    from contextcir.data.source_card import read_card, write_derived_card
+    from contextcir.data.triplets import TRIPLET_FEATURES, embedded_rows
+    from contextcir.runtime.locations import locate
+
+    config = args.config_name or "default"
+    folder = "data" if config == "default" else config
+    there = read_card(args.push_to_hub or "")
+    configs = [one for one in (there.data.get("configs") if there else None) or [] if one["config_name"] != config]
+    files = [{"split": split, "path": f"{folder}/{split}-*.parquet"} for split in triplets]
+    configs.append({"config_name": config, "data_files": files})
+    with TemporaryDirectory() as new:
+        for split, rows in triplets.items():
+            write_parquet(embedded_rows(rows), TRIPLET_FEATURES, Path(new, folder), split)
+        title = (args.push_to_hub or "").split("/")[-1]
+        write_derived_card(new, title, note, source=locate(args.data or ""), configs=configs)
+        upload_dataset(new, str(args.push_to_hub), replace=(f"{folder}/*.parquet",))
 
 
 def files_to_replace(data: str, config_name: str | None, splits: Sequence[str], folder: Path) -> dict[str, list[Path]]:

@@ -142,6 +142,14 @@ def new_parser(
     return parser
 
 
+def piece_limit(parser: Any) -> int | None:
+    """Return the most sub-words of a sentence that a parser with a pretrained encoder reads, such as 512. Others have
+    no limit."""
+    if parser.char_encoder is not None or not hasattr(parser.retokenizer, "tokenizer"):
+        return None
+    return int(parser.retokenizer.tokenizer.model_max_length)
+
+
 def save_parser(parser: Any, path: str | os.PathLike) -> None:
     """Write a parser without pretrained encoder to one file, in half precision."""
     state = {name: tensor.half() for name, tensor in parser.state_dict().items()}

@@ -7,14 +7,19 @@ Left out: spaCy's own benepar component, which parses one document at a time. On
 """
 
 import hashlib
+import logging
 import os
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from contextcir.phrases.chart_parser import load_parser
+import torch
+
+from contextcir.phrases.chart_parser import load_parser, piece_limit
 from contextcir.runtime.digests import weights_digest
+
+logger = logging.getLogger("contextcir")
 
 VERSION = 2  # of the rules in this file; part of the fingerprint, so that results of older rules are not used again
 
@@ -23,6 +28,8 @@ MAX_WORD_CHARACTERS = 40  # that the parser reads of a word; the span keeps all 
 # Removed, since spaCy refuses lone surrogates, and its tokenizer is quadratic in text without a space
 NOT_WORDS = re.compile("[\ud800-\udfff]|\\S{500,}")
 TEXTS_PER_PASS = 2000
+
+_PROCESS = os.getpid()  # that has imported this file: others are its forks, or have their own
 
 # Words that name nothing visible: pronouns and existential "there", alone or together ("the other one")
 PRONOUNS = frozenset(
@@ -69,6 +76,12 @@ class NounPhraseExtractor:
 
     Attributes:
         fingerprint (`str`): A key for caches. It changes with the parser's weights, the options and the rules.
+        description (`str`): The parser with the digest of its weights, and the options, for the card of a data set.
+        num_skipped (`int`): Number of texts so far with a sentence of more sub-words than the parser reads. A warning
+            names each, and its other sentences have their phrases.
+
+    A process that was forked parses with one thread, as in `Dataset.map(num_proc=2)`: the thread pool of its parent,
+    which PyTorch would wait for, does not exist there.
 
     Raises:
         `ValueError`: `max_phrases` is less than 1, or as [`~contextcir.phrases.chart_parser.load_parser`].
@@ -92,8 +105,15 @@ class NounPhraseExtractor:
         from spacy.pipeline import Sentencizer
 
         self._tokenize, self._split_sentences = spacy.blank("en").tokenizer, Sentencizer()
-        parts = (VERSION, max_phrases, leaf_only, weights_digest(self.parser))
+        digest = weights_digest(self.parser)
+        parts = (VERSION, max_phrases, leaf_only, digest)
         self.fingerprint = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+        name = "the parser that ships with contextcir" if parser is None else os.path.basename(os.fspath(parser))
+        kind = "without a phrase inside" if leaf_only else "breadth-first"
+        self.description = (
+            f"{name} (weights {digest}), at most {max_phrases} phrases of a text, {kind}, rules {VERSION}"
+        )
+        self.num_skipped = 0
 
     def extract(self, texts: Sequence[str]) -> list[list[dict[str, Any]]]:
         """
@@ -136,12 +156,34 @@ class NounPhraseExtractor:
         for index, text in enumerate(texts):
             if not isinstance(text, str):
                 raise TypeError(f"Text {index} is {text!r} ({type(text).__name__}), expected a string.")
+        if os.getpid() != _PROCESS:
+            torch.set_num_threads(1)
         for first in range(0, len(texts), TEXTS_PER_PASS):
             chunk = texts[first : first + TEXTS_PER_PASS]
             numbered = [(first + i, sentence) for i, text in enumerate(chunk) for sentence in self._sentences(text)]
+            numbered = self._without_long(numbered, texts)
             sentences = [sentence for _, sentence in numbered]
             outputs = self.parser.parse(sentences, return_compressed=True, subbatch_max_tokens=2000)
             yield from ((index, sentence, output) for (index, sentence), output in zip(numbered, outputs, strict=True))
+
+    def _without_long(self, numbered: list[tuple[int, _Sentence]], texts: Sequence[str]) -> list:
+        """Leave out sentences of more sub-words than the parser reads, and name their texts."""
+        limit = piece_limit(self.parser)
+        if limit is None:
+            return numbered
+        kept, skipped = [], set()
+        for index, sentence in numbered:
+            try:
+                # No word has more sub-words than bytes, and a mark of its beginning: most sentences need no look.
+                if sum(len(word.encode()) + 1 for word in sentence.words) + 2 > limit:
+                    self.parser.encode(sentence)
+                kept.append((index, sentence))
+            except ValueError as error:
+                if index not in skipped:
+                    logger.warning(f"Text {index} ({texts[index][:40]!r}) has a sentence that is skipped: {error}.")
+                skipped.add(index)
+        self.num_skipped += len(skipped)
+        return kept
 
     def _sentences(self, text: str) -> Iterator[_Sentence]:
         """Split a text into sentences at full stops and line breaks, and long sentences at their punctuation."""

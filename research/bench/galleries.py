@@ -62,7 +62,7 @@ def photographs(folder: Path, count: int, size: tuple[int, int]) -> Gallery:
 
 
 def measure_loading(folder: str, count: int, size: tuple[int, int], workers: int) -> tuple[float, float]:
-    """Return images a second with the forward replaced by a sleep, and CPU milliseconds of the main thread an image."""
+    """Return images a second with a sleep in place of the model, and CPU milliseconds of the main thread an image."""
     gallery = photographs(Path(folder), count, size)
     loader = ImageLoader(gallery.ids, gallery.images, PixelValues(Processor()))
     list(image_batches(loader, range(min(32, count)), batch_size=16, num_workers=workers))  # to warm up

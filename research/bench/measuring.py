@@ -51,8 +51,8 @@ class Report:
         print(f"{'':<64}{'seconds':>9}{'other':>9}{'ratio':>7}  goal")
 
     def add(self, name: str, ratio: float, goal: str, seconds: Sequence[float] = (), **more: Any) -> None:
-        """Add a comparison. `goal` is `<=` or `>=` and a number, or empty where there is none. All booleans among `more`
-        must be true as well."""
+        """Add a comparison. `goal` is `<=` or `>=` and a number, or empty. All booleans among `more` must be true as
+        well."""
         bound = float(goal.split()[1]) if goal else ratio
         reached = ratio >= bound if goal.startswith(">=") else ratio <= bound
         met = reached and all(value for value in more.values() if isinstance(value, bool))

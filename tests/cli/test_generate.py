@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 import datasets
 import openai
 import pytest
+from huggingface_hub import DatasetCard
 from PIL import Image as PILImage
 
 from contextcir.benchmarks import cirr
@@ -223,6 +225,22 @@ def test_instructcir_draws_pairs_and_captions_each_image_once(world, serve, tmp_
     assert len(rows) == sum(pair["reason"] == "" for pair in pairs) > 15
     assert all(2 <= len(text.split()) <= 12 for text in rows["modification_text"])
     assert "arXiv 2504.00812" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.fault("P04", "generated data keep licence, tags and text of the images' data set, and name the parser")
+def test_the_card_carries_on_that_of_the_images(world, serve, tmp_path):
+    _, url = serve()
+    shutil.copytree(world / "images", tmp_path / "photos")
+    header = "license: cc-by-4.0\ntags: [blocks]\nlanguage: sv\n"
+    (tmp_path / "photos" / "README.md").write_text(f"---\n{header}---\n\n# Blocks\n\nWith thanks to everybody.\n")
+    drawn = ["--recipe", "instructcir", "--images", tmp_path / "photos", "--num_pairs", "3"]
+    assert generate.main(flags(url, tmp_path / "out", *drawn)) == 0
+    card = DatasetCard.load(tmp_path / "out" / "README.md")
+    assert (card.data.license, card.data.language) == ("cc-by-4.0", "sv")
+    assert card.data.tags == ["blocks", "composed-image-retrieval", "synthetic", "instructcir"]
+    assert "With thanks to everybody." in card.text
+    assert re.search(r"- noun phrases: the parser that ships with contextcir \(weights [0-9a-f]{32}\)", card.text)
+    assert len(load_triplets(str(tmp_path / "out" / "triplets"))) == 3
 
 
 def test_pairs_are_drawn_within_classes(tmp_path):

@@ -3,11 +3,14 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import datasets
 import pytest
+from huggingface_hub import DatasetCard
 
 from contextcir.cli import phrases
+from contextcir.data import source_card
 from contextcir.data.triplets import TRIPLET_FEATURES, load_triplets
 from tests.loopback_hub import LoopbackHub
 from tests.tiny_triplets import FirstWordExtractor, dataset, triplet, triplets, write_parquet
@@ -164,3 +167,63 @@ def test_missing_columns_are_named(fake, tmp_path):
     datasets.Dataset.from_dict({"id": ["a"], "caption": ["b"]}).to_parquet(tmp_path / "data" / "train.parquet")
     with pytest.raises(ValueError, match="no column .*modification_text.*there are id, caption"):
         phrases.main([str(tmp_path / "data")])
+
+
+SOURCE_CARD = """---
+license: cc-by-4.0
+language: [en, fr]
+tags: [fashion]
+configs: [{config_name: default, data_files: [{split: train, path: "*.parquet"}]}]
+---
+
+# Hats
+
+Photographs of hats, with thanks to everybody.
+"""
+
+
+@pytest.mark.fault("P04", "a data set with phrases keeps its source's licence, tags and text, and names the parser")
+def test_the_card_carries_on_the_source(fake, tmp_path):
+    folder = tmp_path / "hats"
+    folder.mkdir()
+    without_phrases(triplets(2)).to_parquet(folder / "train.parquet")
+    (folder / "README.md").write_text(
+        SOURCE_CARD.replace("dataset_info: {features: [{name: id, dtype: string}]}\n", "")
+    )
+    phrases.main([str(folder), "--output_dir", str(tmp_path / "out")])
+    card = DatasetCard.load(tmp_path / "out" / "README.md")
+    assert (card.data.license, card.data.language) == ("cc-by-4.0", ["en", "fr"])
+    assert card.data.tags == ["fashion", "composed-image-retrieval"]
+    assert "found by the rule first word." in card.text and "with thanks to everybody" in card.text
+    assert "triplets of `hats`" in card.text and str(tmp_path) not in card.content
+    assert len(load_triplets(str(tmp_path / "out"))) == 2
+    assert (folder / "README.md").read_text().startswith("---\nlicense: cc-by-4.0")
+
+
+def test_a_source_without_a_card(fake, tmp_path):
+    folder = write_parquet(tmp_path / "data", train=triplets(2))
+    phrases.main([folder, "--output_dir", str(tmp_path / "out")])
+    assert DatasetCard.load(tmp_path / "out" / "README.md").data.license == "other"
+
+
+@pytest.mark.fault("P04", "a published data set with phrases keeps its other configurations")
+def test_other_configurations_stay(fake, tmp_path, monkeypatch):
+    pushed = {}
+
+    def upload(folder, name, **options):
+        pushed[name] = sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*.*")), options
+        pushed["card"] = DatasetCard.load(Path(folder, "README.md"))
+
+    other = {"config_name": "gallery", "data_files": [{"split": "train", "path": "gallery/*.parquet"}]}
+    there = DatasetCard(f"---\nconfigs: {[other, {'config_name': 'default', 'data_files': 'x'}]}\n---\n")
+    monkeypatch.setattr("contextcir.data.hub.upload_dataset", upload)
+    read = source_card.read_card
+    monkeypatch.setattr(source_card, "read_card", lambda name: there if name == "me/new" else read(name))
+    phrases.main([write_parquet(tmp_path / "data", train=triplets(2)), "--push_to_hub", "me/new"])
+    files, options = pushed["me/new"]
+    assert files == ["README.md", "data/train-00000.parquet"] and options == {"replace": ("data/*.parquet",)}
+    found = {config["config_name"]: config["data_files"] for config in pushed["card"].data.configs}
+    assert found == {
+        "gallery": other["data_files"],
+        "default": [{"split": "train", "path": "data/train-*.parquet"}],
+    }

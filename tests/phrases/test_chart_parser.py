@@ -63,29 +63,53 @@ def test_the_error_without_the_extra_names_it(monkeypatch):
         load_parser()
 
 
-def test_the_released_t5_format_loads(tmp_path):
-    from transformers import PreTrainedTokenizerBase, T5Config, T5Tokenizer
+@pytest.fixture(scope="module")
+def t5(tmp_path_factory):
+    """An extractor with a parser in the released format, on sub-words."""
+    from transformers import T5Config, T5Tokenizer
 
+    folder = tmp_path_factory.mktemp("t5")
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), ("▁the", -1.0), ("▁dog", -1.0)]
-    tokenizer = T5Tokenizer(vocab=pieces + [(letter, -3.0) for letter in "abdeghoprtv"], extra_ids=0)
-    tokenizer.save_pretrained(tmp_path)
+    letters = [(letter, -3.0) for letter in "abdeghoprtv"]
+    tokenizer = T5Tokenizer(vocab=pieces + letters, extra_ids=0, model_max_length=512)
+    tokenizer.save_pretrained(folder)
     config = T5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=37, num_layers=1, num_heads=4)
     hparams = HPARAMS | {"use_pretrained": True, "use_chars_lstm": False, "pretrained_model": "t5-small"}
     labels = {label: i for i, label in enumerate(LABELS)}
     config.benepar = {"tag_vocab": {"UNK": 0, "NN": 1}, "label_vocab": labels, "char_vocab": None, "hparams": hparams}
     del hparams["encoder"], hparams["force_root_constituent"]  # released files have neither
-    config.save_pretrained(tmp_path)
+    config.save_pretrained(folder)
     torch.manual_seed(0)
     with chart_parser._special_tokens_shim():
         built = dict(config.benepar, hparams=hparams | {"force_root_constituent": True})
-        parser = new_parser(**built, pretrained_model_path=str(tmp_path))
-    torch.save(parser.state_dict() | {"bert.position_ids": torch.arange(3)}, tmp_path / "benepar_model.bin")
+        parser = new_parser(**built, pretrained_model_path=str(folder))
+    torch.save(parser.state_dict() | {"bert.position_ids": torch.arange(3)}, folder / "benepar_model.bin")
+    return NounPhraseExtractor(str(folder))
 
-    extractor = NounPhraseExtractor(str(tmp_path))
-    assert (extractor.parser.retokenizer.start_token_idx, extractor.parser.retokenizer.stop_token_idx) == (0, -1)
-    (phrases,) = extractor.extract(["the dog at the door"])
+
+def test_the_released_t5_format_loads(t5):
+    from transformers import PreTrainedTokenizerBase
+
+    assert (t5.parser.retokenizer.start_token_idx, t5.parser.retokenizer.stop_token_idx) == (0, -1)
+    (phrases,) = t5.extract(["the dog at the door"])
     assert phrases and all("the dog at the door"[p["start"] : p["end"]] == p["text"] for p in phrases)
     assert not hasattr(PreTrainedTokenizerBase, "build_inputs_with_special_tokens")  # the shim is removed
+
+
+@pytest.mark.fault(
+    "L31", "a text with too many sub-words for a parser is named, skipped and counted; the others go on"
+)
+def test_a_text_of_more_than_512_pieces_is_skipped(t5, caplog):
+    long = " ".join(["abdeghoprtv"] * 60)  # 60 words of 11 letters
+    texts = ["the dog", long, "the dog at the door", f"the dog.\n{long}"]
+    alone = [t5.extract([texts[place]])[0] for place in (0, 2)]
+    assert t5.num_skipped == 0
+    with caplog.at_level("WARNING"):
+        found = t5.extract(texts)
+    assert [found[0], found[2]] == alone and found[1] == [] and found[3] == alone[0]
+    assert t5.num_skipped == 2
+    assert "Text 1 ('abdeghoprtv" in caplog.text and "512" in caplog.text and "Text 3" in caplog.text
+    assert [len(trees) for trees in t5.parse(texts)] == [1, 0, 1, 1]
 
 
 def test_the_shipped_parser_is_small():

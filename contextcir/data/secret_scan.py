@@ -1,0 +1,69 @@
+"""Find keys, tokens and passwords in text files before they are published."""
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+_NAMES = r"(?:token|secret|passw(?:or)?d|passphrase|api[_-]?key|access[_-]?key|private[_-]?key)"
+PATTERNS = {  # what it is -> how it looks; the group `value`, if any, must hold a letter and a digit
+    "a Hugging Face token": r"\bhf_[A-Za-z0-9]{20,}",
+    "an API key": r"\bsk-(?P<value>[A-Za-z0-9_-]{20,})",
+    "an AWS key": r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
+    "a GitHub token": r"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{22,})",
+    "a private key": r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY",
+    "a password in a URL": r"\b[a-z][a-z0-9+.-]*://[^\s/:@\"']+:(?!\*)[^\s/@\"']+@",
+    "a token, secret or password": rf"""(?ix) (?<![a-z]) (?:[a-z0-9]+[_-])* {_NAMES} ["']? \s* (?: = | : | => ) \s*
+        ["']? (?P<value> [^\s"'<>(){{}}\[\],;]{{12,}} )""",
+    "a token, secret or password given as an option": rf"""(?ix) --[\w-]* {_NAMES} \s+ ["']?
+        (?P<value> [^\s"'<>(){{}}\[\],;]{{12,}} )""",
+}
+_COMPILED = {kind: re.compile(pattern) for kind, pattern in PATTERNS.items()}
+
+
+def find_secrets(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """
+    Find what looks like a key, token or password.
+
+    Args:
+        lines (`Iterable[str]`): The lines of a text.
+
+    Yields:
+        `tuple[int, str]`: The number of the line, from 1, and what it seems to hold. The secret itself is left out.
+    """
+    for number, line in enumerate(lines, start=1):
+        for kind, pattern in _COMPILED.items():
+            if any(_is_secret(found.groupdict().get("value")) for found in pattern.finditer(line)):
+                yield number, kind
+                break
+
+
+def _is_secret(value: str | None) -> bool:
+    """Return whether a value is no plain word or number: `eos_token = text_config.eos_token` holds no secret."""
+    return value is None or (any(map(str.isdigit, value)) and any(map(str.isalpha, value)))
+
+
+def refuse_secrets(files: dict[str, Path]) -> None:
+    """
+    Check files before they are published. Files that are no UTF-8 text, such as weights and Parquet, are not read to
+    the end.
+
+    Args:
+        files (`dict[str, Path]`): Name on the Hub -> file.
+
+    Raises:
+        ValueError: A text file seems to hold a secret. File, line and kind are named.
+    """
+    for name, path in files.items():
+        with open(path, "rb") as file:
+            if b"\0" in file.read(8192):
+                continue
+        try:
+            with open(path, encoding="utf-8") as text:
+                found = next(find_secrets(text), None)
+        except UnicodeDecodeError:
+            continue
+        if found:
+            raise ValueError(
+                f"{name}, line {found[0]}, seems to hold {found[1]}. Nothing was uploaded. Remove it from {path}, and"
+                " revoke it if others could have read it."
+            )

@@ -1,0 +1,155 @@
+"""What is published: named files, without local paths, secrets refused, private unless said otherwise."""
+
+import json
+import os
+
+import pytest
+
+from contextcir.data.hub import COMMIT, publish_folder, upload_dataset
+from contextcir.data.portable import portable_path
+from contextcir.data.secret_scan import find_secrets
+from tests.loopback_hub import LoopbackHub
+
+# Put together here, so that no scanner takes this file for a leak
+HF, SK, AWS = "hf_" + "aB3" * 12, "sk-" + "proj-9aZ" * 5, "AKIA" + "ABCD1234EFGH5678"
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A Hub that the client of this process speaks to."""
+    with LoopbackHub() as loopback, loopback.in_this_process(monkeypatch):
+        yield loopback
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "my run"
+    (folder / "checkpoint-3").mkdir(parents=True)
+    (folder / "figures").mkdir()
+    for name, content in {
+        "README.md": "# Model\n",
+        "training.json": "{}",
+        "model.safetensors": "weights\0",
+        "figures/retrieval_grid.png": "\0",
+        ".env": f"HF_TOKEN={HF}",
+        "notes.txt": "notes",
+        "training_args.bin": "\0",
+        "checkpoint-3/optimizer.pt": "\0",
+    }.items():
+        (folder / name).write_text(content)
+    return folder
+
+
+FILES = ("README.md", "training.json", "*.safetensors", "figures/*.png")
+
+
+@pytest.mark.fault("P02", "a push uploads the files that it names, and nothing else")
+def test_only_named_files_are_published(hub, folder):
+    publish_folder(folder, "tester/model", files=FILES)
+    published = hub.files("model", "tester/model")
+    assert sorted(published) == ["README.md", "figures/retrieval_grid.png", "model.safetensors", "training.json"]
+    assert not hub.unknown_requests
+
+
+@pytest.mark.fault("P01", "models and data sets are private unless they are asked to be public")
+@pytest.mark.parametrize("kind", ["model", "dataset"])
+def test_private_unless_public(hub, folder, kind):
+    publish_folder(folder, "tester/mine", files=FILES, kind=kind)
+    publish_folder(folder, "tester/ours", files=FILES, kind=kind, public=True)
+    assert (hub.private[kind, "tester/mine"], hub.private[kind, "tester/ours"]) == (True, False)
+
+
+SECRETS = {
+    "Hugging Face": f"the token is {HF}",
+    "API key": f"export KEY={SK}",
+    "AWS": f"id: {AWS}",
+    "private key": "-----BEGIN RSA PRIVATE" + " KEY-----",
+    "password in a URL": "see https://me:" + "secret1@example.org/v1",
+    "token, secret": "my_api_key = '" + "0aZ9" * 5 + "'",
+    "secret or password": '{"db-password": "' + "correct4horse" + '"}',
+    "as an option": "contextcir train --hub_token " + "0aZ9" * 5,
+}
+
+
+@pytest.mark.fault("P02", "a key or token in a published file stops the push, and the file is named")
+@pytest.mark.parametrize("kind", SECRETS)
+def test_secrets_are_refused_before_anything_is_uploaded(hub, folder, kind):
+    (folder / "training.json").write_text(f"{{\n{SECRETS[kind]}\n}}")
+    with pytest.raises(ValueError, match=f"training.json, line 2.*{kind}") as refused:
+        publish_folder(folder, "tester/model", files=FILES)
+    assert not hub.repos
+    assert not any(secret in str(refused.value) for secret in (HF, SK, AWS, "secret1", "0aZ9", "horse"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '"bos_token": "<|startoftext|>", "tokenizer_class": "CLIPTokenizer", "hub_token": null',
+        "self.eos_token_id = config.text_config.eos_token_id",
+        "num_tokens: 123456789012345, `tok_per_sec`, task-specific-things-2-of-all",
+        "https://localhost:8000/v1 http://example.org/a:b@c",
+        "- commit `5f911ebf4a90842e82e9a8f4ba4e1bfa0ffa5d6b`",
+        "the secret is out",
+    ],
+)
+def test_other_text_is_no_secret(line):
+    assert list(find_secrets([line])) == []
+
+
+@pytest.mark.fault("P02", "records and cards are published without the paths of this machine")
+def test_local_paths_are_replaced(hub, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cached = "/home/me/.cache/huggingface/hub/models--openai--clip-vit-base-patch32/snapshots/3d74acf9"
+    paths = {
+        str(tmp_path / "data" / "my triplets"): "data/my triplets",
+        "/home/other/clips/my clip": "my clip",
+        str(folder / "figures" / "a.png"): "figures/a.png",
+        cached: "openai/clip-vit-base-patch32",
+        "C:\\models\\clip": "clip",
+        "/v1/chat/completions": "/v1/chat/completions",
+        "user/name": "user/name",
+        "a / b": "a / b",
+    }
+    record = {"command": f"contextcir train --data {tmp_path}/other,x", "nested": [{"names": list(paths)}]}
+    (folder / "training.json").write_text(json.dumps(record))
+    text = f"trained on `{tmp_path}/data/my triplets`, from `{cached}`, see https://example.org/home/x.\n"
+    (folder / "README.md").write_text(text)
+    before = (folder / "training.json").read_bytes()
+    publish_folder(folder, "tester/model", files=FILES)
+    published = hub.files("model", "tester/model")
+    found = json.loads(published["training.json"])
+    assert found["nested"][0]["names"] == list(paths.values())
+    assert found["command"] == "contextcir train --data other,x"
+    assert published["README.md"].decode() == (
+        "trained on `data/my triplets`, from `openai/clip-vit-base-patch32`, see https://example.org/home/x.\n"
+    )
+    assert (folder / "training.json").read_bytes() == before
+
+
+def test_the_published_folder_has_a_name(tmp_path):
+    assert portable_path(str(tmp_path / "runs"), tmp_path / "runs") == "runs"
+
+
+@pytest.mark.fault("P05", "the snippet of a published card names the commit of the code that it runs")
+def test_the_card_names_its_commit(hub, folder):
+    (folder / "README.md").write_text(f'revision="{COMMIT}"\n')
+    commit = publish_folder(folder, "tester/model", files=FILES)
+    assert len(commit) == 40 and hub.commits["model", "tester/model"] == 2
+    assert hub.files("model", "tester/model")["README.md"].decode() == f'revision="{commit}"\n'
+
+
+def test_shards_of_an_earlier_build_are_removed(hub, folder):
+    for number in range(2):
+        (folder / f"train-{number}.parquet").write_bytes(b"PAR1\0")
+    upload_dataset(folder, "tester/data")
+    (folder / "train-1.parquet").unlink()
+    upload_dataset(folder, "tester/data")
+    assert sorted(hub.files("dataset", "tester/data")) == ["README.md", "train-0.parquet"]
+
+
+def test_nothing_to_publish(hub, folder):
+    with pytest.raises(ValueError, match="my run has none of x.json"):
+        publish_folder(folder, "tester/model", files=("x.json",))
+    os.symlink("/etc/hostname", folder / "x.json")  # nor files of other folders
+    with pytest.raises(ValueError, match="none of x.json"):
+        publish_folder(folder, "tester/model", files=("x.json",))
