@@ -19,12 +19,12 @@ class EngineChoice:
         default="exact", help="How vectors are searched: int8 and binary take less memory, lancedb is on disk or S3."
     )
     uri: str | None = HfArg(default=None, help="lancedb: folder or s3://bucket/prefix (default: in the gallery).")
-    nprobes: int | None = HfArg(default=None, help="lancedb: partitions that are searched (default: 20).")
+    nprobes: int | None = HfArg(default=None, help="lancedb: partitions that are searched.")
     dsn: str | None = HfArg(
         default=None, help="postgres: postgresql://user@host/database. Give the password as PGPASSWORD."
     )
     table: str | None = HfArg(default=None, help="postgres: table (default: gallery).")
-    ef_search: int | None = HfArg(default=None, help="postgres: candidates of a search (default: 100).")
+    ef_search: int | None = HfArg(default=None, help="postgres: candidates of a search.")
 
     def __post_init__(self):
         every = {name for names in SETTINGS.values() for name in names}

@@ -228,7 +228,8 @@ class StoredGallery(Gallery):
         found = self.index.search(queries, k + more, as_conditions(where))
         hits = []
         for some, without in zip(found, left_out, strict=True):
-            kept = [(id_, score) for id_, score in some if id_ not in without][:k]
+            # An index that others write to may already have images of the next generation.
+            kept = [(id_, score) for id_, score in some if id_ not in without and id_ in self.positions][:k]
             hits.append([Hit(rank, id_, score, self.facts_of(id_)) for rank, (id_, score) in enumerate(kept, start=1)])
         return hits
 

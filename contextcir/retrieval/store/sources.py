@@ -214,7 +214,9 @@ def _metadata_rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def _number(text: str | None) -> Any:
-    """The number that a text of CSV is, or the text."""
+    """The number or truth value that a text of CSV is, or the text."""
+    if text and text.lower() in ("true", "false"):
+        return text.lower() == "true"
     for kind in (int, float):
         try:
             if text and math.isfinite(number := kind(text)):

@@ -98,6 +98,13 @@ def test_filters(gallery):
         gallery.search("a/004.png", "red", where={"colour": "red"})
 
 
+def test_an_index_that_is_ahead_of_the_gallery(photos, tmp_path):
+    gallery = Gallery.build(photos, retriever_of(), tmp_path / "g", quiet=True)
+    newer = torch.nn.functional.normalize(torch.ones(1, 16), dim=1)
+    gallery.index.add(["of/tomorrow.png"], newer)
+    assert "of/tomorrow.png" not in ids(gallery.find(newer, COUNT)[0]) and len(gallery.find(newer, 5)[0]) >= 4
+
+
 def test_batches_give_what_single_queries_give(gallery):
     images, texts = ["a/004.png", "b/001.png", "b/003.png", "b/005.png"], ["red", "blue", "", "the red"]
     together = gallery.find(gallery.embed(images, texts), 5)

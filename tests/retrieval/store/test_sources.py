@@ -43,7 +43,10 @@ def test_facts_of_a_folder(photos):
     (photos / "metadata.csv").write_text('file_name,price,name\na/000.png,12,red "one"\nb/001.png,nan,\n')
     source = FolderSource(photos)
     assert source.facts("a/000.png") == {"price": 12, "name": 'red "one"'}
+    (photos / "metadata.jsonl").write_text("{")  # the first one counts
     assert source.facts("b/001.png") == {"price": "nan", "name": None} and source.facts("b/003.png") == {}
+    (photos / "metadata.csv").write_text("file_name,sold\na/000.png,true\nb/001.png,False\n")
+    assert [FolderSource(photos).facts(id_)["sold"] for id_ in ("a/000.png", "b/001.png")] == [True, False]
     (photos / "metadata.csv").write_text("name\nx\n")
     with pytest.raises(StoreError, match="file_name"):
         FolderSource(photos).facts("a/000.png")
