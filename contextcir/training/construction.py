@@ -34,7 +34,8 @@ def check_arguments(args: Any, model: Any, kwargs: dict[str, Any]) -> None:
                 raise ValueError(f"{name} belongs to one model. Leave it out, or give model instead of model_init.")
     for name in args.report_to:
         if not any(importlib.util.find_spec(library) for library in REPORTERS.get(name, (__name__,))):
-            raise ImportError(f"report_to={name} needs {name}: pip install {name}.")
+            extra = f"contextcir[{name}]" if name in REPORTERS else name
+            raise ImportError(f"report_to={name} needs {name}: pip install {extra}.")
     train = kwargs.get("train_dataset")
     if is_stream(train):
         _check_stream(args)

@@ -72,14 +72,14 @@ def test_a_build_that_is_killed_leaves_the_table_as_it_was(tmp_path):
     index.add([str(row) for row in range(MANY)], 0.5 * unit(MANY, 3))
     index.add(IDS, VECTORS, FACTS)
     killed = 0
-    for delay in (0, 0.1, 0.2, 0.4):
+    for delay in (0.05, 0.3):
         builder = process(WRITER, where, "build")
         time.sleep(delay)
         builder.send_signal(signal.SIGKILL)
         killed += "done" not in builder.communicate()[0]
         assert len(index) == MANY + 70
         assert ids_of(index.search(QUERY, 3, parse_filters(["colour!=nothing"]))) == [[IDS[0], IDS[1], IDS[3]]]
-    assert killed >= 2
+    assert killed >= 1
     index.build()
     again = LanceIndex(**where)
     assert not again.exact and ids_of(again.search(QUERY, 3)) == [IDS[:3]] and len(again.digests()) == MANY + 70
@@ -88,7 +88,7 @@ def test_a_build_that_is_killed_leaves_the_table_as_it_was(tmp_path):
 @pytest.mark.slow
 def test_adding_that_is_killed_leaves_whole_batches(tmp_path):
     where = {"uri": str(tmp_path / "lance")}
-    for _ in range(3):
+    for _ in range(2):
         writer = process(WRITER, where, "add")
         for _ in range(4):
             last = int(writer.stdout.readline())
