@@ -1,4 +1,4 @@
-"""What a server counts, for Prometheus. Names and labels hold no texts and no ids."""
+"""Count requests and seconds for Prometheus. Names and labels hold no texts and no ids."""
 
 from prometheus_client import (
     CollectorRegistry,

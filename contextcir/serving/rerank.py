@@ -1,4 +1,4 @@
-"""What a re-ranker says of images: questions with answers, and a verdict with its reason."""
+"""The contract of a re-ranker: questions with answers for each image, and a verdict with its reason."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""What requests hold and what answers hold. FastAPI writes the documentation of the API from these classes."""
+"""Define the forms of requests and answers. FastAPI writes the documentation of the API from these classes."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal

@@ -1,4 +1,4 @@
-"""What the routes do: from a form to an answer, within the limits."""
+"""Answer requests: from a form to an answer, within the limits."""
 
 import asyncio
 import base64

@@ -1,4 +1,4 @@
-"""What is trained of a model, and in which type: frozen parts, and float32 weights."""
+"""Freeze parts of a model, and train the others in float32."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What one does with stored galleries: index images, add and remove some, bring a gallery up to date."""
+"""Index images, add and remove some, and bring a stored gallery up to date."""
 
 import os
 import time
