@@ -8,14 +8,23 @@ ROOT = Path(__file__).parents[1]
 
 
 def marked(path: Path) -> Iterator[tuple[str, str, str]]:
-    """Yield id, promised outcome and name of each test of a file that has `@pytest.mark.fault(id, outcome)`."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            continue
-        for decorator in node.decorator_list:
-            if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "pytest.mark.fault":
-                id_, outcome = (ast.literal_eval(argument) for argument in decorator.args)
-                yield id_, outcome, node.name
+    """Yield id, promised outcome and name of each test of a file that has `@pytest.mark.fault(id, outcome)`, directly
+    or by the name of a mark that several tests share."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    shared = {
+        target.id: statement.value
+        for statement in tree.body
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        if isinstance(target, ast.Name)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            for mark in node.decorator_list:
+                call = shared.get(mark.id) if isinstance(mark, ast.Name) else mark
+                if isinstance(call, ast.Call) and ast.unparse(call.func) == "pytest.mark.fault":
+                    id_, outcome = (ast.literal_eval(argument) for argument in call.args)
+                    yield id_, outcome, node.name
 
 
 def faults() -> str:
