@@ -55,7 +55,10 @@ check: .venv/installed  ## Lint, format, types and the dependency rule
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_architecture.py
 
-bench: data/scenes/triplets/.noun_phrases  ## Measure speed and memory
+runs/demo/model.safetensors:
+	$(MAKE) demo
+
+bench: data/scenes/triplets/.noun_phrases runs/demo/model.safetensors  ## Measure speed and memory
 	$(BIN)/python -m research.bench.models --parts contextcir search ranking --output docs/results/bench.json
 	$(BIN)/python -m research.bench.models --parts instructcir --output docs/results/bench_instructcir.json
 	$(BIN)/python -m research.bench.data --output docs/results/bench_data.json

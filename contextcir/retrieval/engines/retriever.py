@@ -9,6 +9,7 @@ from contextcir.retrieval.base import Gallery, Query, Ranking, check_searchable
 from contextcir.retrieval.dense import DenseRetriever
 from contextcir.retrieval.engines.quantised import QuantisedIndex
 from contextcir.retrieval.index import Rows
+from contextcir.retrieval.ranking import rank
 
 
 class QuantisedRetriever:
@@ -39,11 +40,11 @@ class QuantisedRetriever:
         are exact.
         """
         check_searchable(queries, gallery)
-        rows = self.dense.gallery_embeds(gallery)
-        exact = self.dense.search(queries, gallery, k, exclude_reference=exclude_reference, wanted=wanted)
         if not queries:
-            return exact
-        found = self._index(gallery, rows).search(self.dense.encode(queries, gallery).cpu(), k + exclude_reference)
+            return self.dense.search(queries, gallery, k, exclude_reference=exclude_reference, wanted=wanted)
+        rows, embeds = self.dense.gallery_embeds(gallery), self.dense.encode(queries, gallery)
+        exact = rank(queries, gallery, embeds, rows, k, exclude_reference, wanted=wanted)
+        found = self._index(gallery, rows).search(embeds.cpu(), k + exclude_reference)
         kept = [
             [(id_, score) for id_, score in some if not (exclude_reference and id_ == query.reference_id)][:k]
             for query, some in zip(queries, found, strict=True)

@@ -213,7 +213,7 @@ def test_a_full_disk(photos, tmp_path):
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_unlabelled_settings_are_refused(photos, tmp_path):
+def test_settings_that_do_not_exist_are_refused(photos, tmp_path):
     for options in ({"dtype": "int4"}, {"step": "start"}, {"shard_size": 0}):
         with pytest.raises(ValueError, match=str(next(iter(options.values())))):
             index(photos, tmp_path / "g", **options)

@@ -1,10 +1,13 @@
 """The cache of galleries: by the content of images and by who embeds."""
 
+from functools import partial
+
 import pytest
 
 from contextcir.data.images import ImageError
 from contextcir.retrieval.base import Gallery
 from contextcir.retrieval.store.cache import GalleryCache
+from contextcir.retrieval.store.operations import index_images
 from tests.retrieval.models import make_images, make_queries
 from tests.retrieval.store.photos import CountingModel, retriever_of
 
@@ -30,8 +33,6 @@ def test_a_gallery_is_embedded_once_for_each_model(tmp_path):
 
 
 def test_an_interrupted_gallery_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr("contextcir.retrieval.store.operations.SHARD_SIZE", 4)
-
     class Stopping(CountingModel):
         limit = 6
 
@@ -40,12 +41,8 @@ def test_an_interrupted_gallery_goes_on(tmp_path, monkeypatch):
                 raise KeyboardInterrupt
             return super().get_image_features(pixel_values)
 
-    from contextcir.retrieval.store import operations
-
-    index = operations.index_images
-    monkeypatch.setattr(
-        "contextcir.retrieval.store.cache.index_images", lambda *args, **options: index(*args, shard_size=4, **options)
-    )
+    small = partial(index_images, shard_size=4)
+    monkeypatch.setattr("contextcir.retrieval.store.cache.index_images", small)
     model = Stopping()
     with pytest.raises(KeyboardInterrupt):
         search(tmp_path, make_images(), model)

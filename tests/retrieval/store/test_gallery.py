@@ -71,7 +71,7 @@ def test_image_only_text_only_and_the_weight_between(photos, gallery):
     assert torch.allclose(mixed, expected, atol=1e-6)
 
 
-def test_text_only():
+def test_text_only(tmp_path):
     seen = []
 
     def encode_queries(images, texts):
@@ -79,13 +79,10 @@ def test_text_only():
         return torch.eye(len(texts), 3)
 
     retriever = DenseRetriever(lambda images: torch.eye(len(images), 3), encode_queries, identity=Identity("mine"))
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        images = Gallery(["x", "y"], [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")])
-        gallery = Gallery.build(images, retriever, folder, quiet=True)
-        assert ids(gallery.search(text="red")) == ["x", "y"] and seen == [None]
-        assert gallery.image("y").getpixel((0, 0)) == (0, 0, 255)
+    images = Gallery(["x", "y"], [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")])
+    gallery = Gallery.build(images, retriever, tmp_path, quiet=True)
+    assert ids(gallery.search(text="red")) == ["x", "y"] and seen == [None]
+    assert gallery.image("y").getpixel((0, 0)) == (0, 0, 255)
 
 
 def test_filters(gallery):
