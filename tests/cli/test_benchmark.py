@@ -95,6 +95,7 @@ def test_model_and_baselines(run, data, clip_folder, tmp_path, capsys):
     assert [side["scores"]["recall@1"] for side in sides[:3]] == loaded.scores(ranking)["recall@1"].tolist()
 
 
+@pytest.mark.slow
 def test_scenes_say_what_goes_wrong_and_where_phrases_look(run, clip_folder, tmp_path, capsys):
     sizes = {"num_train": 2, "num_validation": 24, "num_test": 24, "gallery_size": 200, "image_size": 48}
     build_scenes.main(["--output", f"{tmp_path}/scenes", *(f"--{name}={size}" for name, size in sizes.items())])

@@ -119,6 +119,7 @@ def test_errors_are_one_line_that_begins_with_the_command(argv, named, capsys):
     assert re.search(named, line), line
 
 
+@pytest.mark.slow
 def test_a_script_is_its_command(request):
     for script, name in (("train", "train"), ("benchmark", "benchmark"), ("generate_captions", "generate")):
         done = subprocess.run(

@@ -129,6 +129,7 @@ def test_an_image_folder_is_not_changed(fake, tmp_path):
     assert len(list((tmp_path / "images").iterdir())) == 3
 
 
+@pytest.mark.slow
 def test_published_with_images_and_phrases(tmp_path):
     folder = write_parquet(tmp_path / "data", train=triplets(3))
     with LoopbackHub() as hub:

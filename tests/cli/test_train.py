@@ -260,6 +260,7 @@ def test_lora_trains_adapters_and_leaves_a_plain_model(options):
 OF_INSTRUCTCIR = {"model": "instructcir"}
 
 
+@pytest.mark.slow
 def test_instructcir_and_its_second_stage(options, tmp_path):
     options |= {"benchmark": write_benchmark(tmp_path / "bench"), "ema_momentum": 0.9, "predictor_hidden_size": 7}
     options |= {"save_strategy": "steps", "save_steps": 1}
@@ -433,6 +434,7 @@ train.main(sys.argv[2:])
 @pytest.mark.fault("P01", "train --push_to_hub makes a private repository, and a public one with --hub_public")
 @pytest.mark.fault("P02", "train --push_to_hub publishes weights, configs, code, card and record, without local paths")
 @pytest.mark.parametrize("public", [False, True])
+@pytest.mark.slow
 def test_data_from_the_hub_and_the_model_to_it(options, tmp_path, public):
     parquet = f"{options.pop('data')}/train-00000-of-00001.parquet"
     options |= {"data": "tester/triplets", "data_config": "triplets", "save_strategy": "steps", "save_steps": 2}

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from research.faults import ROOT, faults, marked
 
 
@@ -16,6 +18,7 @@ def test_marks_are_found_directly_and_by_name(tmp_path):
     assert sorted(marked(tmp_path / "test_x.py")) == [("A", "a", "test_a"), ("B", "b", "test_b"), ("C", "c", "test_b")]
 
 
+@pytest.mark.slow
 def test_the_tests_are_those_that_pytest_collects():
     path = "tests/training/test_saving.py"
     command = [sys.executable, "-m", "pytest", "-o", "addopts=", "-m", "fault", "--collect-only", "-q", path]

@@ -63,6 +63,7 @@ def test_those_that_arrive_during_a_pass_share_the_next(gallery, start, retrieve
     assert sizes == [1, 5]
 
 
+@pytest.mark.slow
 def test_a_full_queue_refuses(gallery, start, retriever, monkeypatch):
     passes(retriever, monkeypatch, seconds=0.5)
     client = start(gallery, settings=Settings(queue=3, batch=1))

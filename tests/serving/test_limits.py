@@ -86,6 +86,7 @@ def test_fields_are_limited_too(client):
     assert client.post("/search", files={"picture": ("a.png", PICTURE)}).status_code == 422
 
 
+@pytest.mark.slow
 def test_a_slow_upload_is_cut_off_and_holds_nobody_up(gallery):
     """One client sends a byte now and then. Others search meanwhile, and the slow one gets 408."""
     with serving(create_app(gallery, settings=Settings(upload_seconds=1.5, uploads=1))) as server:

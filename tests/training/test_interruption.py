@@ -31,6 +31,7 @@ class SendAt(TrainerCallback):
 
 @STOP
 @pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_and_ends_with_the_same_bits(build, number):
     whole = build(output="whole", max_steps=6)
     whole.train(resume_from_checkpoint="auto")  # there is nothing yet
@@ -49,6 +50,7 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_bits(build, number):
 
 
 @STOP
+@pytest.mark.slow
 def test_a_stop_between_micro_batches_goes_back_to_the_last_step(build):
     options = {"max_steps": 4, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}
     whole = build(output="whole", **options)
@@ -79,6 +81,7 @@ def test_a_stop_in_an_evaluation_does_not_wait_for_its_end(build):
 
 @pytest.mark.fault("S06", "a run whose steps are all done trains no more when it is resumed")
 @pytest.mark.parametrize("resume", [True, "auto"])
+@pytest.mark.slow
 def test_a_run_that_was_killed_after_its_last_checkpoint_takes_no_further_step(build, resume):
     options = {"max_steps": 5, "per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 5}
     whole = build(**options)

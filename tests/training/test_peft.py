@@ -24,6 +24,7 @@ def adapted(build, clip_folder):
 
 
 @pytest.mark.fault("L01", "a run with adapters of peft is resumed from its adapters")
+@pytest.mark.slow
 def test_a_run_with_adapters_is_resumed(adapted):
     whole = adapted(output="whole", max_steps=4)
     whole.train()

@@ -51,6 +51,7 @@ def test_two_runs_at_once_in_one_folder_are_refused(build, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_bits(build, workers):
     """Eight triplets, batches of two: step 3 is in the middle of the first epoch, step 6 of the second."""
     options = {"per_device_train_batch_size": 2, "max_steps": 7, "augmentation": "crop", "eval_rows": triplets(3)}
@@ -71,6 +72,7 @@ AVERAGING = {"kind": "instructcir", "ema_momentum": 0.9, "max_steps": 4, "per_de
 AVERAGING |= {"save_strategy": "steps", "save_steps": 2}
 
 
+@pytest.mark.slow
 def test_a_resumed_run_with_a_moving_average_ends_with_the_same_bits(build):
     whole = build(output="whole", **AVERAGING)
     whole.train()
