@@ -1,5 +1,6 @@
 """Load weights and token ids: what does not fit is refused by name, and pickles are read only if asked for."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
@@ -39,6 +40,7 @@ OTHERS = {
 OTHERS |= {"siglip2": OTHERS["siglip"], "owlv2": OTHERS["owlvit"]}
 HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "subfolder", "force_download", "proxies")
 SMALLEST_VOCABULARY = 256 + 2  # byte-level BPE: all bytes, begin and end
+WRAPPED = {r"_orig_mod\.": "", r"\.base_layer\.": "."}  # names in a compiled model, and beside adapters of LoRA
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.bin")
 
 
@@ -109,10 +111,11 @@ def load_whole(load: Any, name_or_path: str | PathLike, *args: Any, **kwargs: An
     options = {**kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True}
     with _naming_damaged_files(name_or_path), _explaining_pickles(name_or_path, kwargs, allow_pickle):
         model, info = load(name_or_path, *args, **options)
-        if any("_orig_mod." in key for key in info["unexpected_keys"]):  # saved from a compiled model
-            model, info = load(name_or_path, *args, **options, key_mapping={r"_orig_mod\.": ""})
+        if any(re.search("|".join(WRAPPED), key) for key in info["unexpected_keys"]):
+            model, info = load(name_or_path, *args, **options, key_mapping=WRAPPED)
             if hasattr(model, "_weight_conversions"):  # by which transformers would save under the old names
                 del model._weight_conversions
+            _merge_adapters(model, info, name_or_path)
     _refuse_unfitting_weights(model, info, name_or_path, ignore_shapes)
     return model, info
 
@@ -227,13 +230,26 @@ def _pickles(name_or_path: str | PathLike, kwargs: dict[str, Any]) -> Iterator[s
             return
 
 
+def _merge_adapters(model: PreTrainedModel, info: dict[str, Any], folder: str | PathLike) -> None:
+    """Add the adapters of a LoRA run's checkpoint to its resting weights. Their scale is saved beside them."""
+    if "lora_scale" not in info["unexpected_keys"]:
+        return
+    saved = {key: value for file in Path(folder).glob("*.safetensors") for key, value in load_state_dict(file).items()}
+    with torch.no_grad():
+        for key in [key for key in info["unexpected_keys"] if ".lora_A." in key and key in saved]:
+            update = saved["lora_scale"] * saved[key.replace(".lora_A.", ".lora_B.")].float() @ saved[key].float()
+            weight = model.get_parameter(key.partition(".lora_A.")[0] + ".weight")
+            weight += update.to(weight)
+    info["unexpected_keys"] = {key for key in info["unexpected_keys"] if key not in saved}
+
+
 def _refuse_unfitting_weights(
     model: nn.Module, info: dict[str, Any], name_or_path: str | PathLike, ignore_shapes: bool
 ) -> None:
     if any(".lora_A." in key for key in info["unexpected_keys"]):
         raise ValueError(
-            f"{str(name_or_path)!r} is a checkpoint of a run with LoRA, whose adapters are not merged yet. Resume the"
-            " run, which merges them at its end; with get_peft_model, load the adapter on its base."
+            f"{str(name_or_path)!r} holds adapters of LoRA that are not merged, and not their scale. Resume the run,"
+            " which merges them at its end; with get_peft_model, load the adapter on its base."
         )
     infinite = [name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()]
     # Buffers in files of transformers 4

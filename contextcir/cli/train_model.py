@@ -50,8 +50,8 @@ def add_lora(model, args: ModelArguments) -> Callable[[], None]:
     """
     Puts LoRA adapters into the encoders, in place; all outside the encoders trains in full.
 
-    Checkpoints of the run hold the adapters beside the resting weights. The returned function merges them, so that the
-    model that is saved in the end is a plain one that loads without peft.
+    Checkpoints of the run hold the adapters beside the resting weights, and their scale, with which they load as a
+    model. The returned function merges them, so that the model that is saved in the end is a plain one.
     """
     try:
         from peft import LoraConfig, LoraModel
@@ -66,4 +66,10 @@ def add_lora(model, args: ModelArguments) -> Callable[[], None]:
     adapted = LoraModel(model, config, "default")
     for parameter in trained:
         parameter.requires_grad_(True)
-    return adapted.merge_and_unload
+    model.register_buffer("lora_scale", torch.tensor(args.lora_alpha / args.lora_rank))
+
+    def merge() -> None:
+        adapted.merge_and_unload()
+        del model.lora_scale
+
+    return merge

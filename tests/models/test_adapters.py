@@ -4,6 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from contextcir.cli.train_arguments import ModelArguments
+from contextcir.cli.train_model import add_lora
 from contextcir.training.adapters import lora_config, modules_outside_encoders
 from contextcir.training.trainer import CIRTrainer
 from contextcir.training.training_args import CIRTrainingArguments
@@ -57,12 +59,32 @@ def test_an_adapter_holds_all_that_is_new(clip_folder, batch, tmp_path, kind):
     )
 
 
-@pytest.mark.fault("L36", "weights of a run with --lora_rank that is not finished say what they are")
-def test_unmerged_adapters_are_named(clip_folder, tmp_path):
+@every_adapted
+@pytest.mark.fault("L36", "a checkpoint of an unfinished run with --lora_rank loads, with its adapters merged")
+def test_a_checkpoint_with_adapters_loads(clip_folder, batch, tmp_path, kind):
+    model = from_clip(clip_folder, kind, seed=0)
+    merge = add_lora(model, ModelArguments(clip_name_or_path=clip_folder, lora_rank=2, lora_alpha=6))
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    expected = step(model, batch)
+    model.save_pretrained(tmp_path / "checkpoint")
+    merge()
+    model.save_pretrained(tmp_path / "merged")
+    for name in ("checkpoint", "merged"):
+        loaded = KINDS[kind][0].from_pretrained(tmp_path / name)
+        assert_equal_outputs(expected, step(loaded, batch), atol=1e-5)
+    assert not torch.allclose(
+        expected.query_embeds, step(from_clip(clip_folder, kind, 0), batch).query_embeds, atol=1e-3
+    )
+
+
+@pytest.mark.fault("L36", "adapters whose scale is not known are named")
+def test_adapters_without_a_scale_are_named(clip_folder, tmp_path):
     model = from_clip(clip_folder, "contextcir", seed=0)
-    peft.LoraModel(model, lora_config(model, rank=2), "default")  # in place, as `contextcir train --lora_rank` does
+    peft.LoraModel(model, lora_config(model, rank=2), "default")
     model.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="LoRA.*Resume the run"):
+    with pytest.raises(ValueError, match="LoRA.*scale"):
         KINDS["contextcir"][0].from_pretrained(tmp_path)
 
 
