@@ -21,11 +21,13 @@ class BenchmarkEvaluator:
 
     Attributes:
         metric_names (`list[str]`): The names of the metrics.
+        protocol_id (`str`): Of the benchmark.
     """
 
     def __init__(self, benchmark: Benchmark, processor: Any, *, autocast: torch.dtype | None, batch_size: int):
         self.benchmark, self.processor = benchmark, processor
         self.options: dict[str, Any] = {"autocast": autocast, "batch_size": batch_size}
+        self.protocol_id = benchmark.protocol_id
         self.metric_names = [f"{name}@{k}" for name, ks in benchmark.metrics.items() for k in ks]
 
     def __call__(self, model: Any) -> dict[str, float]:

@@ -123,6 +123,8 @@ def evaluation_results(record: Mapping[str, Any], measured: dict[str, Any] | Non
         found = record.get("metrics") or {}
         metrics = {key.removeprefix("eval_"): found[key] for key in found if key.startswith("eval_") and "@" in key}
         intervals, arguments = {}, {"queries": data.get("benchmark_max_queries") or "all"}
+        if record.get("protocol_id"):
+            arguments = {"protocol_id": record["protocol_id"], **arguments}
     if not name:
         return []
     return [

@@ -140,6 +140,7 @@ class TrainingRun(Publishing, ResumableTraining):
             "processes": self.args.world_size,
             "arguments": _recorded_arguments(self.args),
             "training": {**(trained[-1] if trained else {}), **(finished[-1] if finished else {})},
+            "protocol_id": getattr(self.evaluator, "protocol_id", None),
             "metrics": {key: value for entry in last for key, value in entry.items()},
             "history": history,
             "versions": versions(),

@@ -304,6 +304,8 @@ def test_the_average_is_measured_and_saved_where_that_is_asked_for(options, tmp_
         + ["--split", "validation"]
     )
     assert record["results"][0]["metrics"]["recall@1"] == pytest.approx(metrics["eval_recall@1"])
+    protocol_id = json.loads((Path(options["output_dir"]) / "training.json").read_text())["protocol_id"]
+    assert record["protocol_id"] == protocol_id
     assert "weights here: the moving average;" in (folder / "README.md").read_text()
 
 

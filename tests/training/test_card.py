@@ -10,6 +10,7 @@ from contextcir.training.card import hub_name_of, licence_of, render_card
 
 TEMPLATES = ["contextcir", "instructcir", "cir_baseline"]
 RECORD = {
+    "protocol_id": "folder/bench-0f/reference-included",
     "command": "contextcir train --data user/triplets",
     "commit": None,
     "data": {
@@ -65,6 +66,7 @@ def test_metadata(tmp_path, template):
     (result,) = data.eval_results
     assert (result.dataset_type, result.dataset_split) == ("user/bench", "validation")
     assert (result.metric_type, result.metric_value) == ("recall@1", 12.3457)
+    assert result.dataset_args == {"protocol_id": "folder/bench-0f/reference-included", "queries": "all"}
 
 
 @pytest.mark.fault("P03", "a measured model's card has protocol, intervals and the retrieval grid")
