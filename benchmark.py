@@ -1,8 +1,6 @@
 """The command `contextcir benchmark`, as a script."""
 
-import sys
-
-from contextcir.cli.main import command
+from contextcir.cli.main import script
 
 if __name__ == "__main__":
-    sys.exit(command("benchmark"))
+    script("benchmark")

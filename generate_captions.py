@@ -1,8 +1,6 @@
 """The command `contextcir generate`, as a script."""
 
-import sys
-
-from contextcir.cli.main import command
+from contextcir.cli.main import script
 
 if __name__ == "__main__":
-    sys.exit(command("generate"))
+    script("generate")

@@ -1,8 +1,6 @@
 """The command `contextcir train`, as a script: `accelerate launch train.py …`."""
 
-import sys
-
-from contextcir.cli.main import command
+from contextcir.cli.main import script
 
 if __name__ == "__main__":
-    sys.exit(command("train"))
+    script("train")

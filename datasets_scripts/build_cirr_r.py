@@ -8,7 +8,6 @@ further options. The human caption stays in the column `original_caption`; a new
 `--test_sets` with the folder of CIRR leaves out images that models are measured on.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from contextcir.benchmarks.cirr import training_triplets
 from contextcir.benchmarks.files import find_root
 from contextcir.cli.options import CommandParser
 from contextcir.cli.running import run
+from contextcir.runtime.leaving import leave_with
 from datasets_scripts.pair_files import write_and_caption
 
 
@@ -51,4 +51,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, "contextcir data cirr-r"))
+    leave_with(lambda: run(main, "contextcir data cirr-r"))

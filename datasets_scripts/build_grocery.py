@@ -12,7 +12,6 @@ descriptions of the original, the templates of the texts are in `grocery_texts.y
 
 import csv
 import random
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,6 +25,7 @@ from transformers.hf_argparser import HfArg
 from contextcir.cli.options import CommandParser
 from contextcir.cli.running import run
 from contextcir.data.images import encode_image, load_image
+from contextcir.runtime.leaving import leave_with
 from datasets_scripts.publishing import finish, write_card
 
 WORDS = Path(__file__).with_name("grocery_words.csv")
@@ -265,4 +265,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, "contextcir data grocery"))
+    leave_with(lambda: run(main, "contextcir data grocery"))

@@ -10,7 +10,6 @@ bounds. Similarities of another CLIP have another scale. With a `--model`, `cont
 and takes all further options.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from contextcir.cli.options import CommandParser
 from contextcir.cli.running import run
 from contextcir.data.folders import images_in
 from contextcir.data.pairs import mine_pairs
+from contextcir.runtime.leaving import leave_with
 from datasets_scripts.pair_files import write_and_caption
 
 
@@ -80,4 +80,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, "contextcir data hotel-cir"))
+    leave_with(lambda: run(main, "contextcir data hotel-cir"))

@@ -8,7 +8,6 @@ The splits of the benchmark become the configurations `gallery`, `queries` and `
 image cannot be read. Check whether you may redistribute the images: `--push_to_hub` creates a private dataset.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from contextcir.benchmarks.files import find_root
 from contextcir.cli.options import CommandParser
 from contextcir.cli.running import run
 from contextcir.data.images import stored_image
+from contextcir.runtime.leaving import leave_with
 from datasets_scripts.publishing import finish, write_card
 
 BENCHMARKS = {"cirr": cirr, "circo": circo, "fashioniq": fashioniq, "lasco": lasco}
@@ -94,4 +94,4 @@ def main(argv: Sequence[str]) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, "contextcir data published"))
+    leave_with(lambda: run(main, "contextcir data published"))

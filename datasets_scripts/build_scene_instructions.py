@@ -20,7 +20,6 @@ import multiprocessing
 import random
 import shutil
 import signal
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -33,6 +32,7 @@ from transformers.hf_argparser import HfArg
 from contextcir.cli import generate
 from contextcir.cli.options import CommandParser
 from contextcir.cli.running import run
+from contextcir.runtime.leaving import leave_with
 from contextcir.scenes import Scene, sample_family
 from contextcir.scenes.oracle import Oracle
 from contextcir.scenes.truth import Truth
@@ -130,4 +130,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, "contextcir data scene-instructions"))
+    leave_with(lambda: run(main, "contextcir data scene-instructions"))

@@ -16,7 +16,6 @@ Same arguments, same files.
 
 import json
 import random
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from transformers.hf_argparser import HfArg
 
 from contextcir.cli.options import CommandParser
 from contextcir.cli.running import run
+from contextcir.runtime.leaving import leave_with
 from contextcir.scenes import MAX_EDITS, Scene, render, sample_query, scene_to_json
 
 
@@ -76,4 +76,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, "contextcir data scene-pairs"))
+    leave_with(lambda: run(main, "contextcir data scene-pairs"))

@@ -16,7 +16,6 @@ The build goes into a hidden folder beside the output, and replaces the output w
 
 import json
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from transformers.hf_argparser import HfArg
 
 from contextcir.cli.options import CommandParser
 from contextcir.cli.running import run
+from contextcir.runtime.leaving import leave_with
 from contextcir.scenes import KINDS, VERSION, compose, count_kinds, fingerprint
 from contextcir.scenes.rows import BENCHMARK_CONFIGS, benchmark_rows, bounds, training_triplets, validation_triplets
 from datasets_scripts.publishing import finish, write_card
@@ -130,4 +130,4 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, "contextcir data scenes"))
+    leave_with(lambda: run(main, "contextcir data scenes"))

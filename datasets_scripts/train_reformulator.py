@@ -19,7 +19,6 @@ processes.
 """
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from transformers.hf_argparser import HfArg
 
 from contextcir.cli.options import CommandParser
 from contextcir.cli.running import run
+from contextcir.runtime.leaving import leave_with
 
 PUBLISHED = (
     "README.md",
@@ -102,4 +102,4 @@ def main(argv: Sequence[str]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, "contextcir data reformulator"))
+    leave_with(lambda: run(main, "contextcir data reformulator"))

@@ -190,6 +190,6 @@ def write_submission(files: dict[str, Any], folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    from contextcir.cli.main import command
+    from contextcir.cli.main import script
 
-    sys.exit(command("benchmark"))
+    script("benchmark")

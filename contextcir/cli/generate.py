@@ -232,6 +232,6 @@ def draw_figures(report: dict[str, Any], folder: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    from contextcir.cli.main import command
+    from contextcir.cli.main import script
 
-    sys.exit(command("generate"))
+    script("generate")

@@ -137,6 +137,6 @@ def report(outcome, folder: str) -> int:
 
 
 if __name__ == "__main__":
-    from contextcir.cli.main import command
+    from contextcir.cli.main import script
 
-    sys.exit(command("index"))
+    script("index")

@@ -4,8 +4,10 @@ import difflib
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from contextcir.cli.running import run
+from contextcir.runtime.leaving import leave_with
 
 COMMANDS = {  # name -> module with a `main`, what it does
     "index": ("contextcir.cli.index", "embed images once, to search from then on"),
@@ -48,12 +50,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def command(name: str, argv: Sequence[str] | None = None) -> int:
-    """Run one sub-command, as `train.py` and its like do. Returns its exit code."""
+    """Run one sub-command. Returns its exit code."""
 
     def run_module(argv):
         return importlib.import_module(COMMANDS[name][0]).main(argv)
 
     return run(run_module, f"contextcir {name}", argv)
+
+
+def console() -> NoReturn:
+    """`contextcir`, as it is installed."""
+    leave_with(main)
+
+
+def script(name: str) -> NoReturn:
+    """One sub-command as a program of its own, such as `accelerate launch train.py`."""
+    leave_with(lambda: command(name))
 
 
 def overview() -> str:
@@ -76,4 +88,4 @@ def overview() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console()

@@ -12,7 +12,6 @@ uploaded. `contextcir train --push_to_hub` does the same at the end of a trainin
 """
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +66,6 @@ def read(path: Path) -> dict:
 
 
 if __name__ == "__main__":
-    from contextcir.cli.main import command
+    from contextcir.cli.main import script
 
-    sys.exit(command("publish"))
+    script("publish")

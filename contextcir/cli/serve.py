@@ -224,6 +224,6 @@ def run(app: Any, listening: socket.socket, ready: str) -> None:
 
 
 if __name__ == "__main__":
-    from contextcir.cli.main import command
+    from contextcir.cli.main import script
 
-    sys.exit(command("serve"))
+    script("serve")

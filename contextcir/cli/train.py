@@ -19,7 +19,6 @@ loss part and metric), `trainer_state.json` and a model card rendered from that 
 import json
 import os
 import shlex
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -172,6 +171,6 @@ def describe_run(argv: Sequence[str], model_args: ModelArguments, data_args: Dat
 
 
 if __name__ == "__main__":
-    from contextcir.cli.main import command
+    from contextcir.cli.main import script
 
-    sys.exit(command("train"))
+    script("train")
