@@ -1,8 +1,12 @@
-"""Find keys, tokens and passwords in text files before they are published."""
+"""Find keys, tokens and passwords in texts and in the texts of Parquet files before they are published."""
 
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 _NAMES = r"(?:token|secret|passw(?:or)?d|passphrase|api[_-]?key|access[_-]?key|private[_-]?key)"
 PATTERNS = {  # what it is -> how it looks; the group `value`, if any, must hold a letter and a digit
@@ -44,26 +48,48 @@ def _is_secret(value: str | None) -> bool:
 
 def refuse_secrets(files: dict[str, Path]) -> None:
     """
-    Check files before they are published. Files that are no UTF-8 text, such as weights and Parquet, are not read to
-    the end.
+    Check files before they are published: texts by lines, and the texts in Parquet files by rows. Other files that are
+    no UTF-8 text, such as weights and pictures, are not read to the end.
 
     Args:
         files (`dict[str, Path]`): Name on the Hub -> file.
 
     Raises:
-        ValueError: A text file seems to hold a secret. File, line and kind are named.
+        ValueError: A file seems to hold a secret. File, line or row, and kind are named.
     """
     for name, path in files.items():
         with open(path, "rb") as file:
-            if b"\0" in file.read(8192):
-                continue
+            start = file.read(8192)
+        parquet = start.startswith(b"PAR1")
+        if b"\0" in start and not parquet:
+            continue
         try:
             with open(path, encoding="utf-8") as text:
-                found = next(find_secrets(text), None)
+                found = next(find_secrets(_text_rows(path) if parquet else text), None)
         except UnicodeDecodeError:
             continue
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{path} is damaged ({error}). Nothing was uploaded. Write it again.") from error
         if found:
             raise ValueError(
-                f"{name}, line {found[0]}, seems to hold {found[1]}. Nothing was uploaded. Remove it from {path}, and"
-                " revoke it if others could have read it."
+                f"{name}, {'row' if parquet else 'line'} {found[0]}, seems to hold {found[1]}. Nothing was uploaded."
+                f" Remove it from {path}, and revoke it if others could have read it."
             )
+
+
+def _text_rows(path: Path) -> Iterator[str]:
+    """Yield the texts of each row of a Parquet file."""
+    with pq.ParquetFile(path) as file:
+        columns = [file.schema.column(place) for place in range(len(file.schema))]
+        texts = [column.path for column in columns if column.logical_type.type == "STRING"]
+        for batch in file.iter_batches(columns=texts):
+            for row in batch.to_pylist():
+                yield "\n".join(_strings(row))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _strings(part)

@@ -4,8 +4,10 @@ import json
 import os
 
 import pytest
+from datasets import Features, Value
 
 from contextcir.data.hub import COMMIT, publish_folder, upload_dataset
+from contextcir.data.parquet import write_parquet
 from contextcir.data.portable import portable_path
 from contextcir.data.secret_scan import find_secrets
 from tests.loopback_hub import LoopbackHub
@@ -81,6 +83,18 @@ def test_secrets_are_refused_before_anything_is_uploaded(hub, folder, kind):
     assert not any(secret in str(refused.value) for secret in (HF, SK, AWS, "secret1", "0aZ9", "horse"))
 
 
+@pytest.mark.fault("P02", "texts in a Parquet file are looked through, and the row is named")
+@pytest.mark.parametrize("kind", SECRETS)
+def test_secrets_in_parquet(hub, folder, kind):
+    rows = [{"text": "a red mug", "notes": [{"by": "me", "says": []}]}] * 2
+    rows.append({"text": "", "notes": [{"by": "", "says": [SECRETS[kind]]}]})
+    features = Features({"text": Value("string"), "notes": [{"by": Value("string"), "says": [Value("string")]}]})
+    write_parquet(rows, features, folder, "train")
+    with pytest.raises(ValueError, match=f"train-.*parquet, row 3, .*{kind}"):
+        publish_folder(folder, "tester/data", files=["*.parquet"], kind="dataset")
+    assert not hub.repos
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -140,11 +154,18 @@ def test_the_card_names_its_commit(hub, folder):
 
 def test_shards_of_an_earlier_build_are_removed(hub, folder):
     for number in range(2):
-        (folder / f"train-{number}.parquet").write_bytes(b"PAR1\0")
+        write_parquet([{"id": number}], Features({"id": Value("int64")}), folder, "x", file=f"train-{number}.parquet")
     upload_dataset(folder, "tester/data")
     (folder / "train-1.parquet").unlink()
     upload_dataset(folder, "tester/data")
     assert sorted(hub.files("dataset", "tester/data")) == ["README.md", "train-0.parquet"]
+
+
+def test_damaged_parquet_is_named(hub, folder):
+    (folder / "train-0.parquet").write_bytes(b"PAR1\0")
+    with pytest.raises(ValueError, match="train-0.parquet is damaged"):
+        upload_dataset(folder, "tester/data")
+    assert not hub.repos
 
 
 def test_nothing_to_publish(hub, folder):
