@@ -159,5 +159,5 @@ class ContextCIRPooler(nn.Module):
         """`(batch_size, num_rows, hidden_size)` and a mask `(batch_size, num_rows)` -> `(batch_size, hidden_size)`."""
         key, value = self.layer.attention.project_memory(self.norm(rows))
         mask = None if mask is None else mask[:, None, None, :]
-        pooled, _ = self.layer(self.seed.expand(len(rows), -1, -1), key, value, mask)
+        pooled, _ = self.layer(self.seed.expand(rows.shape[0], -1, -1), key, value, mask)
         return pooled[:, 0]

@@ -15,7 +15,7 @@ from transformers import initialization as init
 from .clip_model import CIROutput, CLIPBasedModel, check_rows, normalize
 from .configuration_contextcir import ContextCIRConfig
 from .fusion_contextcir import ContextCIRFusion, ContextCIRPooler
-from .text_passes import run_in_passes, split_into_passes
+from .text_passes import is_traced, run_in_passes, split_into_passes
 
 
 class ContextCIRModel(CLIPBasedModel):
@@ -77,6 +77,8 @@ class ContextCIRModel(CLIPBasedModel):
         """Return embeddings of one text for each image, `(batch_size, projection_dim)`, and attentions as from the
         fusion, `(batch_size, length, num_image_tokens)`. Texts of similar length share a pass."""
         batch_size, length = input_ids.shape
+        if is_traced():
+            return self._fuse(prepared, self._encode_texts(input_ids), text_mask, output_attentions)
         embeds: Any = None
         attentions: Any = None
         for index, longest in split_into_passes(text_mask.sum(dim=1).clamp(min=1)):
@@ -96,7 +98,7 @@ class ContextCIRModel(CLIPBasedModel):
         if self.config.target_encoding == "clip":
             return normalize(self.visual_projection(image_tokens[:, 0]))
         empty_text = self._encode_texts(torch.tensor([self.config.empty_text_ids], device=image_tokens.device))
-        return self._fuse(prepared, empty_text.expand(len(image_tokens), -1, -1), None)[0]
+        return self._fuse(prepared, empty_text.expand(image_tokens.shape[0], -1, -1), None)[0]
 
     def _embed_images(self, pixel_values):
         image_tokens = self.encode_images(pixel_values)

@@ -55,7 +55,7 @@ class InstructCIRBlock(GradientCheckpointingLayer):
         if self.config._attn_implementation == "eager":
             attended = attention_weights(query, key, mask).to(value.dtype) @ value
         else:
-            key, value = (tensor.expand(len(query), -1, -1, -1) for tensor in (key, value))
+            key, value = (tensor.expand(query.shape[0], -1, -1, -1) for tensor in (key, value))
             attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
@@ -138,7 +138,7 @@ class InstructCIRModel(CLIPBasedModel):
             return self.text_model(input_ids[index, :longest]).last_hidden_state
 
         tokens = run_in_passes(encode, lengths, input_ids.shape[1])
-        return tokens, self.text_projection(tokens[torch.arange(len(lengths), device=lengths.device), lengths - 1])
+        return tokens, self.text_projection(tokens[torch.arange(lengths.shape[0], device=lengths.device), lengths - 1])
 
     def _encode_images(self, pixel_values, text_tokens, text_mask=None):
         """`f`: embed images, `(batch_size, projection_dim)`, each with its own text or all with the same one."""

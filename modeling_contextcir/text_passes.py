@@ -1,12 +1,22 @@
-"""Encode texts in few passes: texts of similar length share one pass, cut to the longest of them."""
+"""Encode texts in few passes: texts of similar length share one pass, cut to the longest of them.
+
+Which texts these are depends on the data, and cannot be part of a graph: a compiled or exported model (`is_traced`)
+encodes all texts of a batch in one pass, with their padding. The results are the same.
+"""
 
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 # Cost of one more pass of the text encoder, in tokens: on an accelerator, the launch of its kernels.
 PASS_COST = {"cpu": 64, "accelerator": 4096}
+
+
+def is_traced() -> bool:
+    """Return whether the model is being compiled or exported."""
+    return torch.compiler.is_compiling()
 
 
 def split_into_passes(lengths: Tensor) -> list[tuple[Tensor, int]]:
@@ -38,9 +48,13 @@ def split_into_passes(lengths: Tensor) -> list[tuple[Tensor, int]]:
     ]
 
 
-def run_in_passes(function: Callable[[Tensor, int], Tensor], lengths: Tensor, length: int) -> Tensor:
+def run_in_passes(function: Callable[[Any, int], Tensor], lengths: Tensor, length: int) -> Tensor:
     """Call `function(index, longest)` for each pass of [`split_into_passes`], of which there must be one, and put its
     results `(num_texts_of_pass, longest, ...)` together: `(num_texts, length, ...)`, zero where padded."""
+    if is_traced():
+        states = function(slice(None), length)
+        real = torch.arange(length, device=lengths.device) < lengths[:, None]  # (num_texts, length)
+        return torch.where(real.view(*real.shape, *[1] * (states.dim() - 2)), states, 0)
     whole: Any = None
     for index, longest in split_into_passes(lengths):
         part = function(index, longest)
