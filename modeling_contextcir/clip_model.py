@@ -12,6 +12,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .clip_loading import check_tokenizer, empty_text_of_tokenizer, hub_options, load_clip, load_whole
+from .sentence_transformers_files import write_sentence_transformers_files
 
 MAX_LOG_SCALE = 4.60517  # ln 100, rounded down: CLIP's bound
 
@@ -125,6 +126,16 @@ class CLIPBasedModel(PreTrainedModel):
         info = {"missing_keys": set(new.missing_keys), "unexpected_keys": set(), "mismatched_keys": set()}
         return (model.eval(), info) if with_info else model.eval()
 
+    def save_pretrained(self, save_directory: str | PathLike, *args: Any, **kwargs: Any) -> None:
+        """Save the model as in transformers, with the files by which sentence-transformers loads it."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if kwargs.get("is_main_process", True):
+            write_sentence_transformers_files(save_directory)
+
+    def _upload_modified_files(self, working_dir: str | PathLike, *args: Any, **kwargs: Any) -> Any:
+        write_sentence_transformers_files(working_dir)  # before `save_pretrained(..., push_to_hub=True)` pushes
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
+
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
         """Resize the vocabulary as in transformers. Begin and end stay where they are."""
         self.config.begin_end_token_ids = list(self.config.empty_text_ids)
@@ -169,6 +180,23 @@ class CLIPBasedModel(PreTrainedModel):
         """
         return self._embed_images(pixel_values)
 
+    def get_text_features(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        r"""
+        Embed queries that are a text alone: with a blank reference image in the mean colour of CLIP's training images,
+        which is all zeros.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, length)`): Texts, padded on the right.
+            attention_mask (`torch.LongTensor` of shape `(batch_size, length)`, *optional*): 1 for real tokens.
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch_size, projection_dim)`, L2-normalised.
+        """
+        config = self.config.vision_config
+        shape = (input_ids.shape[0], config.num_channels, config.image_size, config.image_size)
+        blank = torch.zeros(shape, dtype=self.dtype, device=input_ids.device)
+        return self.get_query_features(blank, input_ids, attention_mask)
+
     def _encode_batch(self, pixel_values, encoded_images):
         if (pixel_values is None) == (encoded_images is None):
             raise ValueError("Give either `pixel_values` or `encoded_images`.")
@@ -194,14 +222,16 @@ class CLIPBasedModel(PreTrainedModel):
         take the highest id for the end where the end token is 2, as it is in old configs and in MetaCLIP 2."""
         states = self.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         is_end = input_ids == self.config.empty_text_ids[1]
-        return states[torch.arange(len(states), device=states.device), is_end.int().argmax(dim=-1)]
+        return states[torch.arange(states.shape[0], device=states.device), is_end.int().argmax(dim=-1)]
 
 
 def check_rows(input_ids: Tensor, **others: Tensor | None) -> None:
     """Refuse tensors with more or fewer rows than there are texts. Those that are `None` are not checked."""
     for name, tensor in others.items():
-        if tensor is not None and len(tensor) != len(input_ids):
-            raise ValueError(f"`{name}` has {len(tensor)} rows for {len(input_ids)} texts. Give one for each text.")
+        if tensor is not None and tensor.shape[0] != input_ids.shape[0]:
+            raise ValueError(
+                f"`{name}` has {tensor.shape[0]} rows for {input_ids.shape[0]} texts. Give one for each text."
+            )
 
 
 def normalize(embeds: Tensor) -> Tensor:

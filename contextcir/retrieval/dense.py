@@ -124,9 +124,11 @@ class DenseRetriever:
                 return model.get_image_features(pixel_values.to(device, non_blocking=True))
 
         def encode_queries(images: list[Image.Image | None], texts: list[str]) -> torch.Tensor:
-            images = [_blank(processor) if image is None else image for image in images]
+            blank = torch.tensor([image is None for image in images])
+            images = [Image.new("RGB", (1, 1)) if image is None else image for image in images]
             with evaluation_mode(module, autocast) as device:
                 inputs = processor(images=images, text=texts, return_tensors="pt")
+                inputs["pixel_values"][blank] = 0  # the mean colour, as in `get_text_features`
                 names = ("pixel_values", "input_ids", "attention_mask")
                 return model.get_query_features(**{name: inputs[name].to(device) for name in names})
 
@@ -296,9 +298,3 @@ class PixelValues:
 def normalize(embeds: torch.Tensor) -> torch.Tensor:
     """Scale `(..., dim)` to unit length, in float32."""
     return torch.nn.functional.normalize(embeds.float(), dim=-1)
-
-
-def _blank(processor: Any) -> Image.Image:
-    """An image in the mean colour of CLIP's training images, which is all zeros after normalisation."""
-    colour = tuple(round(255 * level) for level in processor.image_processor.image_mean)
-    return Image.new("RGB", (64, 64), colour)

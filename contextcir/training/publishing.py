@@ -27,6 +27,9 @@ MODEL_FILES = (
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
+    "modules.json",  # of sentence-transformers, as the two that follow
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
     "training.json",
     "metrics.json",
     "figures/*.png",

@@ -1,7 +1,5 @@
 """Dense retrieval: order, batches, candidates, and the cache of gallery embeddings."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -68,16 +66,28 @@ def test_paraphrases_of_a_query_are_summed():
 
 
 def test_a_query_without_a_reference_is_encoded_with_a_blank_image(monkeypatch):
-    processor, call, seen = Processor(), Processor.__call__, []
-    processor.image_processor = SimpleNamespace(image_mean=[0.2, 0.4, 0.6])
+    seen = []
 
-    def record(self, images=None, **kwargs):
-        seen.extend(images)
-        return call(self, images=[image.resize((8, 8)) for image in images], **kwargs)
+    class Recording(Model):
+        def get_query_features(self, pixel_values, *args, **kwargs):
+            seen.append(pixel_values)
+            return super().get_query_features(pixel_values, *args, **kwargs)
 
-    monkeypatch.setattr(Processor, "__call__", record)
-    DenseRetriever.from_model(Model(), processor).encode([Query("q", "a bird")], make_gallery())
-    assert [image.getcolors() for image in seen] == [[(64 * 64, (51, 102, 153))]]
+    processor = Processor()
+    monkeypatch.setattr(Processor, "__call__", resizing(Processor.__call__))
+    queries = [Query("q", "a bird"), Query("r", "a bird", reference_id=make_gallery().ids[0]), Query("s", "a bird")]
+    DenseRetriever.from_model(Recording(), processor).encode(queries, make_gallery())
+    (pixel_values,) = seen
+    assert [bool(image.any()) for image in pixel_values] == [False, True, False]
+
+
+def resizing(call):
+    """Processors bring all images to one size."""
+
+    def resized(self, images=None, **kwargs):
+        return call(self, images=images and [image.resize((8, 8)) for image in images], **kwargs)
+
+    return resized
 
 
 def test_a_model_in_training_mode_is_evaluated_without_dropout_and_stays_in_training_mode():
