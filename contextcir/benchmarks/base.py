@@ -53,6 +53,8 @@ class Benchmark:
             this wrong image is, if it is known.
         ground_truth (`Callable[[], Mapping]`, *optional*): Loads what the noun phrases denote, by query id, if it is
             known (scenes).
+        missing (`dict[str, str]`): Id of an image of the gallery whose file is not there -> the reason.
+        remarks (`tuple[str, ...]`): Sentences that who measures must know, such as about images in unusual places.
 
     Raises:
         `ValueError`: An id is unknown or repeated, a text is empty, or a query has no target that can be found.
@@ -72,6 +74,8 @@ class Benchmark:
     empty_texts: bool = False
     distractors: Mapping[str, Mapping[str, str]] | None = None
     ground_truth: Callable[[], Mapping[str, Any]] | None = None
+    missing: Mapping[str, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self):
         if not self.queries:

@@ -18,11 +18,17 @@ On disk, as published: `annotations/<split>.json`, and in `COCO2017_unlabeled` C
 the folder. In both cases it is sorted by id, so that ties are broken in the same way.
 """
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
+
+from pydantic import BaseModel
 
 from contextcir.benchmarks import files
 from contextcir.benchmarks.base import Benchmark
-from contextcir.retrieval.base import Query, Ranking
+from contextcir.benchmarks.image_files import find_images, unpacking
+from contextcir.benchmarks.image_index import image_index
+from contextcir.retrieval.base import Gallery, Query, Ranking
 
 CITATION = """\
 @inproceedings{baldrati2023zero,
@@ -40,8 +46,37 @@ TEXTS = tuple(TEMPLATES)
 OFFICIAL = {"val": {"queries": 220, "images": 123_403}, "test": {"queries": 800, "images": 123_403}}
 KS = (5, 10, 25, 50)
 SUBMITTED = 50  # ids of each query
-KEYS = {"id", "reference_img_id", "relative_caption", "shared_concept"}
-KEYS_OF_VAL = {"target_img_id", "gt_img_ids", "semantic_aspects"}
+FOLDER, LIST = "unlabeled2017", "image_info_unlabeled2017.json"
+
+
+class Row(BaseModel):
+    """A query."""
+
+    id: int
+    reference_img_id: int
+    relative_caption: str
+    shared_concept: str
+
+
+class Scored(Row):
+    """A query whose targets are public."""
+
+    target_img_id: int
+    gt_img_ids: list[int]
+    semantic_aspects: list[str]
+
+
+class Photograph(BaseModel):
+    """An image in COCO's list."""
+
+    id: int
+    file_name: str
+
+
+class Photographs(BaseModel):
+    """COCO's list of images."""
+
+    images: list[Photograph]
 
 
 def load(
@@ -51,44 +86,65 @@ def load(
     With `check_images=False` the images may be missing, if their list exists."""
     files.check_choices("circo", split=(split, SPLITS), protocol=(protocol, PROTOCOLS), text=(text, TEXTS))
     root, scored = Path(path), split == "val"
-    rows = files.read_rows(root / "annotations" / f"{split}.json", KEYS | KEYS_OF_VAL if scored else KEYS)
-    paths = dict(sorted(_image_paths(root / "COCO2017_unlabeled").items()))
-    files.check_counts(f"circo {split} in {path}", {"queries": len(rows), "images": len(paths)}, OFFICIAL[split])
-    if {row["id"] for row in rows} != set(range(len(rows))):
+    rows: Sequence[Row] = files.read_rows(root / "annotations" / f"{split}.json", Scored if scored else Row)
+    places, origin = _places(root)
+    counts = {"queries": len(rows), "images": len(places)}
+    files.check_counts(f"circo {split} in {path}, with {origin},", counts, OFFICIAL[split])
+    if {row.id for row in rows} != set(range(len(rows))):
         raise ValueError(f"circo {split} in {path}: the ids are not 0 to {len(rows) - 1}. Download the annotations.")
+    found = find_images(root, places, f"circo {split}")
+    if check_images:
+        found.check()
+    targets = [row for row in rows if isinstance(row, Scored)]
+    aspects = {row.id: tuple(row.semantic_aspects) for row in targets}
     return [
         Benchmark(
             name="circo",
             protocol_id=f"circo/{split}/{text}/{protocol}",
-            gallery=files.image_gallery(list(map(str, paths)), list(paths.values()), f"circo {split}", check_images),
+            gallery=Gallery(list(found.paths), list(found.paths.values())),
             queries=[
                 Query(
-                    id=str(row["id"]),
-                    modification_text=TEMPLATES[text].format_map(row),
-                    reference_id=str(row["reference_img_id"]),
-                    tags=tuple(row["semantic_aspects"]) if scored else (),
+                    id=str(row.id),
+                    modification_text=TEMPLATES[text].format_map(row.model_dump()),
+                    reference_id=str(row.reference_img_id),
+                    tags=aspects.get(row.id, ()),
                 )
                 for row in rows
             ],
-            relevance={str(row["id"]): set(map(str, row["gt_img_ids"])) for row in rows if scored},
+            relevance={str(row.id): set(map(str, row.gt_img_ids)) for row in targets},
             exclude_reference=protocol == "reference-removed",
             metrics={"map": KS, "recall": KS},
-            main_targets={str(row["id"]): str(row["target_img_id"]) for row in rows} if scored else None,
+            main_targets={str(row.id): str(row.target_img_id) for row in targets} if scored else None,
+            missing=found.missing,
+            remarks=found.remarks,
         )
     ]
 
 
-def _image_paths(root: Path) -> dict[int, Path]:
-    """Return COCO id -> path of the image."""
-    images, info = root / "unlabeled2017", root / "annotations" / "image_info_unlabeled2017.json"
-    if info.is_file():
-        try:
-            return {image["id"]: images / image["file_name"] for image in files.read_json(info)["images"]}
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{info} has no list 'images' with 'id' and 'file_name'. Download it again.") from error
-    if images.is_dir():
-        return {int(image.stem): image for image in images.glob("*.jpg") if image.stem.isdecimal()}
-    raise ValueError(f"The gallery is unknown: there is neither {info} nor {images}. Get one of the two from COCO.")
+def _places(root: Path) -> tuple[dict[str, tuple[str, ...]], str]:
+    """Return image id -> official place, sorted by the number in COCO; and where the ids are from."""
+    lists = [
+        root / folder / LIST for folder in ("COCO2017_unlabeled/annotations", "annotations", "COCO2017_unlabeled")
+    ]
+    if info := next((file for file in lists if file.exists()), None):
+        images = [(image.id, image.file_name) for image in files.read_json(info, Photographs).images]
+        origin = f"the list {info}"
+    else:
+        index = image_index(root)
+        images = [
+            (int(Path(name).stem), f"{int(Path(name).stem):012d}.jpg")
+            for folder, name in index.images()
+            if Path(folder).name == FOLDER and re.fullmatch(r"[0-9]+\.jpg", name)
+        ]
+        origin = f"the images of {FOLDER}, since there is no {LIST}"
+        if not images:
+            names = {name for archive in index.archives.values() for name in archive.images or ()}
+            advice = " ".join(unpacking(root, index, names))
+            raise ValueError(
+                f"The gallery is unknown: there is neither {lists[0]} nor {root / 'COCO2017_unlabeled' / FOLDER}. Get"
+                f" one of the two from COCO. {advice}"
+            )
+    return {str(id_): (f"COCO2017_unlabeled/{FOLDER}/{name}",) for id_, name in sorted(images)}, origin
 
 
 def submission(parts: list[Benchmark], rankings: list[Ranking]) -> dict[str, dict]:

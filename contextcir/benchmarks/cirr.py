@@ -7,17 +7,21 @@ ranking. recall_subset ranks the five other members of a query's image set: chan
 files for the evaluation server (https://cirr.cecs.anu.edu.au).
 
 On disk, as published: `captions/cap.rc2.<split>.json`, `image_splits/split.rc2.<split>.json`, and the images at the
-paths in the latter (`dev/`, `test1/`).
+paths in the latter (`dev/`, `test1/`). Both folders may also be in a folder `cirr` beside `dev/` (CLIP4Cir).
 """
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
 
 from contextcir.benchmarks import files
 from contextcir.benchmarks.base import Benchmark
-from contextcir.retrieval.base import Query, Ranking
+from contextcir.benchmarks.image_files import FoundImages, find_images
+from contextcir.retrieval.base import Gallery, Query, Ranking
 
 CITATION = """\
 @inproceedings{liu2021cirr,
@@ -36,52 +40,96 @@ SUBMITTED = {"recall": 50, "recall_subset": 3}  # names for each query
 MAX_BYTES = 5_000_000
 
 
+class ImageSet(BaseModel):
+    """The images that a query's subset is made of, the reference among them."""
+
+    members: list[str]
+
+
+class Row(BaseModel):
+    """A query."""
+
+    pairid: int
+    reference: str
+    caption: str
+    img_set: ImageSet
+
+
+class Scored(Row):
+    """A query whose target is public."""
+
+    target_hard: str
+
+
+AnyRow = TypeVar("AnyRow", bound=Row)
+
+
 def load(
     path: str, split: str = SPLITS[0], *, protocol: str = PROTOCOLS[0], check_images: bool = True
 ) -> list[Benchmark]:
     """Read a split. Arguments, returns and errors as for [`~contextcir.benchmarks.registry.BenchmarkModule.load`]."""
     files.check_choices("cirr", split=(split, SPLITS), protocol=(protocol, PROTOCOLS))
-    rows, images = _read(Path(path), split, OFFICIAL[split])
+    rows, found = _read(Path(path), split, Scored if split == "val" else Row, OFFICIAL[split])
+    if check_images:
+        found.check()
     return [
         Benchmark(
             name="cirr",
             protocol_id=f"cirr/rc2/{split}/{protocol}",
-            gallery=files.image_gallery(list(images), list(images.values()), f"cirr {split}", check_images),
+            gallery=Gallery(list(found.paths), list(found.paths.values())),
             queries=[
                 Query(
-                    id=str(row["pairid"]),
-                    modification_text=row["caption"],
-                    reference_id=row["reference"],
-                    candidate_ids=tuple(row["img_set"]["members"]),
+                    id=str(row.pairid),
+                    modification_text=row.caption,
+                    reference_id=row.reference,
+                    candidate_ids=tuple(row.img_set.members),
                 )
                 for row in rows
             ],
-            relevance={str(row["pairid"]): {row["target_hard"]} for row in rows if "target_hard" in row},
+            relevance={str(row.pairid): {row.target_hard} for row in rows if isinstance(row, Scored)},
             exclude_reference=True,
             metrics={"recall": (1, 2, 5, 10, 50), "recall_subset": (1, 2, 3)},
             empty_texts=True,
+            missing=found.missing,
+            remarks=found.remarks,
         )
     ]
 
 
-def training_triplets(path: str) -> Iterator[dict[str, Any]]:
+def training_triplets(path: str, *, missing: str = "error") -> Iterator[dict[str, Any]]:
     """Yield the training split, see [`~contextcir.benchmarks.registry.BenchmarkModule`]. The `id` is the pairid."""
-    rows, images = _read(Path(path), "train", TRAINING)
-    files.images_on_disk(list(images.values()), "cirr train")
-    for row in rows:
-        sides = ((row[key], images[row[key]]) for key in ("reference", "target_hard"))
-        yield files.triplet_row(str(row["pairid"]), row["caption"], *sides)
+    rows, found = _read(Path(path), "train", Scored, TRAINING)
+    triplets = [(str(row.pairid), row.caption, row.reference, row.target_hard) for row in rows]
+    yield from files.whole_triplets(triplets, found, missing)
 
 
-def _read(root: Path, split: str, official: dict[str, int]) -> tuple[list[dict], dict[str, Path]]:
-    """Read the annotations, and the paths of the images by name."""
-    rows = files.read_rows(root / "captions" / f"cap.rc2.{split}.json", ("pairid", "reference", "caption", "img_set"))
-    file = root / "image_splits" / f"split.rc2.{split}.json"
-    locations = files.read_json(file)
-    if not isinstance(locations, dict):
-        raise ValueError(f"{file} holds a {type(locations).__name__}, expected name -> path. Download it again.")
+def _read(root: Path, split: str, kind: type[AnyRow], official: dict[str, int]) -> tuple[list[AnyRow], FoundImages]:
+    """Read the annotations, and find the images by name."""
+    annotations, images = _folders(root)
+    captions = annotations / "captions" / f"cap.rc2.{split}.json"
+    rows = files.read_rows(captions, kind)
+    locations = files.read_json(annotations / "image_splits" / f"split.rc2.{split}.json", dict[str, str])
     files.check_counts(f"cirr {split} in {root}", {"queries": len(rows), "images": len(locations)}, official)
-    return rows, {name: root / location for name, location in locations.items()}
+    for number, row in enumerate(rows):
+        for key, name in row.model_dump(include={"reference", "target_hard"}).items():
+            if name not in locations:
+                raise ValueError(
+                    f"{captions}, row {number}, key {key!r}: got {name!r}, expected an image of"
+                    f" split.rc2.{split}.json. Download the official annotations."
+                )
+    places = {name: (os.path.normpath(location),) for name, location in locations.items()}
+    return rows, find_images(images, places, f"cirr {split}")
+
+
+def _folders(root: Path) -> tuple[Path, Path]:
+    """Return the folder of the annotations and that of the images, also where CLIP4Cir wants them."""
+    if not (root / "captions").exists() and (root / "cirr" / "captions").exists():
+        return root / "cirr", root
+    folders = ("train", "dev", "test1")
+    above = root.absolute().parent
+    if root.name == "cirr" and not any((root / name).exists() for name in (*folders, "images")):
+        return root, above if any((above / name).is_dir() for name in folders) else root
+    return root, root
 
 
 def submission(parts: list[Benchmark], rankings: list[Ranking]) -> dict[str, dict]:

@@ -22,17 +22,21 @@ A few captions are blank. Joined, they leave " and second", as in the code of th
 The targets of test are not public and there is no evaluation server: its rankings can be checked but not scored.
 
 On disk, as usual: the authors' `captions/cap.<part>.<split>.json` and `image_splits/split.<part>.<split>.json`, and
-`images/<id>.png` or `.jpg` (the former if both exist), downloaded from the published lists of addresses.
+`images/<id>.png` or `.jpg` (the former if both exist), downloaded from the published lists of addresses. Many of these
+are dead by now.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, Field
 
 from contextcir.benchmarks import files
 from contextcir.benchmarks.base import Benchmark
-from contextcir.retrieval.base import Query
+from contextcir.benchmarks.image_files import find_images
+from contextcir.retrieval.base import Gallery, Query
 
 CITATION = """\
 @inproceedings{wu2021fashion,
@@ -61,6 +65,22 @@ OFFICIAL = {
 TRAINING = {"dress": {"annotations": 5985}, "shirt": {"annotations": 5988}, "toptee": {"annotations": 6027}}
 
 
+class Row(BaseModel):
+    """A reference image, `candidate`, and two captions."""
+
+    candidate: str
+    captions: list[str] = Field(min_length=2, max_length=2)
+
+
+class Scored(Row):
+    """A row whose target is public."""
+
+    target: str
+
+
+AnyRow = TypeVar("AnyRow", bound=Row)
+
+
 def load(
     path: str, split: str = SPLITS[0], *, protocol: str = PROTOCOLS[0], text: str = TEXTS[0], check_images: bool = True
 ) -> list[Benchmark]:
@@ -70,82 +90,71 @@ def load(
     files.check_choices("fashioniq", split=(split, SPLITS), protocol=(protocol, PROTOCOLS), text=(text, TEXTS))
     if (split, protocol) == ("test", "union"):
         raise ValueError("fashioniq has the protocol union for val only: it needs the targets, and test has none.")
-    root = Path(path)
-    on_disk = _images(root)
-    return [_load_part(root, part, split, protocol, text, on_disk, check_images) for part in PARTS]
+    return [_load_part(Path(path), part, split, protocol, text, check_images) for part in PARTS]
 
 
-def training_triplets(path: str, *, text: str = TEXTS[0]) -> Iterator[dict[str, Any]]:
+def training_triplets(path: str, *, text: str = TEXTS[0], missing: str = "error") -> Iterator[dict[str, Any]]:
     """Yield the training split of all parts, see [`~contextcir.benchmarks.registry.BenchmarkModule`].
-    `text` is as for [`load`]; only the first wording is used. An error names the images that the lists of addresses
-    have lost."""
-    root = Path(path)
-    on_disk, triplets = _images(root), []
+    `text` is as for [`load`]; only the first wording is used."""
+    root, triplets = Path(path), []
     for part in PARTS:
-        rows = _annotations(root, part, "train", True)
+        rows = _annotations(root, part, "train", Scored)
         files.check_counts(f"fashioniq {part} train in {path}", {"annotations": len(rows)}, TRAINING[part])
         for id_, (row, wordings) in _texts_by_id(rows, part, text).items():
-            triplets.append((id_, wordings[0], row["candidate"], row["target"]))
-    ids = {id_ for *_, reference, target in triplets for id_ in (reference, target)}
-    paths = {id_: on_disk.get(id_, root / "images" / f"{id_}.png") for id_ in sorted(ids)}
-    files.images_on_disk(list(paths.values()), "fashioniq train (as .png or .jpg)")
-    for id_, wording, *sides in triplets:
-        yield files.triplet_row(id_, wording, *((side, paths[side]) for side in sides))
+            triplets.append((id_, wordings[0], row.candidate, row.target))
+    ids = sorted({id_ for *_, reference, target in triplets for id_ in (reference, target)})
+    found = find_images(root, _places(ids), "fashioniq train (as .png or .jpg)", from_web=True)
+    yield from files.whole_triplets(triplets, found, missing)
 
 
-def _images(root: Path) -> dict[str, Path]:
-    """Return id -> image file. The order of names makes .png win over .jpg."""
-    folder = root / "images"
-    found = {image.stem: image for image in sorted(folder.iterdir())} if folder.is_dir() else {}
-    return {id_: image for id_, image in found.items() if image.suffix in (".jpg", ".png")}
+def _places(ids: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    return {id_: (f"images/{id_}.png", f"images/{id_}.jpg") for id_ in ids}
 
 
-def _annotations(root: Path, part: str, split: str, scored: bool) -> list[dict]:
+def _annotations(root: Path, part: str, split: str, kind: type[AnyRow]) -> list[AnyRow]:
     """Read the pairs of images, each with two captions."""
-    captions = root / "captions" / f"cap.{part}.{split}.json"
-    rows = files.read_rows(captions, {"candidate", "captions"} | ({"target"} if scored else set()))
-    for number, row in enumerate(rows):
-        if len(row["captions"]) != 2:
-            raise ValueError(f"{captions}, row {number}: there are {len(row['captions'])} captions, expected 2.")
-    return rows
+    return files.read_rows(root / "captions" / f"cap.{part}.{split}.json", kind)
 
 
-def _load_part(
-    root: Path, part: str, split: str, protocol: str, text: str, on_disk: dict[str, Path], check_images: bool
-) -> Benchmark:
-    scored, what = split == "val", f"fashioniq {part} {split}"
-    rows = _annotations(root, part, split, scored)
-    ids = files.read_json(root / "image_splits" / f"split.{part}.{split}.json")
-    found = {"annotations": len(rows), "images": len(ids)}
-    if scored:
-        union = sorted({row[role] for row in rows for role in ("candidate", "target")})
-        found["images in the union"] = len(union)
-    files.check_counts(f"{what} in {root}", found, OFFICIAL[split, part])
+def _load_part(root: Path, part: str, split: str, protocol: str, text: str, check_images: bool) -> Benchmark:
+    what = f"fashioniq {part} {split}"
+    rows: Sequence[Row] = _annotations(root, part, split, Scored if split == "val" else Row)
+    ids = files.read_json(root / "image_splits" / f"split.{part}.{split}.json", list[str])
+    counts = {"annotations": len(rows), "images": len(ids)}
+    targets = [row for row in rows if isinstance(row, Scored)]
+    if targets:
+        union = sorted({id_ for row in targets for id_ in (row.candidate, row.target)})
+        counts["images in the union"] = len(union)
+    files.check_counts(f"{what} in {root}", counts, OFFICIAL[split, part])
     if protocol == "union":
         ids = union
-    paths = [on_disk.get(id_, root / "images" / f"{id_}.png") for id_ in ids]
+    found = find_images(root, _places(ids), f"{what} (as .png or .jpg)", from_web=True, near=part)
+    if check_images:
+        found.check()
     texts = _texts_by_id(rows, part, text)
     return Benchmark(
         name="fashioniq",
         part=part,
         protocol_id=f"fashioniq/{split}/{text}/{protocol}",
-        gallery=files.image_gallery(ids, paths, f"{what} (as .png or .jpg)", check_images),
+        gallery=Gallery(ids, [found.paths[id_] for id_ in ids]),
         queries=[
-            Query(id=id_, modification_text=first, paraphrases=tuple(others), reference_id=row["candidate"])
+            Query(id=id_, modification_text=first, paraphrases=tuple(others), reference_id=row.candidate)
             for id_, (row, (first, *others)) in texts.items()
         ],
-        relevance={id_: {row["target"]} for id_, (row, _) in texts.items()} if scored else {},
+        relevance={id_: {row.target} for id_, (row, _) in texts.items() if isinstance(row, Scored)},
         exclude_reference=protocol != "full",
         metrics={"recall": (10, 50)},
+        missing=found.missing,
+        remarks=found.remarks,
     )
 
 
-def _texts_by_id(rows: list[dict], part: str, text: str) -> dict[str, tuple[dict, list[str]]]:
+def _texts_by_id(rows: Sequence[AnyRow], part: str, text: str) -> dict[str, tuple[AnyRow, list[str]]]:
     """Return query id -> row and wordings."""
     return {
         f"{part}-{number:05d}{suffix}": (row, wordings)
         for number, row in enumerate(rows)
-        for suffix, wordings in _texts_of(row["captions"], text).items()
+        for suffix, wordings in _texts_of(row.captions, text).items()
     }
 
 

@@ -1,12 +1,21 @@
-"""Helpers of the benchmark modules: annotation files, image files, counts, training rows and submissions."""
+"""Helpers of the benchmark modules: annotation files, counts, training rows and submissions."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from contextcir.benchmarks.base import Benchmark
-from contextcir.retrieval.base import Gallery, refuse_repeated
+from contextcir.benchmarks.image_files import FoundImages
+from contextcir.benchmarks.missing import MISSING, refuse_incomplete
+from contextcir.retrieval.base import refuse_repeated
+
+logger = logging.getLogger("contextcir")
+
+Kind = TypeVar("Kind")
 
 
 def find_root(root: str | Path, name: str) -> Path:
@@ -31,44 +40,102 @@ def check_counts(what: str, found: Mapping[str, int], official: Mapping[str, int
         raise ValueError(f"{what} has {got}, the official release {expected}. Results would not be comparable.")
 
 
-def read_json(path: Path) -> Any:
-    """Read an annotation file. Raises a `ValueError` if it is missing or is not JSON."""
+def read_text(path: Path, advice: str = "Download the annotations, or check the path.") -> str:
+    """Read a text file in UTF-8, or in UTF-16 or UTF-32 as some editors of Windows write it, without the mark at its
+    beginning. Raises a `ValueError`, with this advice, if it is missing, cannot be read, or is no text."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except FileNotFoundError:
-        raise ValueError(f"{path} is missing. Download the annotations, or check the path.") from None
-    except ValueError as error:  # malformed, or not text
-        raise ValueError(f"{path} is not JSON: {error}. Download it again.") from error
+        raise ValueError(f"{path} is missing. {advice}") from None
+    except OSError as error:  # a folder, no permission, a broken disk
+        raise ValueError(f"{path} cannot be read: {error.strerror}. Expected a file. {advice}") from error
+    try:
+        return content.decode(json.detect_encoding(content))
+    except ValueError as error:
+        raise ValueError(f"{path} is not text in UTF-8: {error}. {advice}") from error
 
 
-def read_rows(path: Path, keys: Iterable[str]) -> list[dict[str, Any]]:
-    """Read an annotation file that is a list of objects, each with at least these keys. Raises a `ValueError` as
-    [`read_json`] does, and with the number of a row that is something else."""
-    rows, keys = read_json(path), set(keys)
+def read_json(path: Path, kind: type[Kind]) -> Kind:
+    """
+    Read an annotation file as the type that it must have.
+
+    Args:
+        path (`Path`): The file.
+        kind (`type`): Such as `list[Row]` with a `pydantic.BaseModel`. Nothing is converted: a number is no string.
+
+    Returns:
+        The content. Keys that the type does not have are ignored.
+
+    Raises:
+        `ValueError`: As for [`read_text`]; or the file is not JSON, or of another type. Then the message names the
+            row, counted from 0, and the key.
+    """
+    text = read_text(path)
+    try:
+        return TypeAdapter(kind).validate_json(text, strict=True)
+    except ValidationError as error:
+        raise ValueError(f"{path}{_problem(error)}") from None
+
+
+def read_rows(path: Path, kind: type[Kind]) -> list[Kind]:
+    """Read an annotation file that is a list of objects. Raises a `ValueError` as [`read_json`] does, and if the list
+    is empty."""
+    rows = read_json(path, list[kind])  # type: ignore[valid-type]
     if not rows:
         raise ValueError(f"{path} holds no rows. Download it again.")
-    for number, row in enumerate(rows if isinstance(rows, list) else [rows]):
-        missing = sorted(keys - row.keys()) if isinstance(rows, list) and isinstance(row, dict) else sorted(keys)
-        if missing:
-            raise ValueError(
-                f"{path}, row {number}: expected a list of objects, got {repr(row)[:200]} without"
-                f" {', '.join(missing)}. Download the official annotations."
-            )
     return rows
 
 
-def images_on_disk(paths: Sequence[Path], what: str) -> list[str]:
-    """Check that all images exist, and return their paths. Raises a `ValueError` with the number of missing ones."""
-    there = {path for folder in {path.parent for path in paths} if folder.is_dir() for path in folder.iterdir()}
-    if missing := [path for path in paths if path not in there]:
-        first = ", ".join(map(str, missing[:3]))
-        raise ValueError(f"{what}: {len(missing):,} of {len(paths):,} images are missing, such as {first}.")
-    return list(map(str, paths))
+def _problem(error: ValidationError) -> str:
+    """Describe the first fault: row, key, what was got and expected."""
+    first, count = error.errors(include_url=False)[0], error.error_count()
+    got, expected = f"{first['input']!r}"[:80], first["msg"].removeprefix("Input should be ")
+    expected = expected.replace("a valid integer", "an integer").replace("valid ", "").replace("array", "list")
+    if first["type"] == "json_invalid":
+        return f" is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}. Download it again."
+    place = list(first["loc"])
+    row = next((number for number, key in enumerate(place) if isinstance(key, int)), None)
+    where = "" if row is None else "".join(f", {key}" for key in place[:row]) + f", row {place[row]}"
+    keys = ".".join(str(key) for key in place[0 if row is None else row + 1 :])
+    more = f" There are {count - 1:,} more such faults." if count > 1 else ""
+    where += f", key {keys!r}" if keys else ""
+    if first["type"] == "missing":
+        return f"{where}: it is missing, got {got}. Download the official annotations.{more}"
+    if first["type"] in ("too_short", "too_long"):
+        ((_, length),) = ((key, value) for key, value in first["ctx"].items() if key in ("min_length", "max_length"))
+        expected = f"{length} items"
+    return f"{where}: got {got}, expected {expected}. Download the official annotations.{more}"
 
 
-def image_gallery(ids: Sequence[str], paths: Sequence[Path], what: str, check_images: bool) -> Gallery:
-    """Build a gallery of image files. With `check_images`, raise a `ValueError` if some are missing."""
-    return Gallery(ids, images_on_disk(paths, what) if check_images else paths)
+def whole_triplets(
+    triplets: Sequence[tuple[str, str, str, str]], found: FoundImages, missing: str
+) -> Iterator[dict[str, Any]]:
+    """
+    Yield the rows of `training_triplets`.
+
+    Args:
+        triplets (`Sequence[tuple[str, str, str, str]]`): Id, text, and the ids of the reference and of the target.
+        found (`FoundImages`): Their images.
+        missing (`str`): `error`, or `skip` to leave out the triplets of missing images and log their number.
+
+    Raises:
+        `ValueError`: An image is missing. Or, with `skip`, no triplet is left.
+    """
+    check_choices(found.what, missing=(missing, MISSING))
+    if missing == "error":
+        found.check()
+    whole = [triplet for triplet in triplets if found.missing.keys().isdisjoint(triplet[2:])]
+    if found.missing and not whole:
+        found.check()
+    for remark in found.remarks:
+        logger.warning("%s", remark)
+    if found.missing:
+        logger.warning(
+            "%s: %s images are missing. %s of %s triplets need one and are left out.",
+            *(found.what, f"{len(found.missing):,}", f"{len(triplets) - len(whole):,}", f"{len(triplets):,}"),
+        )
+    for id_, text, *sides in whole:
+        yield triplet_row(id_, text, *((side, found.paths[side]) for side in sides))
 
 
 def triplet_row(id_: str, text: str, reference: tuple[str, Path], target: tuple[str, Path]) -> dict[str, Any]:
@@ -91,8 +158,9 @@ def check_submitted(
 
     Raises:
         `ValueError`: A query is missing or unknown. Or a list has another length, repeats an id, holds an excluded
-            reference, or an id that is not in the gallery or not among the candidates.
+            reference, or an id that is not in the gallery or not among the candidates. Or queries were left out.
     """
+    refuse_incomplete(benchmark)
     queries = {query.id: query for query in benchmark.queries}
     for kind, ids in (("misses", queries.keys() - lists.keys()), ("has unknown", lists.keys() - queries.keys())):
         if ids:

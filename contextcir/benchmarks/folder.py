@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from contextcir.benchmarks.base import Benchmark
-from contextcir.benchmarks.files import check_choices
+from contextcir.benchmarks.files import check_choices, read_text
 from contextcir.data.folders import images_in
 from contextcir.retrieval.base import Gallery, Query
 
@@ -63,12 +63,7 @@ def load(
 
 
 def _read_rows(file: Path, images: Collection[str], excluded: bool) -> list[dict[str, Any]]:
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")  # splitlines() would also split inside a text
-    except FileNotFoundError:
-        raise ValueError(f"{file} is missing. Write one query on each of its lines.") from None
-    except ValueError as error:
-        raise ValueError(f"{file} is not text in UTF-8: {error}.") from error
+    lines = read_text(file, "Write one query on each of its lines.").split("\n")  # splitlines() splits inside texts
     rows: list[dict[str, Any]] = []
     numbers: dict[str, int] = {}  # id -> line
     for number, line in enumerate(lines, start=1):
@@ -94,7 +89,7 @@ def _read_row(line: str, number: int, images: Collection[str], excluded: bool) -
     """Read one query, with all keys. A `ValueError` says what is wrong with the line."""
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"is not JSON: {error}.") from error
     if not isinstance(row, dict):
         raise ValueError(f"got {line[:80]!r}, expected an object with a text.")

@@ -19,12 +19,15 @@ Visual Genome's `VG_100K/*.jpg` and `VG_100K_2/*.jpg`. Only the counts of the ob
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Generic, TypeVar
 
 from PIL import Image
+from pydantic import BaseModel, Field, PlainValidator
+from pydantic_core import PydanticCustomError
 
 from contextcir.benchmarks import files
 from contextcir.benchmarks.base import Benchmark
+from contextcir.benchmarks.image_files import find_images
 from contextcir.data.images import ImageError, load_image
 from contextcir.retrieval.base import Gallery, Query
 
@@ -32,13 +35,84 @@ SOURCE = (
     "annotations: github.com/facebookresearch/genecis (genecis); images: cocodataset.org, 2017 Val images, and"
     " homes.cs.washington.edu/~ranjay/visualgenome, version 1.2, both parts"
 )
-KEYS = {  # task -> keys that identify an image
-    "focus_attribute": ("image_id", "instance_bbox"),
-    "change_attribute": ("image_id", "instance_bbox"),
-    "focus_object": ("val_image_id",),
-    "change_object": ("val_image_id",),
+
+
+def _number(value: Any) -> float:
+    """Check a coordinate. An integer stays one, since ids hold the numbers as they were typed."""
+    if type(value) not in (int, float) or not abs(value) < 1e9:  # NaN is not less either
+        raise PydanticCustomError("number", "Input should be a number below a billion")
+    return value
+
+
+class Shown(BaseModel):
+    """An image of a query."""
+
+    @property
+    def id(self) -> str:
+        """`str`: What identifies it."""
+        raise NotImplementedError
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """`tuple[str, ...]`: Where its file may be."""
+        raise NotImplementedError
+
+
+class Photograph(Shown):
+    """A photograph of COCO."""
+
+    val_image_id: int
+
+    @property
+    def id(self) -> str:
+        return str(self.val_image_id)
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        return (f"val2017/{self.val_image_id:012d}.jpg",)
+
+
+class Crop(Shown):
+    """An object in an image of Visual Genome, which has two archives, each with images of any number."""
+
+    image_id: int
+    instance_bbox: list[Annotated[float, PlainValidator(_number)]] = Field(min_length=4, max_length=4)
+
+    @property
+    def id(self) -> str:
+        return f"{self.image_id}/{','.join(map(str, self.instance_bbox))}"
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        return tuple(f"{folder}/{self.image_id}.jpg" for folder in ("VG_100K_2", "VG_100K"))
+
+
+AnyShown = TypeVar("AnyShown", bound=Shown)
+
+
+class Row(BaseModel, Generic[AnyShown]):
+    """A query and its candidates."""
+
+    reference: AnyShown
+    target: AnyShown
+    gallery: list[AnyShown]
+    condition: str
+
+    def images(self) -> Iterator[tuple[str, AnyShown]]:
+        """Yield id and image: the reference, the distractors, the target. A second mention gets an id of its own."""
+        mentions: Counter[str] = Counter()
+        for image in (self.reference, *self.gallery, self.target):
+            mentions[image.id] += 1
+            yield (image.id if mentions[image.id] == 1 else f"{image.id}#{mentions[image.id]}"), image
+
+
+KINDS: dict[str, type[Shown]] = {  # task -> its images
+    "focus_attribute": Crop,
+    "change_attribute": Crop,
+    "focus_object": Photograph,
+    "change_object": Photograph,
 }
-SPLITS = ("all", *KEYS)
+SPLITS = ("all", *KINDS)
 PROTOCOLS = ("ties-against-target",)
 OFFICIAL = {task: {"queries": 1960, "candidates": 15 * 1960} for task in ("focus_object", "change_object")}
 DILATION = 0.7
@@ -85,84 +159,59 @@ def load(
     COCO, or the number in Visual Genome and the box, `2343729/14,30,200,180`."""
     files.check_choices("genecis", split=(split, SPLITS), protocol=(protocol, PROTOCOLS))
     root = Path(path)
-    tasks = tuple(KEYS) if split == "all" else (split,)
-    if missing := [f"{task}.json" for task in tasks if not (root / f"{task}.json").is_file()]:
-        there = [task for task in KEYS if (root / f"{task}.json").is_file()]
+    tasks = tuple(KINDS) if split == "all" else (split,)
+    if lacking := [f"{task}.json" for task in tasks if not (root / f"{task}.json").exists()]:
+        there = [task for task in KINDS if (root / f"{task}.json").is_file()]
         raise ValueError(
-            f"genecis {split}: {path} lacks {', '.join(missing)}. Download the annotations, or choose a task that is"
+            f"genecis {split}: {path} lacks {', '.join(lacking)}. Download the annotations, or choose a task that is"
             f" there ({', '.join(there) or 'none'})."
         )
-    images: dict[tuple[str, ...], dict[str, dict]] = {keys: {} for keys in KEYS.values()}  # keys -> id -> annotation
+    images: dict[type[Shown], dict[str, Any]] = {kind: {} for kind in KINDS.values()}  # kind -> id -> image
     queries: dict[str, list[Query]] = {}  # by task
     for task in tasks:
         queries[task] = []
         for number, row in enumerate(_read_rows(root / f"{task}.json", task)):
-            named = dict(_named_images(row, KEYS[task]))
-            images[KEYS[task]] |= named
+            named = dict(row.images())
+            images[KINDS[task]] |= named
             reference, *candidates = named
             queries[task].append(
                 Query(
                     id=f"{task}-{number:04d}",
-                    modification_text=row["condition"],
+                    modification_text=row.condition,
                     reference_id=reference,
                     candidate_ids=tuple(candidates),
                 )
             )
-    galleries = {keys: _gallery(root, split, some, check_images) for keys, some in images.items() if some}
+    found, galleries = {}, {}
+    for kind, some in images.items():
+        places = {id_: image.places for id_, image in some.items()}
+        found[kind] = find_images(root, places, f"genecis {split}")
+        if check_images:
+            found[kind].check()
+        paths = [found[kind].paths[id_] for id_ in some]
+        boxes = [image.instance_bbox for image in some.values()] if kind is Crop else []
+        galleries[kind] = Gallery(list(some), Crops(paths, boxes) if boxes else paths)
     return [
         Benchmark(
             name="genecis",
             part=task,
             protocol_id=f"genecis/v0/{split}/{protocol}",
-            gallery=galleries[KEYS[task]],
+            gallery=galleries[KINDS[task]],
             queries=queries[task],
             relevance={query.id: {query.candidate_ids[-1]} for query in queries[task]},
             exclude_reference=False,
             metrics={"recall": (1, 2, 3)},
             candidates_only=True,
+            missing=found[KINDS[task]].missing,
+            remarks=found[KINDS[task]].remarks,
         )
         for task in tasks
     ]
 
 
-def _read_rows(path: Path, task: str) -> list[dict[str, Any]]:
-    rows = files.read_rows(path, {"reference", "target", "gallery", "condition"})
-    for number, row in enumerate(rows):
-        if missing := {key for image in _images(row) for key in KEYS[task] if key not in image}:
-            raise ValueError(
-                f"{path}, row {number}: {min(missing)!r} is missing. Expected the official annotations of {task}."
-            )
+def _read_rows(path: Path, task: str) -> list[Row]:
+    rows: list[Row] = files.read_rows(path, Row[Crop] if KINDS[task] is Crop else Row[Photograph])  # type: ignore[assignment,misc]
     if task in OFFICIAL:
-        found = {"queries": len(rows), "candidates": sum(1 + len(row["gallery"]) for row in rows)}
-        files.check_counts(f"{path}", found, OFFICIAL[task])
+        counts = {"queries": len(rows), "candidates": sum(1 + len(row.gallery) for row in rows)}
+        files.check_counts(f"{path}", counts, OFFICIAL[task])
     return rows
-
-
-def _images(row: dict[str, Any]) -> list[dict]:
-    return [row["reference"], *row["gallery"], row["target"]]
-
-
-def _named_images(row: dict[str, Any], keys: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
-    """Yield id and annotation of each image, the target last. A second mention gets an id of its own."""
-    mentions: Counter[str] = Counter()
-    for image in _images(row):
-        values = [image[key] for key in keys]
-        id_ = "/".join(",".join(map(str, value)) if isinstance(value, list) else str(value) for value in values)
-        mentions[id_] += 1
-        yield (id_ if mentions[id_] == 1 else f"{id_}#{mentions[id_]}"), image
-
-
-def _gallery(root: Path, split: str, images: dict[str, dict], check_images: bool) -> Gallery:
-    second = root / "VG_100K_2"  # Visual Genome has two archives, each with images of any number
-    in_second = {path.name for path in second.iterdir()} if second.is_dir() else set()
-    paths, boxes = [], []
-    for image in images.values():
-        if "val_image_id" in image:
-            paths.append(root / "val2017" / f"{image['val_image_id']:012d}.jpg")
-        else:
-            name = f"{image['image_id']}.jpg"
-            paths.append((second if name in in_second else root / "VG_100K") / name)
-            boxes.append(image["instance_bbox"])
-    if check_images:
-        files.images_on_disk(list(dict.fromkeys(paths)), f"genecis {split}")
-    return Gallery(list(images), Crops(paths, boxes) if boxes else paths)

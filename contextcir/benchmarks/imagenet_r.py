@@ -23,7 +23,8 @@ from pathlib import Path
 
 from contextcir.benchmarks import files
 from contextcir.benchmarks.base import Benchmark
-from contextcir.retrieval.base import Query
+from contextcir.benchmarks.image_files import find_images
+from contextcir.retrieval.base import Gallery, Query
 
 SOURCE = (
     "lists: github.com/google-research/composed_image_retrieval (data); images: github.com/hendrycks/imagenet-r, and"
@@ -52,7 +53,11 @@ def load(
     domains = Counter(DOMAINS.get(label // CLASSES, "others") for label in labels.values())
     found = {"queries": len(classes), **{name: domains.pop(name, 0) for name in ("real", *PARTS)}, **domains}
     files.check_counts(f"imagenet_r in {path}", found, OFFICIAL)
-    gallery = files.image_gallery(list(labels), [root / id_ for id_ in labels], "imagenet_r", check_images)
+    # Names such as cartoon_0.jpg occur in many classes: the folder of the class must be the same.
+    images = find_images(root, {id_: (id_,) for id_ in labels}, "imagenet_r", same_folders=1)
+    if check_images:
+        images.check()
+    gallery = Gallery(list(labels), [images.paths[id_] for id_ in labels])
     targets: dict[int, set[str]] = {}
     for id_, label in labels.items():
         targets.setdefault(label, set()).add(id_)
@@ -69,6 +74,8 @@ def load(
             exclude_reference=False,
             metrics={METRICS[protocol]: (10, 50)},
             unanswerable=True,
+            missing=images.missing,
+            remarks=images.remarks,
         )
         for number, part in enumerate(PARTS)
     ]
@@ -76,14 +83,10 @@ def load(
 
 def _read_list(path: Path) -> dict[str, int]:
     """Read image -> label, from lines such as `imgnet/real/n04086273/ILSVRC2012_val_00015728.JPEG 2`."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing. Download the lists, or check the path.") from None
     labels: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(files.read_text(path).splitlines(), start=1):
         image, _, label = line.strip().rpartition(" ")
         if not image or not label.isdecimal() or image in labels:
-            raise ValueError(f"{path}, line {number}: got {line!r}, expected a new image and its label.")
+            raise ValueError(f"{path}, line {number}: got {line[:80]!r}, expected a new image and its label.")
         labels[image] = int(label)
     return labels

@@ -9,12 +9,16 @@ On disk: Karpathy's `dataset_flickr30k.json` beside `flickr30k-images/*.jpg`, an
 `val2014/`.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from contextcir.benchmarks import files
 from contextcir.benchmarks.base import Benchmark
-from contextcir.retrieval.base import Query
+from contextcir.benchmarks.image_files import find_images
+from contextcir.retrieval.base import Gallery, Query
 
 SPLITS = ("test",)
 PROTOCOLS = ("every-caption",)
@@ -22,6 +26,28 @@ OFFICIAL = {
     "flickr30k": {"queries": 5000, "images": 1000},
     "coco": {"queries": 25_010, "images": 5000},
 }
+
+
+class Sentence(BaseModel):
+    """A caption."""
+
+    sentid: int
+    raw: str
+
+
+class Photograph(BaseModel):
+    """An image with its captions."""
+
+    split: str
+    filename: str
+    filepath: str = ""
+    sentences: list[Sentence]
+
+
+class Annotations(BaseModel):
+    """The content of a file of Karpathy's."""
+
+    images: list[Photograph]
 
 
 @dataclass(frozen=True)
@@ -49,31 +75,26 @@ class CaptionBenchmark:
         file name."""
         files.check_choices(self.name, split=(split, self.SPLITS), protocol=(protocol, self.PROTOCOLS))
         file = Path(path, f"dataset_{self.name}.json")
-        annotations = files.read_json(file)
-        try:
-            rows = [row for row in annotations["images"] if row["split"] == split]
-            paths = [Path(path, row.get("filepath", self.folder), row["filename"]) for row in rows]
-            captions = {
-                str(sentence["sentid"]): (sentence["raw"], image.name)
-                for row, image in zip(rows, paths, strict=True)
-                for sentence in row["sentences"]
-            }
-        except (KeyError, TypeError) as error:
-            raise ValueError(
-                f"{file}: {error} is missing. Expected 'images' with 'split', 'filename' and 'sentences', and these"
-                " with 'sentid' and 'raw'."
-            ) from error
-        found, ids = {"queries": len(captions), "images": len(rows)}, [image.name for image in paths]
-        files.check_counts(f"{self.name} {split} in {path}", found, OFFICIAL[self.name])
+        rows = [row for row in files.read_json(file, Annotations).images if row.split == split]
+        captions = {str(sentence.sentid): (sentence.raw, row.filename) for row in rows for sentence in row.sentences}
+        files.check_counts(
+            f"{self.name} {split} in {path}", {"queries": len(captions), "images": len(rows)}, OFFICIAL[self.name]
+        )
+        places = {row.filename: (os.path.join(row.filepath or self.folder, row.filename),) for row in rows}
+        found = find_images(Path(path), places, f"{self.name} {split}")
+        if check_images:
+            found.check()
         return [
             Benchmark(
                 name=self.name,
                 protocol_id=f"{self.name}/karpathy/{split}/{protocol}",
-                gallery=files.image_gallery(ids, paths, f"{self.name} {split}", check_images),
+                gallery=Gallery([row.filename for row in rows], [found.paths[row.filename] for row in rows]),
                 queries=[Query(id=id_, modification_text=text) for id_, (text, _) in captions.items()],
                 relevance={id_: {image} for id_, (_, image) in captions.items()},
                 exclude_reference=False,
                 metrics={"recall": (1, 5, 10)},
+                missing=found.missing,
+                remarks=found.remarks,
             )
         ]
 

@@ -18,9 +18,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, Field
+
 from contextcir.benchmarks import files
 from contextcir.benchmarks.base import Benchmark
-from contextcir.retrieval.base import Query
+from contextcir.benchmarks.image_files import find_images
+from contextcir.retrieval.base import Gallery, Query
 
 CITATION = """\
 @inproceedings{levy2024data,
@@ -33,8 +36,23 @@ SOURCE = "annotations: github.com/levymsn/LaSCo (downloads); images: cocodataset
 LICENCE = "annotations as their authors say; images as in COCO, each under its own terms of Flickr"
 SPLITS = ("val",)
 PROTOCOLS = ("reference-kept", "reference-removed")
-SIDES = ("query-image", "target-image")
 OFFICIAL = {"val": {"queries": 30_037, "images": 39_826}}  # counted by others; published
+
+
+class Row(BaseModel):
+    """A query. Its images are pairs of id and path."""
+
+    qid: int
+    text: str = Field(alias="query-text")
+    reference: tuple[int, str] = Field(alias="query-image")
+    target: tuple[int, str] = Field(alias="target-image")
+
+
+class Photograph(BaseModel):
+    """An image of the corpus."""
+
+    id: int
+    path: str
 
 
 def load(
@@ -43,46 +61,43 @@ def load(
     """Read a split. Arguments, returns and errors as for [`~contextcir.benchmarks.registry.BenchmarkModule.load`]."""
     files.check_choices("lasco", split=(split, SPLITS), protocol=(protocol, PROTOCOLS))
     root = Path(path)
-    rows = _queries(root / f"lasco_{split}.json")
-    corpus = files.read_rows(root / f"lasco_{split}_corpus.json", {"id", "path"})
+    rows = files.read_rows(root / f"lasco_{split}.json", Row)
+    corpus = files.read_rows(root / f"lasco_{split}_corpus.json", Photograph)
     files.check_counts(f"lasco {split} in {path}", {"queries": len(rows), "images": len(corpus)}, OFFICIAL[split])
-    paths = [root / image["path"].removeprefix("val/") for image in corpus]
-    by_id = {f"{number:05d}-{row['qid']}": row for number, row in enumerate(rows)}
+    ids = [str(image.id) for image in corpus]
+    places = {id_: (image.path.removeprefix("val/"),) for id_, image in zip(ids, corpus, strict=True)}
+    found = find_images(root, places, f"lasco {split}")
+    if check_images:
+        found.check()
+    by_id = {f"{number:05d}-{row.qid}": row for number, row in enumerate(rows)}
     return [
         Benchmark(
             name="lasco",
             protocol_id=f"lasco/{split}/{protocol}",
-            gallery=files.image_gallery([str(image["id"]) for image in corpus], paths, f"lasco {split}", check_images),
+            gallery=Gallery(ids, [found.paths[id_] for id_ in ids]),
             queries=[
-                Query(id=id_, modification_text=row["query-text"], reference_id=str(row["query-image"][0]))
+                Query(id=id_, modification_text=row.text, reference_id=str(row.reference[0]))
                 for id_, row in by_id.items()
             ],
-            relevance={id_: {str(row["target-image"][0])} for id_, row in by_id.items()},
+            relevance={id_: {str(row.target[0])} for id_, row in by_id.items()},
             exclude_reference=protocol == "reference-removed",
             metrics={"recall": (1, 5, 10, 50, 500, 1000)},
             empty_texts=True,
+            missing=found.missing,
+            remarks=found.remarks,
         )
     ]
 
 
-def training_triplets(path: str) -> Iterator[dict[str, Any]]:
+def training_triplets(path: str, *, missing: str = "error") -> Iterator[dict[str, Any]]:
     """Yield the training split, see [`~contextcir.benchmarks.registry.BenchmarkModule`]. The `id` is the row and
     the `qid`. Rows with a blank text are left out. The number of rows is not published and not checked."""
     root = Path(path)
-    rows = _queries(root / "lasco_train.json")
-    images = {row[key][0]: root / row[key][1] for row in rows for key in SIDES}
-    files.images_on_disk(list(images.values()), "lasco train")
-    for number, row in enumerate(rows):
-        if row["query-text"].strip():
-            sides = ((str(row[key][0]), images[row[key][0]]) for key in SIDES)
-            yield files.triplet_row(f"{number:06d}-{row['qid']}", row["query-text"], *sides)
-
-
-def _queries(path: Path) -> list[dict[str, Any]]:
-    """Read the rows, whose images are pairs of id and path."""
-    rows = files.read_rows(path, {"qid", "query-text", *SIDES})
-    for number, row in enumerate(rows):
-        for key in SIDES:
-            if not isinstance(row[key], list) or len(row[key]) != 2:
-                raise ValueError(f"{path}, row {number}: {key!r} is {row[key]!r}, expected [id, path].")
-    return rows
+    rows = files.read_rows(root / "lasco_train.json", Row)
+    places = {str(id_): (place,) for row in rows for id_, place in (row.reference, row.target)}
+    triplets = [
+        (f"{number:06d}-{row.qid}", row.text, str(row.reference[0]), str(row.target[0]))
+        for number, row in enumerate(rows)
+        if row.text.strip()
+    ]
+    yield from files.whole_triplets(triplets, find_images(root, places, "lasco train"), missing)

@@ -37,6 +37,7 @@ FEATURES = {  # configuration -> columns
     ),
     "relevance": Features({"query_id": STRING, "target_id": STRING}),
 }
+STRINGS = {"id", "query_id", "target_id", "modification_text"}  # of every row
 OPTIONAL_COLUMNS = {"reference_image", "candidate_ids", "tags"}
 SOURCE = "your own data: the configurations gallery, queries and relevance, see contextcir/benchmarks/published.py"
 SPLITS = ("test", "validation")
@@ -204,6 +205,18 @@ def load_config(path: str, config: str, split: str, features: Features) -> Datas
             ) from error
     if missing := sorted(features.keys() - OPTIONAL_COLUMNS - set(dataset.column_names)):
         raise ValueError(f"{path}, {config}: the columns {missing} are missing; there are {dataset.column_names}.")
+    for column in sorted(STRINGS & features.keys()):
+        _check_strings(dataset, column, f"{path}, {config}, {split}")
     for column in {"image", "reference_image"} & set(dataset.column_names):
         dataset = dataset.cast_column(column, Image(decode=False))
     return dataset
+
+
+def _check_strings(dataset: Dataset, name: str, where: str) -> None:
+    """Raise a `ValueError` if a column that must have a string in each row holds something else."""
+    column, found = dataset.with_format("arrow")[name], dataset.features[name]
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        raise ValueError(f"{where}: the column {name!r} holds {found}, expected strings.")
+    if column.null_count:
+        row = pc.index(pc.is_null(column), True).as_py()
+        raise ValueError(f"{where}, row {row}, key {name!r}: got null, expected a string. {column.null_count:,} are.")

@@ -1,12 +1,15 @@
 """All benchmarks by name. Each is a module or an object that follows [`BenchmarkModule`]."""
 
 import importlib
-from collections.abc import Mapping
+import logging
 from typing import Any, Protocol
 
 from contextcir.benchmarks.base import Benchmark
-from contextcir.benchmarks.files import find_root
+from contextcir.benchmarks.files import check_choices, find_root
+from contextcir.benchmarks.missing import MISSING, leave_out_missing
 from contextcir.runtime.locations import locate
+
+logger = logging.getLogger("contextcir")
 
 BENCHMARKS = {  # name -> module of `contextcir.benchmarks`, with `:attribute` if it defines several benchmarks
     "cirr": "cirr",
@@ -37,8 +40,9 @@ class BenchmarkModule(Protocol):
 
     - `PROTOCOLS` and `TEXTS` (`tuple[str, ...]`): Values of `protocol` and `text` in `load`, the default first.
     - `LICENCE` and `CITATION` (`str`): For the card of the published form.
-    - `training_triplets(path)`: Yields the training data as dicts with `id`, `modification_text`, `reference_id`,
-      `target_id`, and the paths `reference_image` and `target_image`. Raises a `ValueError` as `load` does.
+    - `training_triplets(path, missing="error")`: Yields the training data as dicts with `id`, `modification_text`,
+      `reference_id`, `target_id`, and the paths `reference_image` and `target_image`. Raises a `ValueError` as `load`
+      does. `missing="skip"` leaves out triplets whose images are missing, and logs their number.
     - `submission(parts, rankings)`: Takes the parts and a `Ranking` of each. Returns the files for the benchmark's
       evaluation server, file name -> JSON content, checked against what the server accepts.
     """
@@ -53,8 +57,8 @@ class BenchmarkModule(Protocol):
         Args:
             path (`str`): Folder in the layout of the authors, or a name on the Hub for data in the published form.
             split (`str`): One of `SPLITS`.
-            check_images (`bool`, *optional*, defaults to `True`): Whether to check that every image file exists. No
-                effect if the images are inside the annotation files.
+            check_images (`bool`, *optional*, defaults to `True`): Whether a missing or empty image file is an error.
+                Otherwise the parts say what is `missing`. No effect if the images are inside the annotation files.
             **choices (`str`): `protocol` and `text`, if the benchmark has these choices.
 
         Returns:
@@ -62,7 +66,7 @@ class BenchmarkModule(Protocol):
 
         Raises:
             `ValueError`: The split, protocol or text is unknown; a file or an image is missing; a file is malformed;
-                or the counts are not those of the official release.
+                the counts are not those of the official release; or an image is in two places with different content.
         """
         ...
 
@@ -78,7 +82,13 @@ def benchmark_module(name: str) -> BenchmarkModule:
 
 
 def load_benchmark(
-    name: str, root: str, split: str | None = None, *, protocol: str | None = None, text: str | None = None
+    name: str,
+    root: str,
+    split: str | None = None,
+    *,
+    protocol: str | None = None,
+    text: str | None = None,
+    missing: str = "error",
 ) -> list[Benchmark]:
     """
     Read a benchmark.
@@ -89,9 +99,11 @@ def load_benchmark(
         split (`str`, *optional*): The split; by default the benchmark's first.
         protocol (`str`, *optional*): The protocol; by default the benchmark's first.
         text (`str`, *optional*): How to make the query texts, if the benchmark has a choice.
+        missing (`str`, *optional*, defaults to `"error"`): What to do about missing images. `skip` leaves them
+            out, and the queries that need one: the protocol id then says so and is another one.
 
     Returns:
-        `list[Benchmark]`: Its parts. Most benchmarks have one part.
+        `list[Benchmark]`: Its parts. Most benchmarks have one part. What their `remarks` say is logged.
 
     Raises:
         `ValueError`: The name, split, protocol or text is unknown, or data are missing.
@@ -105,5 +117,13 @@ def load_benchmark(
     module = benchmark_module(name)
     if text and not hasattr(module, "TEXTS"):
         raise ValueError(f"{name} has one way to make query texts, got text={text!r}. Leave it out.")
-    choices: Mapping[str, Any] = {key: value for key, value in (("protocol", protocol), ("text", text)) if value}
-    return module.load(str(find_root(locate(root), name)), split or module.SPLITS[0], **choices)
+    choices: dict[str, Any] = {key: value for key, value in (("protocol", protocol), ("text", text)) if value}
+    check_choices(name, missing=(missing, MISSING))
+    if missing == "skip":
+        choices |= {"check_images": False}
+    parts = module.load(str(find_root(locate(root), name)), split or module.SPLITS[0], **choices)
+    if missing == "skip":
+        parts = leave_out_missing(parts)
+    for remark in dict.fromkeys(remark for part in parts for remark in part.remarks):
+        logger.warning("%s", remark)
+    return parts

@@ -19,6 +19,7 @@ from typing import Any
 from datasets import Features, List, Value
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
+from pydantic import BaseModel
 
 from contextcir.benchmarks.base import Benchmark
 from contextcir.benchmarks.files import check_choices, read_json
@@ -49,6 +50,19 @@ TRUTH_FEATURES = {
 }
 
 
+class BuildArguments(BaseModel):
+    """The arguments of a build that its protocol id names."""
+
+    seed: int
+    image_size: int
+
+
+class Build(BaseModel):
+    """What the record of a build has."""
+
+    arguments: BuildArguments
+
+
 def load(
     path: str, split: str = SPLITS[0], *, protocol: str = PROTOCOLS[0], check_images: bool = True
 ) -> list[Benchmark]:
@@ -73,18 +87,19 @@ def read_record(path: str) -> dict[str, Any]:
     """Read version and arguments of the build. Raises a `ValueError` if there are no data of this version."""
     if Path(path).is_dir():
         file = Path(path, RECORD)
-        record = read_json(file) if file.is_file() else {}
     else:
         try:
-            record = read_json(Path(hf_hub_download(path, RECORD, repo_type="dataset")))
+            file = Path(hf_hub_download(path, RECORD, repo_type="dataset"))
         except (EntryNotFoundError, HFValidationError, RepositoryNotFoundError):
-            record = {}
+            file = Path(path, RECORD)
+    record = read_json(file, dict[str, Any]) if file.exists() else {}
     if record.get("version") != VERSION:
         found = f"version {record['version']} of scenes" if "version" in record else f"no {RECORD}"
         raise ValueError(
             f"{path} has {found}, and this is version {VERSION}. Versions are not comparable. Build it again:"
             " contextcir data scenes --output FOLDER"
         )
+    read_json(file, Build)  # of this version, it has these keys
     return record
 
 

@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pydantic import BaseModel, Field
 
 from contextcir.benchmarks import files
 from contextcir.benchmarks.base import Benchmark
+from contextcir.benchmarks.image_files import find_images
 from contextcir.metrics.dialogues import dialogue_bri, dialogue_hits_at_k
-from contextcir.retrieval.base import Query, Ranking
+from contextcir.retrieval.base import Gallery, Query, Ranking
 
 SOURCE = "annotations: github.com/Saehyung-Lee/PlugIR; images: cocodataset.org, 2017 Unlabeled, in unlabeled2017"
 SPLITS = ("val",)
@@ -28,6 +30,13 @@ PROTOCOLS = ("chatir",)
 OFFICIAL = {"val": {"dialogues": 2064, "images": 50_000}}
 ROUNDS = 11
 SEPARATOR = ", "  # between turns
+
+
+class Dialogue(BaseModel):
+    """A caption and ten rounds about an image."""
+
+    img: str
+    dialog: list[str] = Field(min_length=ROUNDS, max_length=ROUNDS)
 
 
 @dataclass
@@ -113,25 +122,27 @@ def load(
     files.check_choices("visdial", split=(split, SPLITS), protocol=(protocol, PROTOCOLS))
     root = Path(path)
     file = root / "dialogues" / f"VisDial_v1.0_queries_{split}.json"
-    rows = files.read_rows(file, {"img", "dialog"})
-    for number, row in enumerate(rows):
-        if len(row["dialog"]) != ROUNDS:
-            raise ValueError(f"{file}, row {number}: there are {len(row['dialog'])} turns, expected {ROUNDS}.")
-    ids = files.read_json(root / "Protocol" / f"Search_Space_{split}_50k.json")
+    rows = files.read_rows(file, Dialogue)
+    ids = files.read_json(root / "Protocol" / f"Search_Space_{split}_50k.json", list[str])
     files.check_counts(f"visdial {split} in {path}", {"dialogues": len(rows), "images": len(ids)}, OFFICIAL[split])
+    found = find_images(root, {id_: (id_,) for id_ in ids}, f"visdial {split}")
+    if check_images:
+        found.check()
     return [
         ChatBenchmark(
             name="visdial",
             protocol_id=f"visdial/v1.0/{split}/{protocol}",
-            gallery=files.image_gallery(ids, [root / id_ for id_ in ids], f"visdial {split}", check_images),
+            gallery=Gallery(ids, [found.paths[id_] for id_ in ids]),
             queries=[
                 Query(id=f"{number}/{last}", modification_text=SEPARATOR.join(turns), turns=turns)
                 for number, row in enumerate(rows)
                 for last in range(ROUNDS)
-                for turns in [tuple(row["dialog"][: last + 1])]
+                for turns in [tuple(row.dialog[: last + 1])]
             ],
-            relevance={f"{number}/{last}": {row["img"]} for number, row in enumerate(rows) for last in range(ROUNDS)},
+            relevance={f"{number}/{last}": {row.img} for number, row in enumerate(rows) for last in range(ROUNDS)},
             exclude_reference=False,
             metrics={"recall": (10,)},
+            missing=found.missing,
+            remarks=found.remarks,
         )
     ]

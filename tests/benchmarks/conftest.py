@@ -12,3 +12,11 @@ def data_root() -> Path:
     if "CIR_DATA_ROOT" not in os.environ:
         pytest.skip("CIR_DATA_ROOT is not set: no real annotations")
     return Path(os.environ["CIR_DATA_ROOT"])
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch) -> Path:
+    """Keep indexes of images out of the home folder."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder

@@ -171,9 +171,13 @@ def test_missing_images_are_named(mini):
 @pytest.mark.parametrize(
     ("task", "changes", "message"),
     [
-        ("change_object", {"condition": None}, "change_object.json, row 1: .*without condition"),
-        ("focus_object", {"gallery": [coco(3), crop(1, 2, 3, 4, 5)]}, "focus_object.json, row 1: 'val_image_id'"),
-        ("focus_attribute", {"target": {"image_id": 11}}, "focus_attribute.json, row 1: 'instance_bbox'"),
+        ("change_object", {"condition": None}, "change_object.json, row 1, key 'condition'"),
+        (
+            "focus_object",
+            {"gallery": [coco(3), crop(1, 2, 3, 4, 5)]},
+            "row 1, key 'gallery.1.val_image_id'",
+        ),
+        ("focus_attribute", {"target": {"image_id": 11}}, "focus_attribute.json, row 1, key 'target.instance_bbox'"),
         ("change_object", {"gallery": [coco(3)]}, "2 queries and 5 candidates, .* 2 queries and 6 candidates"),
         ("change_object", {"condition": " "}, "'change_object-0001'"),
     ],

@@ -67,7 +67,7 @@ def test_missing_and_damaged_data_are_named(mini, monkeypatch):
     refuses("7 queries and 3 images, .* [25,]+0[01]0 queries and [15],000 images", benchmark.load, str(root))
     for images in ([entry("b.jpg", [1]) | {"sentences": [{"sentid": 1}]}], [{"filename": "b.jpg"}]):
         write(file, {"images": images})
-        refuses(f"{file.name}: '(raw|split)'", benchmark.load, str(root))
+        refuses(f"{file.name}, images, row 0, key '(sentences.0.raw|split)'", benchmark.load, str(root))
     file.unlink()
     refuses(file.name, benchmark.load, str(root))
 

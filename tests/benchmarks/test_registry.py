@@ -64,7 +64,7 @@ def test_defaults_and_choices(published, monkeypatch):
 def test_missing_roots_and_hub_names(tmp_path, monkeypatch):
     refuses(str(tmp_path / "none"), load_benchmark, "custom", str(tmp_path / "none"))
     asked = []
-    monkeypatch.setattr(benchmark_module("custom"), "load", lambda path, split: asked.append((path, split)))
+    monkeypatch.setattr(benchmark_module("custom"), "load", lambda path, split: asked.append((path, split)) or [])
     load_benchmark("custom", "hf://user/data", "test")
     load_benchmark("custom", "user/data", "test")
     assert asked == [("user/data", "test")] * 2

@@ -128,8 +128,8 @@ def test_missing_and_damaged_data_are_named(mini, monkeypatch):
     refuses("visdial val: 1 of 20 .*0007.jpg", visdial.load, str(mini))
     visdial.load(str(mini), check_images=False)
     for row, message in (
-        ({"img": IDS[0]}, "row 1: .*without dialog"),
-        ({"img": IDS[0], "dialog": SAID[:10]}, "row 1: .*10 .*11"),
+        ({"img": IDS[0]}, "row 1, key 'dialog'"),
+        ({"img": IDS[0], "dialog": SAID[:10]}, "row 1, key 'dialog': .*11"),
     ):
         write(mini / DIALOGUES, [{"img": IDS[3], "dialog": SAID}, row])
         refuses(f"queries_val.json, {message}", visdial.load, str(mini))
