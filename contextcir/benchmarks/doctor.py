@@ -14,8 +14,9 @@ class Finding:
 
     benchmark: str
     split: str
-    state: str  # `ready`, `no images` (only these are missing), `incomplete` or `absent`
+    state: str  # `ready`, `no images` or `some images` (only images are missing), `incomplete` or `absent`
     detail: str  # the counts, or the first problem
+    missing: Sequence[str] = ()  # a line for each missing image, see `write_missing`
 
 
 def examine(benchmarks: Mapping[str, BenchmarkModule], root: str | Path) -> list[Finding]:
@@ -40,20 +41,43 @@ def _examine_split(name: str, module: BenchmarkModule, folder: Path, split: str)
     if not folder.is_dir():
         return Finding(name, split, "absent", f"no folder {folder}")
     try:
-        return Finding(name, split, "ready", _counts(module.load(str(folder), split)))
-    except (ValueError, OSError) as error:
-        problem = str(error)
-    try:
-        counts = _counts(module.load(str(folder), split, check_images=False))
-    except (ValueError, OSError):
-        return Finding(name, split, "incomplete", problem)
-    return Finding(name, split, "no images", f"annotations are complete ({counts}); {problem}")
+        parts = module.load(str(folder), split, check_images=False)
+    except Exception as error:  # whatever it is, the other benchmarks are examined
+        kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
+        return Finding(name, split, "incomplete", f"{kind}{error}")
+    missing = {
+        (id(part.gallery), id_): (part.part, id_, place) for part in parts for id_, place in part.missing.items()
+    }
+    lines = tuple("\t".join((name, split, *of_image)) for of_image in missing.values())
+    state, sentences = "ready", [_counts(parts)]
+    if missing:
+        size = _gallery_size(parts)
+        state = "no images" if len(missing) == size else "some images"
+        places = ", ".join(place for _, _, place in list(missing.values())[:3])
+        sentences = [
+            f"annotations are complete ({_counts(parts)}); {len(missing):,} of {size:,} images are missing or empty,"
+            f" such as {places}."
+        ]
+    sentences += dict.fromkeys(remark for part in parts for remark in part.remarks)
+    return Finding(name, split, state, " ".join(sentences), lines)
 
 
 def _counts(parts: Sequence[Benchmark]) -> str:
-    queries = sum(len(part.queries) for part in parts)
-    galleries = {id(part.gallery): len(part.gallery) for part in parts}
-    return f"{queries:,} queries, {sum(galleries.values()):,} images"
+    return f"{sum(len(part.queries) for part in parts):,} queries, {_gallery_size(parts):,} images"
+
+
+def _gallery_size(parts: Sequence[Benchmark]) -> int:
+    return sum({id(part.gallery): len(part.gallery) for part in parts}.values())
+
+
+def write_missing(findings: Sequence[Finding], path: str | Path) -> int:
+    """Write one line for each missing image: benchmark, split, part, id, and its official place with the reason,
+    separated by tabs. Returns their number."""
+    lines = [line for found in findings for line in found.missing]
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return len(lines)
 
 
 def format_findings(findings: Sequence[Finding], benchmarks: Mapping[str, BenchmarkModule]) -> str:
