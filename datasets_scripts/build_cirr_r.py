@@ -11,6 +11,7 @@ further options. The human caption stays in the column `original_caption`; a new
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from transformers.hf_argparser import HfArg
 
@@ -30,14 +31,17 @@ class Arguments:
 
     data_root: str = HfArg(help="CIRR in its authors' layout, or a folder with such a folder, cirr.")
     output: str = HfArg(help="Folder of the pairs and their captions.")
+    missing: Literal["error", "skip"] = HfArg(
+        default="error", help="Missing images: an error, or skip the pairs that need one."
+    )
 
 
-def training_pairs(data_root: str) -> list[dict[str, str]]:
+def training_pairs(data_root: str, missing: str = "error") -> list[dict[str, str]]:
     """Return the pairs of CIRR's training split, as rows of `pairs.json`. Of several annotations of a pair, the first
     is kept, because the new captions depend on the images only. Raises `ValueError` as
     [`~contextcir.benchmarks.cirr.training_triplets`] does."""
     pairs: dict[tuple[str, str], dict[str, str]] = {}
-    for row in training_triplets(str(find_root(data_root, "cirr"))):
+    for row in training_triplets(str(find_root(data_root, "cirr")), missing=missing):
         images = {name: str(Path(row[name]).resolve()) for name in ("reference_image", "target_image")}
         ids = {name: row[name] for name in ("reference_id", "target_id")}
         pairs.setdefault(tuple(ids.values()), {**images, **ids, "original_caption": row["modification_text"]})
@@ -47,7 +51,7 @@ def training_pairs(data_root: str) -> list[dict[str, str]]:
 def main(argv: Sequence[str]) -> int:
     """Write the pairs and, with a model, caption them. Returns the exit code."""
     args, others = CommandParser([Arguments], "contextcir data cirr-r", __doc__).parse_known(argv)
-    return write_and_caption(training_pairs(args.data_root), args.output, others)
+    return write_and_caption(training_pairs(args.data_root, args.missing), args.output, others)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,15 @@
 
 The splits of the benchmark become the configurations `gallery`, `queries` and `relevance`, and its training data
 `triplets`. Image files are stored byte for byte. The build stops if the counts differ from the official release or an
-image cannot be read. Check whether you may redistribute the images: `--push_to_hub` creates a private dataset.
+image cannot be read; `--missing skip` builds without images that cannot be had any more. Check whether you may
+redistribute the images: `--push_to_hub` creates a private dataset.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 from tqdm import tqdm
 from transformers.hf_argparser import HfArg
@@ -38,6 +40,10 @@ class Arguments:
     data_root: str = HfArg(help="Folder in the authors' layout.")
     output: str = HfArg(help="Folder for the Parquet files and the card.")
     splits: list[str] | None = HfArg(default=None, help="Splits; train are the triplets. By default all.")
+    missing: Literal["error", "skip"] = HfArg(
+        default="error",
+        help="Missing images: an error, or skip them and the queries and triplets that need one. The card says so.",
+    )
     push_to_hub: str | None = HfArg(default=None, help="Hub name to publish under (private).")
 
     def __post_init__(self):
@@ -58,6 +64,7 @@ def main(argv: Sequence[str]) -> dict[str, int]:
     """Build the dataset, and push it if asked to. Returns `<configuration> <split>` -> number of rows."""
     (args,) = CommandParser([Arguments], "contextcir data published", __doc__).parse(argv)
     from contextcir.benchmarks.published import publish
+    from contextcir.benchmarks.registry import load_benchmark
     from contextcir.data.parquet import write_parquet
     from contextcir.data.triplets import UNPARSED_FEATURES
 
@@ -66,9 +73,9 @@ def main(argv: Sequence[str]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for split in args.splits:
         if split != "train":
-            counts |= publish(module.load(root, split), output, split)
+            counts |= publish(load_benchmark(args.benchmark, root, split, missing=args.missing), output, split)
             continue
-        rows = tqdm(module.training_triplets(root), desc="triplets", unit="triplet")
+        rows = tqdm(module.training_triplets(root, missing=args.missing), desc="triplets", unit="triplet")
         embedded = (row | {name: stored_image(row[name], f"{row['id']}, {name}") for name in IMAGES} for row in rows)
         counts["triplets train"] = write_parquet(embedded, UNPARSED_FEATURES, output / "triplets", "train").rows
 
@@ -84,6 +91,7 @@ def main(argv: Sequence[str]) -> dict[str, int]:
         name=args.benchmark,
         description=(module.__doc__ or "").strip().split("\n\n")[0],
         counts=counts,
+        incomplete=args.missing == "skip",
         source=module.SOURCE,
         licence=module.LICENCE,
         citation=module.CITATION,

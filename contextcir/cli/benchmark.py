@@ -50,6 +50,10 @@ class BenchmarkArguments:
     clip: str | None = HfArg(default=None, help="CLIP of the baselines; by default the model's own.")
     output: str | None = HfArg(default=None, help="JSON file to write (a folder with --benchmark all).")
     submission: str | None = HfArg(default=None, help="Folder for the files of the benchmark's server.")
+    missing: Literal["error", "skip"] = HfArg(
+        default="error",
+        help="Missing images: an error, or skip them and the queries that need one, under a protocol id of its own.",
+    )
     batch_size: int = HfArg(default=64, help="Images or queries at a time, for each process.")
     gallery_cache: str | None = HfArg(
         default=None, help="Folder that keeps the embeddings of galleries, for all runs with the same model."
@@ -85,6 +89,8 @@ def check(choice: BenchmarkChoice, args: BenchmarkArguments, scope_args, server_
     """Refuse options that have no effect together."""
     if args.index and args.retriever in (None, IMAGESCOPE):
         raise ValueError("--index is for a model: give --retriever.")
+    if args.submission and args.missing == "skip":
+        raise ValueError("A submission needs all queries and images: leave out --missing skip.")
     if args.retriever == IMAGESCOPE and not scope_args.trace:
         raise ValueError("ImageScope keeps all answers, which are paid for: give it a folder with --trace.")
     if args.retriever != IMAGESCOPE and (scope_args, server_args) != (ImageScopeArguments(), ServerArguments()):
@@ -107,7 +113,7 @@ def run(choice: BenchmarkChoice, args: BenchmarkArguments, scope: Scope, name: s
     from contextcir.runtime.distributed import process_state
 
     state, clip = process_state(), choose_clip(args, scope)
-    record = Record(choice.load(name), name)
+    record = Record(choice.load(name, args.missing), name)
     if not (record.is_scored or args.submission):
         raise ValueError(f"The targets of {record.facts['protocol_id']} are not public: give --submission.")
     given = [choice, args, *(scope or ())]

@@ -27,8 +27,11 @@ class BenchmarkChoice:
             if self.text and not hasattr(module, "TEXTS"):
                 raise ValueError(f"{self.benchmark} has one way to make query texts: leave out --text.")
 
-    def load(self, name: str | None = None):
+    def load(self, name: str | None = None, missing: str = "error"):
         """The parts of the benchmark; of another one under the same root where a name is given."""
         return load_benchmark(
-            name or self.benchmark, self.data_root, self.split, protocol=self.protocol, text=self.text
+            *(name or self.benchmark, self.data_root, self.split),
+            protocol=self.protocol,
+            text=self.text,
+            missing=missing,
         )
