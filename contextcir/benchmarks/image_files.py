@@ -2,7 +2,7 @@
 
 Projects tell their users to unpack the same pictures in different ways: by category, flat, numbered, one folder
 deeper. The official place is preferred. Of several others, the one most like it is taken; two that are equally like it
-must have the same content. Files that are empty, or no files, are missing.
+must have the same content. An empty file, or a folder of this name, is a missing image.
 """
 
 import filecmp
@@ -70,7 +70,8 @@ def find_images(
         what (`str`): The benchmark and split, for messages.
         same_folders (`int`, *optional*, defaults to 0): How many folders above an image must have the official names,
             if its own name alone does not identify it.
-        from_web (`bool`, *optional*, defaults to `False`): Whether another suffix of `WEB_SUFFIXES` will do.
+        from_web (`bool`, *optional*, defaults to `False`): Whether the images are from the web: another suffix
+            of `WEB_SUFFIXES` will do, and a web page is no image.
         near (`str`, *optional*): Name of a folder to prefer.
 
     Returns:
@@ -79,17 +80,21 @@ def find_images(
     Raises:
         `ValueError`: An image is in two places with different content, and neither is the official one.
     """
-    paths = {id_: _first_usable(root, some) for id_, some in places.items()}
+    paths = {id_: _first_usable(root, some, from_web) for id_, some in places.items()}
     lost = [id_ for id_, path in paths.items() if path is None]
     found = {id_: path or root / places[id_][0] for id_, path in paths.items()}
     if not lost:
         return FoundImages(what, found, {})
     index = image_index(root)
-    elsewhere = _search(root, index, {id_: places[id_][0] for id_ in lost}, what, same_folders, from_web, near)
-    missing = {id_: f"{found[id_]} ({_reason(found[id_])})" for id_ in lost if id_ not in elsewhere}
-    names = {key_of(os.path.basename(places[id_][0]), from_web) for id_ in missing}
+    by_key: dict[str, list[str]] = {}
+    for folder, name in index.images():
+        by_key.setdefault(key_of(name, from_web), []).append(os.path.join(folder, name))
+    keys = {id_: key_of(os.path.basename(places[id_][0]), from_web) for id_ in lost}
+    candidates = {id_: by_key[key] for id_, key in keys.items() if key in by_key}
+    elsewhere = _choose(root, places, candidates, what, same_folders, from_web, near)
+    missing = {id_: _missing(root, places[id_], from_web) for id_ in lost if id_ not in elsewhere}
     taken = [_taken(root, places, elsewhere, what)] if elsewhere else []
-    archives = unpacking(root, index, names, from_web) if missing else ()
+    archives = unpacking(root, index, {keys[id_] for id_ in missing}, from_web) if missing else ()
     return FoundImages(what, found | elsewhere, missing, (*taken, *archives))
 
 
@@ -114,41 +119,51 @@ def unpacking(root: Path, index: ImageIndex, names: set[str], from_web: bool = F
             yield f"{path} is not unpacked: if it holds them, tar -xf {file} -C {folder}."
 
 
-def _usable(path: str | Path) -> bool:
+def _fault(path: str | Path, from_web: bool) -> str | None:
+    """Say why a path is no image, as far as can be seen at a glance; `None` if it may be one."""
     try:
         facts = os.stat(path)
+        if not stat.S_ISREG(facts.st_mode):
+            return "not a file"
+        if not facts.st_size:
+            return "empty"
+        if from_web:
+            with open(path, "rb") as file:
+                if file.read(64).lstrip().startswith(b"<"):  # the answer for a dead address, saved as a picture
+                    return "a web page"
     except (OSError, ValueError):  # a name may hold what no file name can
-        return False
-    return stat.S_ISREG(facts.st_mode) and facts.st_size > 0
-
-
-def _first_usable(root: Path, places: Sequence[str]) -> Path | None:
-    return next((root / place for place in places if _usable(os.path.join(root, place))), None)
-
-
-def _reason(path: Path) -> str:
-    try:
-        return "empty" if stat.S_ISREG(os.stat(path).st_mode) else "not a file"
-    except (OSError, ValueError):
         return "missing"
+    return None
 
 
-def _search(
-    root: Path, index: ImageIndex, lost: Mapping[str, str], what: str, same_folders: int, from_web: bool, near: str
+def _first_usable(root: Path, places: Sequence[str], from_web: bool) -> Path | None:
+    return next((root / place for place in places if not _fault(os.path.join(root, place), from_web)), None)
+
+
+def _missing(root: Path, places: Sequence[str], from_web: bool) -> str:
+    """Return the official place with what is there, or the first one if there is nothing."""
+    faults = {place: _fault(root / place, from_web) for place in places}
+    place = next((place for place, fault in faults.items() if fault != "missing"), places[0])
+    return f"{root / place} ({faults[place]})"
+
+
+def _choose(
+    root: Path,
+    places: Mapping[str, Sequence[str]],
+    candidates: Mapping[str, Sequence[str]],
+    what: str,
+    same_folders: int,
+    from_web: bool,
+    near: str,
 ) -> dict[str, Path]:
-    """Return id -> file at another place, for those of the lost images that have one."""
-    keys = {key_of(os.path.basename(place), from_web) for place in lost.values()}
-    by_key: dict[str, list[str]] = {}
-    for folder, name in index.images():
-        if (key := key_of(name, from_web)) in keys:
-            by_key.setdefault(key, []).append(os.path.join(folder, name))
+    """Return id -> the best of the files with its name, for those of the images that have one."""
     found, ambiguous = {}, []
-    for id_, official in lost.items():
-        wanted = Path(official)
+    for id_, named in candidates.items():
+        wanted = Path(places[id_][0])
         ranked: dict[tuple, list[Path]] = {}
-        for place in map(Path, by_key.get(key_of(wanted.name, from_web), ())):
+        for place in map(Path, named):
             shared = _shared_folders(place, wanted)
-            if shared >= same_folders and _usable(root / place):
+            if shared >= same_folders and not _fault(root / place, from_web):
                 likeness = (near in place.parts, shared, place.name == wanted.name, place.suffix.lower() == ".png")
                 ranked.setdefault(likeness, []).append(root / place)
         if not ranked:
@@ -161,7 +176,7 @@ def _search(
         id_, first, other = ambiguous[0]
         raise ValueError(
             f"{what}: {len(ambiguous):,} images are in two places with different content. {id_!r} is at {first} and at"
-            f" {other}: remove one, or move the right one to {root / lost[id_]}."
+            f" {other}: remove one, or move the right one to {root / places[id_][0]}."
         )
     return found
 

@@ -228,6 +228,15 @@ def test_files_without_content(cirr_folder):  # noqa: F811
     assert "again (4)" in remarks(cirr.load(str(cirr_folder)))
 
 
+@pytest.mark.fault("D09", "an empty file, a folder or a dead link in the place of an image is a missing image")
+def test_web_pages_of_dead_addresses(fashioniq_folder):  # noqa: F811
+    (fashioniq_folder / "images/D14.jpg").write_text("\n<!DOCTYPE html><title>404</title>")
+    dress, *_ = fashioniq.load(str(fashioniq_folder), check_images=False)
+    assert dress.missing == {"D14": f"{fashioniq_folder / 'images/D14.jpg'} (a web page)"}
+    (fashioniq_folder / "images/D14.png").write_bytes(png(1))
+    fashioniq.load(str(fashioniq_folder))
+
+
 @pytest.fixture
 def listed(monkeypatch):
     """The folders that were listed."""
