@@ -89,7 +89,7 @@ def read_rows(path: Path, kind: type[Kind]) -> list[Kind]:
 def _problem(error: ValidationError) -> str:
     """Describe the first fault: row, key, what was got and expected."""
     first, count = error.errors(include_url=False)[0], error.error_count()
-    got, expected = f"{first['input']!r}"[:80], first["msg"].removeprefix("Input should be ")
+    got, expected = json.dumps(first["input"])[:80], first["msg"].removeprefix("Input should be ")
     expected = expected.replace("a valid integer", "an integer").replace("valid ", "").replace("array", "list")
     if first["type"] == "json_invalid":
         return f" is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}. Download it again."

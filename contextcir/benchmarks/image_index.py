@@ -85,10 +85,9 @@ def _bring_up_to_date(root: Path, old: ImageIndex) -> ImageIndex:
             if (facts.st_dev, facts.st_ino) in seen:
                 continue
             seen.add((facts.st_dev, facts.st_ino))
-            known = old.folders.get(folder)
-            listing = (
-                known if known and known.changed == facts.st_mtime_ns else _list(root / folder, facts.st_mtime_ns)
-            )
+            listing = old.folders.get(folder)
+            if listing is None or listing.changed != facts.st_mtime_ns:
+                listing = _list(root / folder, facts.st_mtime_ns)
             for name in listing.archives:
                 path = os.path.join(folder, name)
                 new.archives[path] = _look_into(root / path, old.archives.get(path))

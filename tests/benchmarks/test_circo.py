@@ -98,7 +98,7 @@ def test_missing_and_damaged_data_are_named(mini):
         ([rows[0], rows[1] | {"gt_img_ids": [*rows[1]["gt_img_ids"], 4]}, rows[2]], "'1' .*target '4'"),
         ([rows[0], rows[1], rows[2] | {"id": 3}], "circo val .*2"),  # the server wants 0, 1, 2
         ([rows[0], {k: v for k, v in rows[1].items() if k != "gt_img_ids"}, rows[2]], "row 1, key 'gt_img_ids'"),
-        ({"annotations": rows}, "val.json: .*{'annotations'"),
+        ({"annotations": rows}, 'val.json: .*{"annotations"'),
     ):
         write(annotations, changed)
         refuses(message, circo.load, str(mini), check_images=False)
@@ -108,7 +108,7 @@ def test_missing_and_damaged_data_are_named(mini):
 
 def test_an_unknown_gallery_is_refused(mini):
     write(mini / INFO, [{"id": 3}])
-    refuses("image_info_unlabeled2017.json: .*{'id': 3}", circo.load, str(mini))
+    refuses('image_info_unlabeled2017.json: .*{"id": 3}', circo.load, str(mini))
     (mini / INFO).unlink()
     (mini / "COCO2017_unlabeled/unlabeled2017").rename(mini / "elsewhere")
     refuses("image_info_unlabeled2017.json .*unlabeled2017", circo.load, str(mini), check_images=False)

@@ -136,7 +136,7 @@ def test_null_is_no_caption(circo_folder):  # noqa: F811
     change(
         circo_folder / "annotations/val.json", lambda rows: [rows[0], rows[1] | {"relative_caption": None}, rows[2]]
     )
-    refuses("val.json, row 1, key 'relative_caption': got None, .*string", circo.load, str(circo_folder))
+    refuses("val.json, row 1, key 'relative_caption': got null, .*string", circo.load, str(circo_folder))
 
 
 @pytest.mark.fault("D03", "annotations with a byte order mark, in UTF-8 or UTF-16, are read as without")
@@ -202,4 +202,4 @@ def test_null_in_the_published_form(tmp_path, config, column):
 @pytest.mark.fault("D05", "a null in a column of ids or texts of the published form is named with its row")
 def test_a_record_of_scenes_without_arguments(tmp_path):
     write(tmp_path / "scenes.json", {"version": scenes.VERSION, "arguments": {"seed": None}})
-    refuses("scenes.json, key 'arguments.seed': got None", scenes.load, str(tmp_path))
+    refuses("scenes.json, key 'arguments.seed': got null", scenes.load, str(tmp_path))

@@ -82,11 +82,11 @@ def test_missing_data_are_named(mini):
             lambda rows: [[row["id"], row["path"]] for row in rows],
             r"_corpus.json, row 0: .*\[42, .*object",
         ),
-        ("corpus", lambda rows: {row["id"]: row["path"] for row in rows}, "_corpus.json: .*{'42': 'val/.*list"),
+        ("corpus", lambda rows: {row["id"]: row["path"] for row in rows}, '_corpus.json: .*{"42": "val/.*list'),
         (
             "",
             lambda rows: [*rows[:2], {"qid": 1}],
-            "val.json, row 2, key 'query-text': .*{'qid': 1}",
+            "val.json, row 2, key 'query-text': .*{\"qid\": 1}",
         ),
         (
             "",
