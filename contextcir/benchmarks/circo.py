@@ -139,11 +139,9 @@ def _places(root: Path) -> tuple[dict[str, tuple[str, ...]], str]:
         origin = f"the images of {FOLDER}, since there is no {LIST}"
         if not images:
             names = {name for archive in index.archives.values() for name in archive.images or ()}
-            advice = " ".join(unpacking(root, index, names))
-            raise ValueError(
-                f"The gallery is unknown: there is neither {lists[0]} nor {root / 'COCO2017_unlabeled' / FOLDER}. Get"
-                f" one of the two from COCO. {advice}"
-            )
+            neither = f"there is neither {lists[0]} nor {root / 'COCO2017_unlabeled' / FOLDER}"
+            advice = ["Get one of the two from COCO.", *unpacking(root, index, names)]
+            raise ValueError(f"The gallery is unknown: {neither}. {' '.join(advice)}")
     return {str(id_): (f"COCO2017_unlabeled/{FOLDER}/{name}",) for id_, name in sorted(images)}, origin
 
 

@@ -34,7 +34,9 @@ def leave_out_missing(parts: Sequence[Benchmark]) -> list[Benchmark]:
     kept = [[query for query in part.queries if not _needs_missing(part, query)] for part in parts]
     for part, queries in zip(parts, kept, strict=True):
         if not queries:
-            raise ValueError(f"{part.protocol_id} {part.part}: every query needs an image that is missing. Get them.")
+            raise ValueError(
+                f"{' '.join([part.name, part.part]).strip()}: every query needs an image that is missing. Get them."
+            )
     galleries = {id(part.gallery): _without(part.gallery, part.missing) for part in parts}
     images = sum({id(part.gallery): len(part.missing) for part in parts}.values())
     dropped = sum(len(part.queries) for part in parts) - sum(map(len, kept))
