@@ -20,6 +20,7 @@ FLOORS = (  # from the ground up; `contextcir/__init__.py` names what is public,
     "captions",
     "benchmarks",
     "evaluation",
+    "bridges",
     "visualization",
     "serving",
     "cli",
@@ -32,6 +33,7 @@ HOMES = {  # library -> the only files that may import it
     "lancedb": {"contextcir/retrieval/engines/lance.py"},
     "psycopg": {"contextcir/retrieval/engines/postgres.py"},
     "pgvector": {"contextcir/retrieval/engines/postgres.py"},
+    "mteb": {"contextcir/bridges/mteb.py"},
     "torchvision": set(),
 }
 SERVERS = {"fastapi", "starlette", "uvicorn", "prometheus_client", "python_multipart"}  # of `contextcir/serving`

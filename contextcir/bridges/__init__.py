@@ -1,0 +1,1 @@
+"""Our models and protocols inside other people's tools."""
