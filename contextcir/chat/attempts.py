@@ -26,6 +26,8 @@ class Attempts:
 
 
 current_attempts: ContextVar[Attempts | None] = ContextVar("attempts", default=None)
+# Called before the headers of an attempt are sent, with the number of attempts that may be charged by then
+on_send: ContextVar[Callable[[int], None] | None] = ContextVar("on_send", default=None)
 
 
 async def count_request(request: httpx.Request) -> None:
@@ -33,7 +35,10 @@ async def count_request(request: httpx.Request) -> None:
     if attempts := current_attempts.get():
 
         async def trace(event: str, info: dict[str, Any]) -> None:
-            attempts.chargeable += event.endswith("send_request_headers.started")
+            if event.endswith("send_request_headers.started"):
+                if report := on_send.get():
+                    report(attempts.chargeable + 1)
+                attempts.chargeable += 1
 
         request.extensions = {**request.extensions, "trace": trace}
 

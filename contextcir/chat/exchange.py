@@ -10,7 +10,8 @@ OUTCOMES = ("answered", "refused", "filtered", "cut", "malformed", "failed")
 
 
 class ChatStop(RuntimeError):  # noqa: N818  (not a program error: the run ends here and can be continued later)
-    """A run must end early. `reason` is "key", "model", "quota", "budget", "unreachable", "batch" or "interrupted";
+    """A run must end early. `reason` is "key", "model", "quota", "budget", "unreachable", "failing", "batch" or
+    "interrupted";
     `usd` is what the server charged all the same."""
 
     exit_code = 3  # of commands that end with it
@@ -62,6 +63,7 @@ class Outcome:
         lost_usd (`float`): Upper bound of what attempts without an answer (time-outs) may have cost in addition.
         request_id (`str`): The id.
         recalled (`bool`): Whether it was read from a ledger, so that nothing was sent and nothing paid.
+        doubtful (`bool`): Whether the server's usage could not be believed, so that `usd` is the upper bound.
     """
 
     kind: str
@@ -75,6 +77,7 @@ class Outcome:
     lost_usd: float = 0.0
     request_id: str = ""
     recalled: bool = False
+    doubtful: bool = False
 
 
 Ask = Callable[[ChatRequest], Awaitable[Outcome]]

@@ -19,7 +19,6 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
-from urllib.parse import urlsplit
 
 from contextcir.chat.answers import read_completion, schema_prompt, strict_schema
 from contextcir.chat.attempts import QUOTA, Attempts, check_response, count_request, current_attempts
@@ -28,11 +27,11 @@ from contextcir.chat.images import image_url
 from contextcir.chat.prices import Price, without_date
 from contextcir.data.content import image_digest
 from contextcir.data.images import ImageError
+from contextcir.runtime.secrets import redact
 
 OPENAI_URL = "https://api.openai.com/v1"  # explicit, since the client would follow OPENAI_BASE_URL
 MAX_ERROR = 500  # characters of a server's error message
 
-_SECRET = re.compile(r"\bsk-[\w*.-]+|(?<=Bearer )\S+")
 _SCHEMA_REJECTED = re.compile(r"response_format|json_schema|structured output|guided|grammar", re.IGNORECASE)
 _FILTERED = {"content_filter", "content_policy_violation"}
 _MESSAGE_BYTES = 64  # upper bound of the tokens of a message and its role beside the text
@@ -59,6 +58,8 @@ class ChatServer(AbstractAsyncContextManager):
     Raises:
         [`~contextcir.chat.exchange.ChatStop`]: The file holds no key.
     """
+
+    reports_sends = True  # to `contextcir.chat.attempts.on_send`
 
     def __init__(
         self,
@@ -89,8 +90,7 @@ class ChatServer(AbstractAsyncContextManager):
     @property
     def address(self) -> str:
         """`str`: The address without a user and password."""
-        parts = urlsplit(self.base_url)
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+        return redact(self.base_url)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -254,7 +254,7 @@ class ChatServer(AbstractAsyncContextManager):
 
     def _redact(self, text: str) -> str:
         text = text.replace(self._key, "[key]") if self._key else text
-        return _SECRET.sub("[key]", text)[:MAX_ERROR]
+        return redact(text)[:MAX_ERROR]
 
     # --- the connection ----------------------------------------------------------------------------------------------
 
