@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from transformers.hf_argparser import HfArg
 
+from contextcir.chat.prices import FREE, Price, check_limit, price_of
+
 if TYPE_CHECKING:
     from contextcir.chat.server import ChatServer
 
@@ -32,6 +34,12 @@ class ServerArguments:
     def __post_init__(self):
         if self.usd_per_million and len(self.usd_per_million) != 2:
             raise ValueError(f"usd_per_million has two prices, of prompts and of answers, got {self.usd_per_million}.")
+        if self.max_usd is not None:
+            check_limit(self.max_usd)
+        if self.free and self.max_usd is not None:
+            raise ValueError("free and max_usd contradict each other: what costs nothing needs no limit.")
+        if self.usd_per_million:
+            Price(self.usd_per_million[0], self.usd_per_million[1])  # which refuses what is no price
         if self.free and self.usd_per_million:
             raise ValueError("free and usd_per_million contradict each other. Leave one of them out.")
 
@@ -50,7 +58,6 @@ class ServerArguments:
         Raises:
             `ValueError`: The price of the model is not known.
         """
-        from contextcir.chat.prices import FREE, Price, price_of
         from contextcir.chat.server import ChatServer
 
         if self.free:
