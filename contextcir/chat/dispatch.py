@@ -5,16 +5,20 @@ the same result at the same cost.
 """
 
 import asyncio
+import logging
 from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from contextcir.chat.attempts import on_send
 from contextcir.chat.exchange import ChatBackend, ChatRequest, ChatStop, Outcome
 from contextcir.chat.ledger import SETTLED, TEMPORARY, Entry, Ledger
 from contextcir.chat.pace import Limit
 from contextcir.data.images import ImageError
+
+logger = logging.getLogger("contextcir.chat")
 
 DRAIN_SECONDS = 10.0  # how long an interrupted run waits for requests in flight
 
@@ -91,7 +95,10 @@ class BaseDispatcher(AbstractAsyncContextManager):
     async def _answer(self, request: ChatRequest, request_id: str) -> Outcome:
         entry = self.ledger.find(request_id)
         if entry and entry.state in SETTLED and entry.kind != TEMPORARY:
-            return entry.outcome(request.schema)
+            try:
+                return entry.outcome(request.schema)
+            except ValueError:
+                logger.warning("%s: the answer of %s is damaged. It is sent again.", self.ledger.path, request_id)
         self._check_stop()
         self.ledger.plan(request_id, request.role, request.attempt)
         return await self._send(request, request_id, entry)
@@ -107,8 +114,11 @@ class BaseDispatcher(AbstractAsyncContextManager):
         self.usage.usd += outcome.usd + outcome.lost_usd
         return replace(outcome, request_id=request_id)
 
-    def _halt(self, stop: ChatStop) -> None:
+    def halt(self, stop: ChatStop) -> None:
+        """Send nothing more: every request that is not in flight raises this."""
         self._stop = self._stop or stop
+
+    _halt = halt
 
     def _check_stop(self) -> None:
         if self._stop:
@@ -163,6 +173,9 @@ class Dispatcher(BaseDispatcher):
             bound = self.server.estimate(request)
             await self._reserve(request_id, bound)
             self._in_flight.add(task)
+            on_send.set(partial(self.ledger.mark_sent, request_id))
+            if not getattr(self.server, "reports_sends", False):
+                self.ledger.mark_sent(request_id)
             try:
                 outcome = await self.server.complete(request, self._limit.note)
             except ChatStop as stop:

@@ -2,16 +2,23 @@
 
 A request is first planned, then sent with an upper bound of its cost reserved, then answered or failed. Each step is
 one transaction. So a run that is killed at any moment can be continued; an answered request is never sent again; and
-the costs plus the reservations never exceed the limit. A request that was in flight when a run died may have been
-charged: its reservation stays spent as `lost_usd`, and it is sent again. Left out: several runs on one folder at the
-same time, which a lock prevents, and images, which stay in their files.
+the costs plus the reservations never exceed the limit.
+
+A request counts as sent from when its headers leave, so a kill before that loses nothing. One that was in flight when
+a run died may have been charged. The next run plans it again, and counts it against the limit by what such requests
+have cost so far, see [`Ledger.killed`]: its upper bound assumes an answer of maximum length, which is rare.
+
+A server that charges more than the bound raises the bounds of all later requests of that role, in later runs too. Left
+out: several runs on one folder at the same time, which a lock prevents, and images, which stay in their files.
 """
 
 import json
+import logging
 import os
-import sqlite3
 import time
+from collections import defaultdict
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,42 +26,17 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from contextcir.chat.exchange import Outcome
+from contextcir.chat.ledger_file import NAME, VERSION, LedgerError, explained, open_file
+from contextcir.chat.ledger_report import charged_above, killed_usd, report_rows
+from contextcir.chat.prices import MARGIN, check_limit
 
-VERSION = 1  # of the tables
+logger = logging.getLogger("contextcir.chat")
+
 SETTLED = ("answered", "failed")
 TEMPORARY = "failed"  # the only kind of failure that is sent again by the next run
+IN_EVERY_ID = {"temperature", "max_tokens", "max_image_side"}  # settings that every id of a request depends on
 
-_COPIED = ("kind", "model", "text", "error", "prompt_tokens", "completion_tokens")  # from an outcome, as they are
-_TABLES = """
-create table if not exists settings (name text primary key, value text not null);
-create table if not exists batches (key text primary key, server_id text, created_at real not null);
-create table if not exists requests (
-    id text primary key,
-    role text not null,
-    attempt integer not null,
-    state text not null check (state in ('planned', 'sent', 'answered', 'failed')),
-    kind text not null default '',
-    model text not null default '',
-    answer text,
-    text text not null default '',
-    error text not null default '',
-    prompt_tokens integer not null default 0,
-    completion_tokens integer not null default 0,
-    reserved_usd real not null default 0,
-    usd real not null default 0,
-    lost_usd real not null default 0,
-    sends integer not null default 0,
-    batch text references batches (key),
-    planned_at real not null,
-    sent_at real,
-    settled_at real
-) without rowid;
-create index if not exists requests_of_a_batch on requests (batch) where batch is not null;
-"""
-
-
-class LedgerError(ValueError):
-    """An output folder that this run must not write to; the message says why, and how to continue."""
+_COPIED = ("kind", "model", "text", "error", "prompt_tokens", "completion_tokens", "doubtful")  # from an outcome
 
 
 class Entry(NamedTuple):
@@ -69,6 +51,7 @@ class Entry(NamedTuple):
     error: str
     prompt_tokens: int
     completion_tokens: int
+    doubtful: int
     usd: float
     batch: str | None
 
@@ -78,7 +61,23 @@ class Entry(NamedTuple):
         if self.answer is not None:
             value = schema.model_validate_json(self.answer) if schema else json.loads(self.answer)
         copied = {name: getattr(self, name) for name in (*_COPIED, "usd")}
+        copied["doubtful"] = bool(self.doubtful)
         return Outcome(value=value, request_id=self.id, recalled=True, **copied)
+
+
+@dataclass
+class _Reservation:
+    """What is reserved for a request of this run: `bound`, raised by `factor`, for each of its `sends`."""
+
+    role: str
+    bound: float
+    factor: float
+    sends: int = 1
+    is_sent: bool = False
+
+    @property
+    def usd(self) -> float:
+        return self.bound * self.factor * self.sends
 
 
 class Ledger(AbstractContextManager):
@@ -88,17 +87,20 @@ class Ledger(AbstractContextManager):
     Args:
         folder (`str` or `os.PathLike`): Created if missing.
         settings (`dict[str, Any]`): Settings that all answers in the folder share, such as the model, its parameters
-            and a hash of the prompts. Recorded at the first use, compared afterwards.
+            and a hash of the prompts. Recorded at the first use, compared afterwards once there is an answer. Those
+            that every id of a request depends on (temperature, max_tokens) may change at any time.
         max_usd (`float`, *optional*): Limit of the cost of this folder, over all runs. No limit by default.
 
     Raises:
         [`LedgerError`]: Another run uses the folder, it was started with other settings, or the file is damaged.
+        `ValueError`: The limit is negative or not finite.
     """
 
     def __init__(self, folder: str | os.PathLike, settings: dict[str, Any], max_usd: float | None = None):
-        self.path = Path(folder) / "ledger.sqlite"
-        self.max_usd = float("inf") if max_usd is None else max_usd
+        self.path = Path(folder) / NAME
+        self.max_usd = float("inf") if max_usd is None else check_limit(max_usd)
         self.in_flight = 0  # requests of this run with a reservation
+        self._reserved: dict[str, _Reservation] = {}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.path.with_suffix(".lock"), timeout=0)
         try:
@@ -106,47 +108,66 @@ class Ledger(AbstractContextManager):
         except Timeout:
             raise LedgerError(f"Another run is writing to {folder}. Wait for it, or choose another folder.") from None
         try:
-            self._db = self._open()
-            self._check_settings(settings)
-            # The most that is to be paid if all requests in flight are charged
-            self.committed_usd = self._total("usd + lost_usd + reserved_usd")
+            self._db = open_file(self.path)
+            try:
+                self._check_settings(settings)
+                self._factors = defaultdict(lambda: 1.0, charged_above(self._query))
+                self._settle_killed()
+                self._planned = self._value("select coalesce(max(number), 0) from requests")
+                self.committed_usd = self.spent_usd + self.unsure_usd
+            except BaseException:
+                self._db.close()
+                raise
         except BaseException:
             self._lock.release()
             raise
 
-    def _open(self) -> sqlite3.Connection:
-        try:
-            db = sqlite3.connect(self.path, isolation_level=None)
-            # Does not wait for the disk at each answer: safe if the process dies, consistent if the machine does.
-            db.executescript("pragma journal_mode = wal; pragma synchronous = normal;" + _TABLES)
-            return db
-        except sqlite3.OperationalError as error:  # full, read-only or locked: the file holds answers that were paid
-            raise LedgerError(
-                f"{self.path} cannot be written ({error}). Check the disk, its permissions and other programs, and"
-                " keep the file."
-            ) from None
-        except sqlite3.DatabaseError as error:
-            raise LedgerError(f"{self.path} is not a ledger ({error}). Remove it, or choose another folder.") from None
+    def _query(self, sql: str, *values: Any) -> list[Any]:
+        with explained(self.path):
+            return self._db.execute(sql, values).fetchall()
+
+    def _value(self, sql: str, *values: Any) -> Any:
+        return self._query(sql, *values)[0][0]
 
     def _check_settings(self, settings: dict[str, Any]) -> None:
         new = {name: json.dumps(value, sort_keys=True) for name, value in {"ledger": VERSION, **settings}.items()}
-        old = dict(self._db.execute("select name, value from settings"))
-        if not old:
-            self._db.executemany("insert into settings values (?, ?)", new.items())
-            return
-        changed = [
-            f"{name}: {old.get(name, 'nothing')} before, {new.get(name, 'nothing')} now"
+        old = dict(self._query("select name, value from settings")) or new  # none in a new or recovered ledger
+        changed = {
+            name: f"{name}: {old.get(name, 'nothing')} before, {new.get(name, 'nothing')} now"
             for name in sorted(old.keys() | new.keys())
             if old.get(name) != new.get(name)
-        ]
-        if changed:
+        }
+        answered = self._value("select count(*) from requests where state = 'answered'")
+        if answered and changed.keys() - IN_EVERY_ID:
             raise LedgerError(
-                f"{self.path.parent} was started with other settings ({'; '.join(changed)}). Choose another folder,"
-                f" restore the earlier settings, or remove {self.path.name} to start over and pay again."
+                f"{self.path.parent} was started with other settings ({'; '.join(changed.values())}). Choose another"
+                f" folder, restore the earlier settings, or remove {self.path.name} to start over and pay again."
             )
+        if answered and changed:
+            logger.warning(
+                "%s has %s answers of other settings (%s). They are kept; requests that have changed are sent, and"
+                " paid for, again.",
+                self.path.parent,
+                f"{answered:,}",
+                "; ".join(changed.values()),
+            )
+        for name in old.keys() - new.keys():
+            self._query("delete from settings where name = ?", name)
+        for name, value in new.items():
+            self._query("insert or replace into settings values (?, ?)", name, value)
 
-    def _total(self, columns: str) -> float:
-        return self._db.execute(f"select total({columns}) from requests").fetchone()[0]
+    def _settle_killed(self) -> None:
+        """Plan requests again that were in flight when an earlier run ended, unless they are in a batch. What their
+        earlier attempts may have cost (time-outs) counts as lost, the last one as killed."""
+        for id_, role, reserved, bound in self._query(
+            "select id, role, reserved_usd, bound_usd from requests where state = 'sent' and batch is null"
+        ):
+            last = min(bound * self._factors[role], reserved)
+            self._query(
+                "update requests set state = 'planned', reserved_usd = 0, lost_usd = lost_usd + ?, kills = kills + 1,"
+                " kill_usd = kill_usd + ? where id = ?",
+                *(reserved - last, last, id_),
+            )
 
     def close(self) -> None:
         """Release the folder. Reservations of requests in flight are kept, since these may have been charged."""
@@ -160,40 +181,65 @@ class Ledger(AbstractContextManager):
 
     def find(self, request_id: str) -> Entry | None:
         """Return the row of a request."""
-        row = self._db.execute(
-            f"select {', '.join(Entry._fields)} from requests where id = ?", [request_id]
-        ).fetchone()
-        return row and Entry(*row)
+        rows = self._query(f"select {', '.join(Entry._fields)} from requests where id = ?", request_id)
+        return Entry(*rows[0]) if rows else None
 
     def plan(self, request_id: str, role: str, attempt: int) -> None:
         """Record a request before it is sent. An existing row is left as it is."""
-        self._db.execute(
-            "insert or ignore into requests (id, role, attempt, state, planned_at) values (?, ?, ?, 'planned', ?)",
-            [request_id, role, attempt, time.time()],
+        if self._query("select 1 from requests where id = ?", request_id):
+            return
+        self._planned += 1
+        self._query(
+            "insert into requests (id, role, attempt, state, planned_at, number) values (?, ?, ?, 'planned', ?, ?)",
+            *(request_id, role, attempt, time.time(), self._planned),
         )
 
     def reserve(self, request_id: str, usd: float, batch: str | None = None) -> bool:
         """
-        Reserve the cost of a planned request, and mark it as sent.
+        Reserve the cost of a planned request. Call [`Ledger.mark_sent`] when it is sent.
 
         Args:
-            request_id (`str`): The request. An earlier reservation, by a run that died, counts as lost.
-            usd (`float`): An upper bound of its cost.
-            batch (`str`, *optional*): The key of its batch.
+            request_id (`str`): The request.
+            usd (`float`): An upper bound of its cost. It is raised if the server has charged more than such bounds.
+            batch (`str`, *optional*): The key of its batch. If given, the request is marked as sent at once: it is
+                recorded before the batch exists.
 
         Returns:
             `bool`: Whether the limit allows it; if not, nothing is changed.
         """
-        if self.committed_usd + usd > self.max_usd:
-            return False
-        self._db.execute(
-            "update requests set state = 'sent', kind = '', error = '', lost_usd = lost_usd + reserved_usd,"
-            " reserved_usd = ?, batch = ?, sends = sends + 1, sent_at = ? where id = ?",
-            [usd, batch, time.time(), request_id],
-        )
-        self.committed_usd += usd
+        role = self._value("select role from requests where id = ?", request_id)
+        held = _Reservation(role, usd, self._factors[role])
+        if self.committed_usd + held.usd > self.max_usd:
+            if self.in_flight:
+                return False
+            self.committed_usd = self.spent_usd + self.unsure_usd  # by now there may be answers to judge kills by
+            if self.committed_usd + held.usd > self.max_usd:
+                return False
+        self._reserved[request_id] = held
+        self.committed_usd += held.usd
         self.in_flight += 1
+        if batch:
+            self.mark_sent(request_id, batch=batch)
         return True
+
+    def mark_sent(self, request_id: str, sends: int = 1, *, batch: str | None = None) -> None:
+        """
+        Record that a request with a reservation is being sent.
+
+        Args:
+            request_id (`str`): The request.
+            sends (`int`, defaults to 1): How many attempts at it may be charged, this one included: each reserves the
+                bound. (Attempts after a time-out are not held back by the limit.)
+            batch (`str`, *optional*): The key of its batch.
+        """
+        held, again = self._reserved[request_id], int(not self._reserved[request_id].is_sent)
+        before, held.sends, held.is_sent = held.usd, max(sends, 1), True
+        self._query(
+            "update requests set state = 'sent', kind = '', error = '', reserved_usd = ?, bound_usd = ?, batch = ?,"
+            " sends = sends + ?, sent_at = ? where id = ?",
+            *(held.usd, held.bound, batch, again, time.time(), request_id),
+        )
+        self.committed_usd += held.usd - before
 
     def adopt(self) -> None:
         """Count a request as in flight that this run does not send: it was sent earlier, or cannot be sent."""
@@ -208,6 +254,7 @@ class Ledger(AbstractContextManager):
         answer = outcome.value
         if answer is not None:
             answer = json.dumps(answer) if isinstance(answer, str) else answer.model_dump_json()
+        held = self._reserved.get(request_id)
         self._settle(
             request_id,
             outcome.usd,
@@ -217,51 +264,73 @@ class Ledger(AbstractContextManager):
             settled_at=time.time(),
             **{name: getattr(outcome, name) for name in _COPIED},
         )
+        if held and held.bound and not outcome.doubtful:
+            self._compare_with_bound(held, outcome.usd)
 
     def _settle(self, request_id: str, usd: float, lost_usd: float, **columns: Any) -> None:
+        held = self._reserved.pop(request_id, None)
+        # One without a reservation was sent in a batch of an earlier run, or cannot be sent
+        reserved = held.usd if held else self._value("select reserved_usd from requests where id = ?", request_id)
         assignments = ", ".join(f"{name} = ?" for name in columns)
-        (reserved,) = self._db.execute("select reserved_usd from requests where id = ?", [request_id]).fetchone()
-        self._db.execute(
+        self._query(
             f"update requests set {assignments}, usd = usd + ?, lost_usd = lost_usd + ?, reserved_usd = 0"
             " where id = ?",
-            [*columns.values(), usd, lost_usd, request_id],
+            *(*columns.values(), usd, lost_usd, request_id),
         )
         self.committed_usd += usd + lost_usd - reserved
         self.in_flight -= 1
+
+    def _compare_with_bound(self, held: _Reservation, usd: float) -> None:
+        """Raise the bounds of a role if the server charges more, those of requests in flight as well. So no more is
+        spent above the limit than what was in flight at the first such answer."""
+        if usd <= held.bound * self._factors[held.role] * (1 + 1e-6):
+            return
+        factor = self._factors[held.role] = MARGIN * usd / held.bound
+        logger.warning(
+            "The server charged $%.4f for a request (%s) that should cost $%.4f at most. Each further one reserves"
+            " %.1f times its bound. Check the price of the model and what the server counts.",
+            *(usd, held.role, held.bound, factor),
+        )
+        for id_, other in self._reserved.items():
+            if other.role == held.role:
+                before, other.factor = other.usd, factor
+                self.committed_usd += other.usd - before
+                if other.is_sent:
+                    self._query("update requests set reserved_usd = ? where id = ?", other.usd, id_)
 
     # --- batches -----------------------------------------------------------------------------------------------------
 
     def open_batch(self, key: str) -> None:
         """Record a batch before it is submitted, under a key that the server stores as its label."""
-        self._db.execute("insert into batches values (?, null, ?)", [key, time.time()])
+        self._query("insert into batches values (?, null, ?)", key, time.time())
 
     def name_batch(self, key: str, server_id: str) -> None:
         """Record the server's id of a batch."""
-        self._db.execute("update batches set server_id = ? where key = ?", [server_id, key])
+        self._query("update batches set server_id = ? where key = ?", server_id, key)
 
     def batch_name(self, key: str) -> str | None:
         """Return the server's id of a batch; `None` if an earlier run died before it received the id."""
-        return self._db.execute("select server_id from batches where key = ?", [key]).fetchone()[0]
+        return self._value("select server_id from batches where key = ?", key)
 
     # --- reports -----------------------------------------------------------------------------------------------------
 
     @property
     def spent_usd(self) -> float:
         """`float`: The cost of settled requests, in USD."""
-        return self._total("usd")
+        return self._value("select total(usd) from requests")
 
     @property
     def unsure_usd(self) -> float:
-        """`float`: An upper bound of what requests without an answer may have cost: those in flight, timed out, or
-        sent by a run that was killed. Included in what `max_usd` limits."""
-        return self._total("lost_usd + reserved_usd")
+        """`float`: What requests without an answer may have cost: an upper bound for those in flight and timed out,
+        and for those in flight at the end of an earlier run what [`Ledger.killed`] says. Included in what `max_usd`
+        limits."""
+        return self._value("select total(lost_usd + reserved_usd) from requests") + self.killed()["usd"]
+
+    def killed(self) -> dict[str, float]:
+        """Judge what requests may have cost that were in flight when a run ended, see
+        [`~contextcir.chat.ledger_report.killed_usd`]."""
+        return killed_usd(self._query)
 
     def report(self) -> list[dict[str, Any]]:
-        """Return rows of `role`, `state`, `kind`, `requests`, `sends`, `prompt_tokens`, `completion_tokens`, `usd`."""
-        cursor = self._db.execute(
-            "select role, state, kind, count(*) as requests, sum(sends) as sends, sum(prompt_tokens) as prompt_tokens,"
-            " sum(completion_tokens) as completion_tokens, total(usd) as usd"
-            " from requests group by role, state, kind order by role, state, kind"
-        )
-        names = [column[0] for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor]
+        """Return a row for each role, state and kind, see [`~contextcir.chat.ledger_report.report_rows`]."""
+        return report_rows(self._query)

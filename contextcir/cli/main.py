@@ -20,6 +20,7 @@ COMMANDS = {  # name -> module with a `main`, what it does
     "audit": ("contextcir.cli.audit", "find out what a model answers for the wrong reason"),
     "doctor": ("contextcir.cli.doctor", "check which benchmarks are on this disk"),
     "generate": ("contextcir.cli.generate", "write captions of differences with a chat model"),
+    "ledger": ("contextcir.cli.ledger", "show what a chat model has cost, and save a damaged ledger"),
     "phrases": ("contextcir.cli.phrases", "find the noun phrases of texts or of a data set"),
     "visualize": ("contextcir.cli.visualize", "draw what a model finds, and where phrases look"),
     "publish": ("contextcir.cli.publish", "publish a trained model on the Hub"),
@@ -82,7 +83,7 @@ def overview() -> str:
             "",
             "`contextcir COMMAND --help` lists the options of a command, `contextcir --version` prints the version.",
             "Exit codes: 0 done, 1 unusable input, 2 wrong option, 3 stopped by server or budget, 4 bad images left",
-            "out, 75 stopped by a signal, run it again, 130 interrupted.",
+            "out, 5 too many questions to a model failed, 75 stopped by a signal, run it again, 130 interrupted.",
         ]
     )
 

@@ -2,10 +2,12 @@
 
     python -m research.bench.captions                        # 10,000 pairs, online and in batches
     python -m research.bench.captions --pairs 1000 --modes online
+    python -m research.bench.captions --pairs 100 --modes online --kills 8 --output kills.json  # what kills cost
 
 The scenes oracle serves in a process of its own, with a fixed latency, 5 % 429, 2 % 5xx, 1 % refusals and 1 %
 malformed answers. Of its batches, one expires and one fails in part. The command is killed (SIGKILL) when the oracle
-has answered a quarter, a half and three quarters of the requests of the pairs, and started again. At the end, the
+has answered a quarter, a half and three quarters of the requests of the pairs (with `--kills`, other even shares), and
+started again. At the end, the
 results are compared with the pairs, the ledger with its content at each kill, and both with the counts of the oracle.
 
 A start has three parts: start-up, until its first new request (imports, and finished pairs read from the ledger);
@@ -32,6 +34,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from contextcir.chat.ledger_report import killed_usd
 from contextcir.runtime.provenance import code_commit, versions
 from contextcir.scenes.oracle import Faults
 from contextcir.scenes.truth import Truth
@@ -41,7 +44,6 @@ from research.bench.oracles import OracleProcess, oracle_process
 
 ROOT = Path(__file__).parents[2]
 STAGES = 3  # requests of a pair without faults
-KILLS_AT = (0.25, 0.5, 0.75)
 POLL = 0.05  # seconds between two observations of a start
 USD_PER_MILLION = (2.5, 10.0)  # of prompts and of answers
 CAP_USD_PER_PAIR = 0.1  # a batch reserves the highest cost of a stage of all pairs, about 0.03 for each
@@ -110,10 +112,10 @@ def _cpu_of_children() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def read_ledger(folder: Path, query: str) -> list[tuple[Any, ...]]:
+def read_ledger(folder: Path, query: str, *values: Any) -> list[tuple[Any, ...]]:
     """Query the ledger of a command, which may have been killed."""
     with closing(sqlite3.connect(folder / "ledger.sqlite")) as ledger:
-        return ledger.execute(query).fetchall()
+        return ledger.execute(query, values).fetchall()
 
 
 SETTLED = "select id, sends from requests where state = 'answered' or (state = 'failed' and kind != 'failed')"
@@ -137,7 +139,7 @@ def run_until_done(
     starts: list[Start] = []
     sends: dict[str, int] = {}
     in_flight, log = 0, folder.with_suffix(".log")
-    for share in (*KILLS_AT, None):
+    for share in (*(kill / (args.kills + 1) for kill in range(1, args.kills + 1)), None):
         until = float("inf") if share is None else round(share * STAGES * args.pairs)
         with open(log, "w") as output:
             process = subprocess.Popen(list(map(str, argv)), cwd=ROOT, env=environment, stdout=output, stderr=output)
@@ -187,12 +189,21 @@ def account_requests(folder: Path, state: dict[str, Any], sends: dict[str, int],
 
 
 def account_usd(folder: Path, tokens: dict[str, int], cap: float) -> dict[str, float]:
-    """Compute the cost: by the tokens of the oracle, and by the ledger without and with possible charges."""
+    """Compute the cost: by the tokens of the oracle, and by the ledger without and with possible charges. Of these,
+    `killed` counts requests in flight at a kill, and `killed_at_most` their bounds."""
     charged = sum(
         tokens[kind] * usd / 1e6 for kind, usd in zip(("prompt", "completion"), USD_PER_MILLION, strict=True)
     )
     settled, unsure = read_ledger(folder, "select total(usd), total(lost_usd + reserved_usd) from requests")[0]
-    return {"charged": charged, "settled": settled, "settled_and_unsure": settled + unsure, "cap": cap}
+    killed = killed_usd(partial(read_ledger, folder))
+    return {
+        "charged": charged,
+        "settled": settled,
+        "settled_and_unsure": settled + unsure + killed["usd"],
+        "killed": killed["usd"],
+        "killed_at_most": killed["most_usd"],
+        "cap": cap,
+    }
 
 
 def rows_of(mode: str, found: dict[str, Any]) -> list[dict[str, Any]]:
@@ -250,6 +261,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--pairs", type=int, default=10_000, help="number of pairs")
     parser.add_argument("--quick", action="store_true", help="40 pairs, 8 concurrent requests, and a short latency")
     parser.add_argument("--modes", nargs="+", choices=list(FAULTS), default=list(FAULTS))
+    parser.add_argument("--kills", type=int, default=3, help="number of kills")
     parser.add_argument("--concurrency", type=int, default=32, help="requests at the same time")
     parser.add_argument("--latency", type=float, default=0.5, help="seconds of each answer, online")
     parser.add_argument("--batch_seconds", type=float, default=1.0, help="seconds of each batch")

@@ -117,7 +117,7 @@ def test_a_killed_run_keeps_its_answers(tmp_path, fake):
     kill_a_run(tmp_path, fake, lambda: len(fake.bodies) >= 8, "online", concurrency=3)
     wait_until(lambda: fake.at_once == 0)  # requests that the server is still working on
     first = list(fake.bodies)
-    states, _ = states_of(tmp_path, fake)
+    states, _ = states_of(tmp_path)
     assert states["answered"] >= 4 and states["sent"] <= 3
     fake.bodies.clear()
     outcomes, _, (spent, unsure), _ = ask_all(tmp_path, fake, questions(30))

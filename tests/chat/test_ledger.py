@@ -23,7 +23,10 @@ def ledger(tmp_path):
 
 def send(ledger, name, usd=0.1, **options):
     ledger.plan(name, "role", 0)
-    return ledger.reserve(name, usd, **options)
+    if not ledger.reserve(name, usd, **options):
+        return False
+    ledger.mark_sent(name, **options)
+    return True
 
 
 def test_a_request_goes_through_its_states(ledger):
@@ -32,6 +35,8 @@ def test_a_request_goes_through_its_states(ledger):
     ledger.plan("a", "role", 0)
     assert ledger.find("a").state == "planned"
     assert ledger.reserve("a", 0.4)
+    assert ledger.find("a").state == "planned" and ledger.committed_usd == 0.4  # until it really leaves
+    ledger.mark_sent("a")
     assert ledger.find("a").state == "sent"
     assert (ledger.spent_usd, ledger.unsure_usd, ledger.in_flight) == (0, 0.4, 1)
     outcome = Outcome("answered", Things(things=["x"]), ' {"things": ["x"]}', "", "m-1", 7, 3, usd=0.1)
@@ -64,7 +69,7 @@ def test_rows_are_kept_for_the_next_run(tmp_path):
         send(ledger, "b")
     with Ledger(tmp_path, SETTINGS) as ledger:
         assert ledger.find("a").answer == '"x"'
-        assert ledger.find("b").state == "sent"
+        assert ledger.find("b").state == "planned"  # was sent, and is sent again
         assert ledger.spent_usd == pytest.approx(0.02)
         assert ledger.committed_usd == pytest.approx(0.12)
 
@@ -98,7 +103,7 @@ def test_requests_in_flight_when_a_run_died_stay_spent(tmp_path):
     with Ledger(tmp_path, SETTINGS, max_usd=1.0) as ledger:
         assert ledger.in_flight == 0
         assert not ledger.reserve("a", 0.7)
-        assert ledger.reserve("a", 0.4)
+        assert send(ledger, "a", 0.4)
         ledger.settle("a", Outcome("answered", usd=0.1))
         assert ledger.spent_usd == pytest.approx(0.1)
         assert ledger.unsure_usd == pytest.approx(0.4)
@@ -141,7 +146,9 @@ def test_the_lock_is_released_when_the_ledger_is_closed_or_refused(tmp_path):
 
 
 def test_other_settings_are_refused_with_both_values(tmp_path):
-    Ledger(tmp_path / "out", SETTINGS).close()
+    with Ledger(tmp_path / "out", SETTINGS) as ledger:
+        send(ledger, "a")
+        ledger.settle("a", Outcome("answered", "x"))
     other = {"model": "n", "prompts": "abc", "max_tokens": 5}
     with pytest.raises(LedgerError) as caught:
         Ledger(tmp_path / "out", other)
@@ -154,7 +161,7 @@ def test_other_settings_are_refused_with_both_values(tmp_path):
 
 def test_a_file_that_is_not_a_ledger_is_refused(tmp_path):
     (tmp_path / "ledger.sqlite").write_bytes(b"something else" * 100)
-    with pytest.raises(LedgerError, match=r"ledger\.sqlite .*file is not a database"):
+    with pytest.raises(LedgerError, match=r"ledger\.sqlite .*file is not a database.*contextcir ledger recover"):
         Ledger(tmp_path, SETTINGS)
 
 

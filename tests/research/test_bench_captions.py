@@ -62,17 +62,19 @@ def test_missing_unfinished_and_repeated_pairs_are_not_accounted_for(tmp_path):
 
 def test_requests_sent_again_after_their_answer_are_counted(tmp_path):
     with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as ledger:
-        ledger.execute("create table requests (id, state, kind, sends, usd, lost_usd, reserved_usd)")
-        rows = [("a", "answered", "answered", 2, 1, 0, 0), ("b", "failed", "refused", 1, 2, 0.5, 0)]
-        rows += [("c", "failed", "failed", 3, 0, 0, 0.25), ("d", "sent", "", 1, 0, 0, 0.25)]
-        ledger.executemany("insert into requests values (?, ?, ?, ?, ?, ?, ?)", rows)
+        columns = "id, state, kind, sends, usd, lost_usd, reserved_usd, role, kills, kill_usd, doubtful"
+        ledger.execute(f"create table requests ({columns})")
+        rows = [("a", "answered", "answered", 2, 1, 0, 0, 1, 0.5), ("b", "failed", "refused", 1, 2, 0.5, 0, 0, 0)]
+        rows += [("c", "failed", "failed", 3, 0, 0, 0.25, 0, 0), ("d", "sent", "", 1, 0, 0, 0.25, 0, 0)]
+        ledger.executemany("insert into requests values (?, ?, ?, ?, ?, ?, ?, 'a role', ?, ?, 0)", rows)
         ledger.commit()
     assert dict(bench.read_ledger(tmp_path, bench.SETTLED)) == {"a": 2, "b": 1}
     state = {"received": 9, "answered": 8, "answered_again": 1}
     found = bench.account_requests(tmp_path, state, {"a": 1, "b": 1}, in_flight=1)
     assert (found["asked"], found["sent_again_once_answered"]) == (4, 1)
     usd = bench.account_usd(tmp_path, {"prompt": 1_000_000, "completion": 100_000}, cap=5.0)
-    assert usd == {"charged": 3.5, "settled": 3.0, "settled_and_unsure": 4.0, "cap": 5.0}
+    assert usd.pop("killed") == usd.pop("killed_at_most") == 0.5
+    assert usd == {"charged": 3.5, "settled": 3.0, "settled_and_unsure": 4.5, "cap": 5.0}
 
 
 def test_each_goal_can_be_missed():
