@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from contextcir.captions.pipeline import PairResult
+from contextcir.captions.pipeline import NOT_REACHED, PairResult
+from contextcir.chat.ledger import TEMPORARY
 
 
 def report_results(results: Iterable[PairResult]) -> dict[str, Any]:
@@ -16,7 +17,8 @@ def report_results(results: Iterable[PairResult]) -> dict[str, Any]:
     Count the results of all pairs.
 
     Returns:
-        `dict`: `pairs` (`given`, `kept`, `failed`), `failures` (pairs by reason), `stages` (answers by outcome),
+        `dict`: `pairs` (`given`, `kept`, `failed`, and of the failed ones `for_now`, whose requests failed and are
+        sent again by the next run), `failures` (pairs by reason), `stages` (answers by outcome),
         `captions` (`written`, `kept`, `dropped` by gate), `operations` of the kept captions, and the `models` that
         answered.
     """
@@ -26,6 +28,7 @@ def report_results(results: Iterable[PairResult]) -> dict[str, Any]:
         pairs.update(["given", "failed" if result.reason else "kept"])
         if result.reason:
             failures[result.reason] += 1
+            pairs["for_now"] += result.reason == NOT_REACHED or result.reason.endswith(f": {TEMPORARY}")
         for stage in result.stages:
             stages.setdefault(stage["stage"], Counter())[stage["outcome"]] += 1
             models[stage["model"]] += stage["outcome"] == "answered"
@@ -34,7 +37,7 @@ def report_results(results: Iterable[PairResult]) -> dict[str, Any]:
     written = sum(dropped.values())
     kept = dropped.pop("", 0)
     return {
-        "pairs": {name: pairs[name] for name in ("given", "kept", "failed")},
+        "pairs": {name: pairs[name] for name in ("given", "kept", "failed", "for_now")},
         "failures": dict(failures.most_common()),
         "stages": {stage: dict(counts.most_common()) for stage, counts in stages.items()},
         "captions": {"written": written, "kept": kept, "dropped": dict(dropped.most_common())},
@@ -73,10 +76,11 @@ def report_requests(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         rows (`Iterable[Mapping]`): From [`~contextcir.chat.ledger.Ledger.report`].
 
     Returns:
-        `dict`: `requests`, `sends` (how often these were sent), `prompt_tokens`, `completion_tokens` and `usd`, in
-        total and for each of `stages`.
+        `dict`: `requests`, `sends` (how often these were sent), `prompt_tokens`, `completion_tokens`, `usd`, and of
+        the requests those that are `doubtful` (no usage that can be believed, booked at the upper bound) and
+        `overcharged` (above it), in total and for each of `stages`.
     """
-    names = ("requests", "sends", "prompt_tokens", "completion_tokens", "usd")
+    names = ("requests", "sends", "prompt_tokens", "completion_tokens", "usd", "doubtful", "overcharged")
     stages: dict[str, dict[str, Any]] = {}
     for row in rows:
         stage = stages.setdefault(row["role"], {"stage": row["role"], **dict.fromkeys(names, 0)})

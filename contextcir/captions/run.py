@@ -17,6 +17,7 @@ from contextcir.chat.dispatch import BaseDispatcher
 from contextcir.chat.exchange import ChatBackend, ChatRequest, ChatStop, Outcome
 from contextcir.chat.prompts import Prompt, prompts_hash
 from contextcir.chat.server import ChatServer
+from contextcir.chat.tally import Tally
 from contextcir.data.pairs import Pair
 
 
@@ -67,6 +68,7 @@ async def caption_pairs(
     reformulation: BaseDispatcher | None = None,
     *,
     in_flight: int,
+    tally: Tally,
 ) -> ChatStop | None:
     """
     Take all pairs through all stages, with a progress bar.
@@ -77,15 +79,23 @@ async def caption_pairs(
         dispatcher ([`~contextcir.chat.dispatch.BaseDispatcher`]): Sends requests to the server.
         reformulation ([`~contextcir.chat.dispatch.BaseDispatcher`], *optional*): Sends requests to the reformulator.
         in_flight (`int`): The number of pairs at a time.
+        tally ([`~contextcir.chat.tally.Tally`]): Counts the outcomes of each stage. If a stage does not answer, the
+            run ends early.
 
     Returns:
         `ChatStop` or `None`: The reason why the run ended early, if it did.
     """
 
     async def ask(request: ChatRequest) -> Outcome:
-        if reformulation and request.role == "reformulation":
-            return await reformulation.ask(request)
-        return await dispatcher.ask(request)
+        to = reformulation if reformulation and request.role == "reformulation" else dispatcher
+        outcome = await to.ask(request)
+        try:
+            tally.add(request.role, outcome)
+        except ChatStop as stop:
+            for each in filter(None, (dispatcher, reformulation)):
+                each.halt(stop)
+            raise
+        return outcome
 
     counts = {"failed": 0, "refused": 0}
 

@@ -11,7 +11,6 @@ from tqdm import tqdm
 
 from contextcir.captions.pipeline import ResultLog
 from contextcir.captions.run import Run
-from contextcir.chat.exchange import ChatStop
 from contextcir.chat.ledger import Ledger
 from contextcir.chat.prompts import prompts_hash
 from contextcir.data.hub import upload_dataset
@@ -20,7 +19,7 @@ from contextcir.data.source_card import inherited
 PUBLISHED = ("README.md", "dataset.json", "pairs.jsonl", "report.json", "triplets/train-*", "figures/*")
 
 
-def write_results(run: Run, ledger: Ledger, log: ResultLog, stopped: ChatStop | None) -> tuple[dict[str, Any], Any]:
+def write_results(run: Run, ledger: Ledger, log: ResultLog, incomplete: str) -> tuple[dict[str, Any], Any]:
     """
     Write triplets, `dataset.json`, `pairs.jsonl` and `report.json`.
 
@@ -28,7 +27,7 @@ def write_results(run: Run, ledger: Ledger, log: ResultLog, stopped: ChatStop | 
         run ([`~contextcir.captions.run.Run`]): A run that has ended.
         ledger ([`~contextcir.chat.ledger.Ledger`]): Its requests and their cost.
         log ([`~contextcir.captions.pipeline.ResultLog`]): The results of all pairs.
-        stopped (`ChatStop`, *optional*): The reason why the run ended early.
+        incomplete (`str`): Why the run is not complete; empty if it is.
 
     Returns:
         `tuple[dict, datasets.DatasetInfo]`: The report, and the description of the triplets for the card.
@@ -55,11 +54,11 @@ def write_results(run: Run, ledger: Ledger, log: ResultLog, stopped: ChatStop | 
     info = write_parquet(counted, GENERATED_FEATURES, run.folder / "triplets", "train").info
     report = {
         "recipe": run.recipe,
-        "complete": stopped is None,
-        "stopped": str(stopped or ""),
+        "complete": not incomplete,
+        "stopped": incomplete,
         **report_results(log),
         "triplets": counts.report(),
-        "requests": report_requests(ledger.report()) | {"unsure_usd": ledger.unsure_usd},
+        "requests": report_requests(ledger.report()) | {"unsure_usd": ledger.unsure_usd, "killed": ledger.killed()},
         "prompts": {name: {"version": one.version, "hash": one.hash} for name, one in run.prompts.items()},
         "settings": run.answering | {"price": run.server.price.source},
         **run.facts,

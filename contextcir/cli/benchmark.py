@@ -17,7 +17,9 @@ are not public (cirr test1, circo test), there are no other results.
 interpolation and product. The CLIP is the one that the model was trained from, or `--clip`.
 
 `--retriever imagescope` reasons, verifies and evaluates with chat models; with `--rerank MODEL` it re-ranks what that
-model finds. The same command goes on where it was stopped.
+model finds. The same command goes on where it was stopped. A line for each role says how many questions were answered,
+and why others were not. Where more than `--max_failed` of a role's questions failed, table and JSON say that they are
+incomplete, and the command exits with 5; failed requests are sent again by the same command.
 """
 
 import json
@@ -34,7 +36,9 @@ from contextcir.benchmarks.registry import BENCHMARKS, benchmark_module
 from contextcir.cli.benchmark_arguments import ALL, BenchmarkChoice
 from contextcir.cli.imagescope_arguments import IMAGESCOPE, PAPER_CLIP, ImageScopeArguments
 from contextcir.cli.options import CommandParser
+from contextcir.cli.running import UnansweredError
 from contextcir.cli.servers import ServerArguments
+from contextcir.runtime.secrets import redact_options, redact_words
 
 Scope = tuple[ImageScopeArguments, ServerArguments] | None  # options of ImageScope, if it is measured
 
@@ -75,14 +79,29 @@ def main(argv: Sequence[str]) -> Any:
     choice, args, scope_args, server_args = CommandParser(kinds, "contextcir benchmark", __doc__).parse(argv)
     check(choice, args, scope_args, server_args)
     scope = (scope_args, server_args) if args.retriever == IMAGESCOPE else None
-    command = shlex.join(["contextcir", "benchmark", *argv])
+    command = shlex.join(["contextcir", "benchmark", *redact_words(argv)])
     if choice.benchmark != ALL:
-        return run(choice, args, scope, choice.benchmark, args.output, command)
+        record = run(choice, args, scope, choice.benchmark, args.output, command)
+        check_complete({choice.benchmark: record})
+        return record
     names = [name for name in BENCHMARKS if Path(choice.data_root, name).is_dir()]
     if not names:
         raise ValueError(f"{choice.data_root} holds no folder called {', '.join(BENCHMARKS)}.")
     outputs = [args.output and str(Path(args.output, f"{name}.json")) for name in names]
-    return {name: run(choice, args, scope, name, output, command) for name, output in zip(names, outputs, strict=True)}
+    records = {
+        name: run(choice, args, scope, name, output, command) for name, output in zip(names, outputs, strict=True)
+    }
+    check_complete(records)
+    return records
+
+
+def check_complete(records: dict[str, dict[str, Any]]) -> None:
+    """Raise an `UnansweredError` if too many questions of ImageScope failed on a benchmark. All is written by then."""
+    found = [f"{name}: {record['incomplete']}" for name, record in records.items() if "incomplete" in record]
+    if found:
+        raise UnansweredError(
+            f"The results are incomplete. {' '.join(found)} The same command asks again what failed."
+        )
 
 
 def check(choice: BenchmarkChoice, args: BenchmarkArguments, scope_args, server_args) -> None:
@@ -117,7 +136,7 @@ def run(choice: BenchmarkChoice, args: BenchmarkArguments, scope: Scope, name: s
     if not (record.is_scored or args.submission):
         raise ValueError(f"The targets of {record.facts['protocol_id']} are not public: give --submission.")
     given = [choice, args, *(scope or ())]
-    options = {option: value for some in given for option, value in asdict(some).items()}
+    options = redact_options({option: value for some in given for option, value in asdict(some).items()})
     record.facts |= {"clip": clip, "arguments": options, "command": command}
     model = load_model(args.retriever, state.device) if args.retriever and not scope else None
     for label, retriever in retrievers(args, scope, model, clip, record):
@@ -168,7 +187,7 @@ def retrievers(args: BenchmarkArguments, scope: Scope, model, clip: str | None, 
     if scope:
         from contextcir.cli.imagescope import imagescope
 
-        yield from imagescope(*scope, clip or PAPER_CLIP, record.facts["benchmark"], device, options)
+        yield from imagescope(*scope, clip or PAPER_CLIP, device, options, record.facts)
     elif model:
         dense = DenseRetriever.from_model(*model, **options)
         yield str(args.retriever), dense

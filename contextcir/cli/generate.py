@@ -11,10 +11,14 @@ The default recipe is good4cir's; the other is InstructCIR's. Pairs are read fro
 (`contextcir/data/pairs.py`), or drawn from a folder of images. The output folder holds `triplets/` (Parquet, for
 training), `dataset.json` (good4cir's format), `pairs.jsonl` (what was written of every pair, and whether it was kept),
 `report.json`, `figures/`, and the card in `README.md`; `ledger.sqlite` holds every answer, so that none is paid for
-twice. Ctrl-C ends a run within seconds; the same command goes on where it was, and takes further pairs along.
+twice. Ctrl-C and SIGTERM end a run within seconds; the same command goes on where it was, and takes further pairs
+along.
 
 It exits with 0 where pairs were kept, even if others failed (the report has the reasons), with 1 where none was kept,
-and with 3 where the server or the budget ended the run: the same command goes on.
+with 3 where the server or the budget ended the run, and with 5 where more than `--max_failed` of a stage's requests
+failed for now, as those of a busy server do: the same command goes on. A line for each stage says how many requests
+were answered, and what the server said of most of the others. A run ends early if a stage answers none of its first 20
+requests, or fails in nine tenths of the last 50.
 
 A pair fails, and the others go on, where an image cannot be read, both are the same image, the pair is a repetition,
 or an image is one that a benchmark is measured on (`--test_sets`).
@@ -34,9 +38,11 @@ from typing import Any, Literal
 from transformers.hf_argparser import HfArg
 
 from contextcir.cli.caption_inputs import PairArguments
+from contextcir.cli.imagescope_arguments import check_share
 from contextcir.cli.options import CommandParser
-from contextcir.cli.running import INTERRUPTED
+from contextcir.cli.running import INTERRUPTED, UNANSWERED
 from contextcir.cli.servers import ServerArguments
+from contextcir.runtime.secrets import redact_words
 
 CARD_TEMPLATE = "model_cards/generated_data.md"
 PAIRS_OF_A_BATCH = 5_000  # in the stages at a time, 25 kB or more each; online, twice as many as requests
@@ -66,6 +72,10 @@ class CaptionArguments:
     mode: Literal["online", "batch"] = HfArg(
         default="online", help="Single requests, or batches: cheaper, and up to a day for each."
     )
+    max_failed: float = HfArg(
+        default=0.05,
+        help="Share of a stage's requests that may fail for now; above it, the run is incomplete (exit 5).",
+    )
     poll_seconds: float = HfArg(default=30.0, help="Time between two looks at a batch.")
     dry_run: bool = HfArg(default=False, help="Print three requests and the likely cost; send nothing.")
 
@@ -75,6 +85,7 @@ class CaptionArguments:
         self.max_changes = 4 if self.max_changes is None else self.max_changes
         if self.max_changes < 1:
             raise ValueError(f"max_changes must be at least 1, got {self.max_changes}.")
+        check_share(self.max_failed)
         if self.reformulator and self.recipe != "instructcir":
             raise ValueError(f"{self.recipe} reformulates nothing. Leave out --reformulator.")
 
@@ -122,7 +133,6 @@ def main(argv: Sequence[str]) -> int:
 
         reformulator = Reformulator.load(caption_args.reformulator)
     folder = Path(output_args.output)
-    words = [word.replace(server.base_url, server.address) for word in argv]  # which may hold a password
     run = Run(
         pairs=pairs,
         recipe=caption_args.recipe,
@@ -136,7 +146,7 @@ def main(argv: Sequence[str]) -> int:
             "origin": origin,
             "source": source_of(pair_args),
             "held_out": sentence,
-            "command": shlex.join(["contextcir", "generate", *words]),
+            "command": shlex.join(["contextcir", "generate", *redact_words(argv)]),
             **provenance(),
         },
         reformulator=reformulator,
@@ -175,10 +185,12 @@ def caption(run, caption_args: CaptionArguments, server_args: ServerArguments, o
     from contextcir.captions.writing import publish, write_card, write_results
     from contextcir.chat.dispatch import BaseDispatcher, Dispatcher
     from contextcir.chat.dispatch_batch import BatchDispatcher
-    from contextcir.chat.ledger import Ledger
+    from contextcir.chat.draining import run_in_new_loop
+    from contextcir.chat.ledger import TEMPORARY, Ledger
+    from contextcir.chat.tally import Tally
     from contextcir.runtime.locations import shipped
 
-    folder = run.folder
+    folder, tally = run.folder, Tally()
     with (
         Ledger(folder, run.settings(), server_args.max_usd) as ledger,
         closing(ResultLog(folder / ".results.jsonl", len(run.pairs))) as log,
@@ -192,24 +204,42 @@ def caption(run, caption_args: CaptionArguments, server_args: ServerArguments, o
             dispatcher = Dispatcher(run.server, ledger, concurrency=server_args.concurrency)
             in_flight = 2 * server_args.concurrency
         reformulation = Dispatcher(run.reformulator, ledger) if run.reformulator else None
+        work = caption_pairs(run, log, dispatcher, reformulation, in_flight=in_flight, tally=tally)
         try:
-            stopped = asyncio.run(caption_pairs(run, log, dispatcher, reformulation, in_flight=in_flight))
-        except KeyboardInterrupt:
+            stopped = run_in_new_loop(work)
+        except KeyboardInterrupt as stop:
             print("Interrupted. The same command goes on where this one was.", file=sys.stderr)
-            return INTERRUPTED
+            return getattr(stop, "exit_code", INTERRUPTED)
+        print(*tally.lines(), sep="\n", file=sys.stderr)
         if stopped and all(result.reason for result in log):
             print(f"Stopped: {stopped} Nothing was written.", file=sys.stderr)
             return stopped.exit_code
-        report, info = write_results(run, ledger, log, stopped)
+        incomplete = str(stopped or tally.too_many(caption_args.max_failed, {TEMPORARY}))
+        report, info = write_results(run, ledger, log, incomplete)
         name = output_args.push_to_hub or folder.resolve().name
         write_card(report, info, draw_figures(report, folder), shipped(CARD_TEMPLATE), folder, name)
     print(
         f"{report['pairs']['kept']:,} of {report['pairs']['given']:,} pairs kept, {report['captions']['kept']:,}"
         f" captions, {report['triplets']['total']:,} triplets, ${report['requests']['usd']:.2f}. Written: {folder}"
     )
+    requests, for_now = report["requests"], report["pairs"]["for_now"]
+    if requests["doubtful"]:
+        print(
+            f"{requests['doubtful']:,} answers came without a usage that can be believed: each counts at its upper"
+            " bound.",
+            file=sys.stderr,
+        )
     if stopped:
         print(f"Stopped: {stopped} The same command goes on.", file=sys.stderr)
         return stopped.exit_code
+    if for_now:
+        print(
+            f"{for_now:,} pairs failed for now: the same command asks again, and may bring {for_now:,} more.",
+            file=sys.stderr,
+        )
+    if incomplete:
+        print(f"Incomplete: {incomplete}", file=sys.stderr)
+        return UNANSWERED
     if not report["pairs"]["kept"]:
         print(f"No pair was kept: {report['failures']}. See {folder / 'pairs.jsonl'}.", file=sys.stderr)
         return 1

@@ -1,6 +1,7 @@
 """Build ImageScope from its options: the four roles, their servers, and one ledger for each process."""
 
 import asyncio
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,11 +25,13 @@ from modeling_contextcir import ContextCIRProcessor
 
 
 def imagescope(
-    args: ImageScopeArguments, servers: ServerArguments, clip: str, benchmark: str, device: torch.device, options: dict
+    args: ImageScopeArguments, servers: ServerArguments, clip: str, device: torch.device, options: dict, facts: dict
 ) -> Iterator[tuple[str, Retriever]]:
-    """Yield ImageScope with its name, and before it the earlier stages if they are to be measured."""
+    """Yield ImageScope with its name, and before it the earlier stages if they are to be measured. At the end, print
+    a line for each role, and if too many questions failed, add to `facts` (those of the record, with the name of the
+    `benchmark`) what is `incomplete`."""
     options = {"keep": GalleryCache(Path(args.cache, "galleries"))} | options
-    with panel_of(args, servers, benchmark) as panel:
+    with panel_of(args, servers, facts["benchmark"]) as panel:
         first: Retriever
         if args.rerank:
             first = DenseRetriever.from_model(*load_model(args.rerank, device), **options)
@@ -40,6 +43,10 @@ def imagescope(
             yield f"{IMAGESCOPE}, retrieved", first
             yield f"{IMAGESCOPE}, verified", ImageScope(panel, first, verified=args.verified, evaluated=0)
         yield IMAGESCOPE, ImageScope(panel, first, verified=args.verified, evaluated=args.evaluated)
+        for line in panel.tally.lines():
+            print(line, file=sys.stderr)
+        if incomplete := panel.tally.too_many(args.max_failed):
+            facts["incomplete"] = incomplete
 
 
 @contextmanager

@@ -25,6 +25,12 @@ def _url(role: str) -> Any:
     return HfArg(default=None, help=f"Server of the {role}; by default --base_url, else {OWN_SERVER}.")
 
 
+def check_share(max_failed: float) -> None:
+    """Raise a `ValueError` if a number is no share of failed questions."""
+    if not 0 <= max_failed <= 1:
+        raise ValueError(f"max_failed is a share, from 0 to 1: got {max_failed}.")
+
+
 @dataclass
 class ImageScopeArguments:
     """Models and servers of ImageScope's roles, and numbers of candidates."""
@@ -46,7 +52,13 @@ class ImageScopeArguments:
     evaluated: int = HfArg(default=3, help="Candidates of a query to evaluate afterwards (alpha).")
     rerank: str | None = HfArg(default=None, help="Model whose ranking to re-rank, instead of reasoning and CLIP.")
     after_each_stage: bool = HfArg(default=False, help="Measure the earlier stages as well.")
+    max_failed: float = HfArg(
+        default=0.05, help="Share of a role's questions that may fail; above it, the results are incomplete (exit 5)."
+    )
     cache: str = HfArg(default="~/.cache/contextcir/imagescope", help="Captions and embeddings, shared by all runs.")
+
+    def __post_init__(self):
+        check_share(self.max_failed)
 
     def server_of(self, role: str, base_url: str | None) -> tuple[str, str]:
         """Return the model and the address of a role; `base_url` is the address of roles without one."""

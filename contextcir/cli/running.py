@@ -7,7 +7,8 @@
 | 2 | an unknown, missing or malformed option |
 | 3 | stopped by a chat server or by the budget: the same command goes on |
 | 4 | done, but some images were bad and left out: the message counts them |
-| 75 | training was stopped by SIGTERM, SIGUSR1 or Ctrl-C and has saved a checkpoint: run it again |
+| 5 | done, but more questions to a chat model failed than `--max_failed` allows: the results are incomplete |
+| 75 | stopped by SIGTERM (training: by SIGUSR1 and Ctrl-C, too), and what was done is saved: run it again |
 | 130 | interrupted (Ctrl-C): the same command goes on, where it can |
 
 Errors that no user can have caused keep their traceback and exit with 1.
@@ -18,11 +19,19 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from contextcir.runtime.secrets import redact
 from contextcir.training.stop_signals import RUN_AGAIN, RunStopped
 
 INCOMPLETE = 4
+UNANSWERED = 5
 INTERRUPTED = 130
 EXPECTED = (ValueError, OSError, ImportError, FloatingPointError)
+
+
+class UnansweredError(RuntimeError):
+    """A command is done, but too many questions to a chat model failed: its results are incomplete."""
+
+    exit_code = UNANSWERED
 
 
 def run(main: Callable[[Sequence[str]], Any], prog: str, argv: Sequence[str] | None = None) -> int:
@@ -47,9 +56,9 @@ def run(main: Callable[[Sequence[str]], Any], prog: str, argv: Sequence[str] | N
     except RunStopped as stopped:
         print(f"{prog}: {stopped}", file=sys.stderr)
         return RUN_AGAIN
-    except KeyboardInterrupt:
-        print(f"{prog}: interrupted.", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as stop:  # SIGTERM has a code of its own, see `contextcir/chat/draining.py`
+        print(f"{prog}: interrupted. The same command goes on.", file=sys.stderr)
+        return getattr(stop, "exit_code", INTERRUPTED)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -57,7 +66,7 @@ def run(main: Callable[[Sequence[str]], Any], prog: str, argv: Sequence[str] | N
         known = isinstance(error, EXPECTED) or hasattr(error, "exit_code")
         if not known or debug:
             raise
-        print(f"{prog}: {error}", file=sys.stderr)
+        print(f"{prog}: {redact(str(error))}", file=sys.stderr)
         return getattr(error, "exit_code", 1)
 
 

@@ -9,7 +9,12 @@ from typing import Any
 from contextcir.cli.imagescope_arguments import ImageScopeArguments
 from contextcir.cli.servers import ServerArguments
 
-WITHOUT_EFFECT = ("tau", "rerank", "after_each_stage")  # options of measuring, and of another first retriever
+WITHOUT_EFFECT = (
+    "tau",
+    "rerank",
+    "after_each_stage",
+    "max_failed",
+)  # options of measuring, and of another first retriever
 
 
 def check(scope: ImageScopeArguments, servers: ServerArguments) -> None:

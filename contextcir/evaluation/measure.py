@@ -27,7 +27,8 @@ class Record:
         results (`list[dict]`): One for each retriever, see [`~contextcir.evaluation.results.summarise`]. Empty if the
             targets are not public.
         lines (`list[dict]`): The scores of each retriever on each query.
-        facts (`dict`): The other entries of the record: benchmark, commit, versions, device. You can add more.
+        facts (`dict`): The other entries of the record: benchmark, commit, versions, device. You can add more. With
+            `incomplete`, a sentence, the table begins with it.
 
     Raises:
         `ValueError`: There are no parts.
@@ -123,7 +124,8 @@ class Record:
     def __str__(self) -> str:
         if not self.results:
             return f"{self.facts['protocol_id']}: no results. The targets are not public, or nothing was measured.\n"
-        tables = [format_table(self.as_dict())]
+        tables = [f"INCOMPLETE. {self.facts['incomplete']}\n"] if "incomplete" in self.facts else []
+        tables.append(format_table(self.as_dict()))
         if profiles := {result["retriever"]: result["profile"] for result in self.results if "profile" in result}:
             tables.append(format_profiles(profiles))
         if "grounding" in self.facts:

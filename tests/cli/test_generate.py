@@ -160,7 +160,7 @@ def test_triplets_can_be_trained_on(world, done):
 
 def test_the_report_adds_up(done):
     report = json.loads((done / "report.json").read_text())
-    assert report["pairs"] == {"given": PAIRS, "kept": PAIRS, "failed": 0} and report["complete"]
+    assert report["pairs"] == {"given": PAIRS, "kept": PAIRS, "failed": 0, "for_now": 0} and report["complete"]
     stages = ("reference_objects", "target_objects", "differences")
     assert report["stages"] == dict.fromkeys(stages, {"answered": PAIRS})
     captions = [caption for pair in lines(done) for caption in pair["captions"]]

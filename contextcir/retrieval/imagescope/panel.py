@@ -6,11 +6,7 @@ results to the others. An error on one process ends all, as the others would wai
 
 import asyncio
 import os
-import signal
-import threading
-from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -18,15 +14,16 @@ from typing import Any, TypeVar, cast
 from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 
+from contextcir.chat.draining import run_until_signal
 from contextcir.chat.exchange import ChatRequest, ChatStop, Outcome
+from contextcir.chat.tally import Tally
 from contextcir.data.content import image_digest
 from contextcir.retrieval.base import Gallery, Query
 from contextcir.retrieval.imagescope.cache import CaptionCache
 from contextcir.retrieval.imagescope.roles import Questions, Roles, load_prompts
-from contextcir.retrieval.imagescope.trace import SUMS, Trace
+from contextcir.retrieval.imagescope.trace import Trace
 from contextcir.runtime.distributed import process_state
 
-GIVE_UP_AFTER = 20  # calls of a role without an answer
 T = TypeVar("T")
 
 
@@ -49,8 +46,7 @@ class Panel:
             closed, and must not be running: in a notebook, `await asyncio.to_thread(retriever.search, ...)`.
 
     Attributes:
-        counts (`dict[str, Counter]`): For each role in this process: `asked`, `reused` (answered by a ledger or cache
-            at no cost), and of those asked the kinds of outcome, `prompt_tokens`, `completion_tokens` and `usd`.
+        tally ([`~contextcir.chat.tally.Tally`]): The outcomes of each role in this process.
         trace ([`~contextcir.retrieval.imagescope.trace.Trace`], *optional*): The trace, on the main process.
 
     Raises:
@@ -73,7 +69,7 @@ class Panel:
         self.questions = Questions(load_prompts(benchmark))
         self.state = process_state()
         self.trace = Trace(Path(folder) / "trace.jsonl") if self.state.is_main_process else None
-        self.counts: dict[str, Counter] = defaultdict(Counter)
+        self.tally = Tally()
         self._owns_loop, self._loop = loop is None, loop or asyncio.new_event_loop()
 
     def close(self) -> None:
@@ -83,22 +79,13 @@ class Panel:
 
     async def ask(self, request: ChatRequest) -> Outcome:
         """Ask the role of a request, and count the call. Raises a `ChatStop` that names the role if the run cannot
-        continue, or if the role answered none of its first `GIVE_UP_AFTER` calls."""
-        role, count = getattr(self.roles, request.role), self.counts[request.role]
+        continue, or if the role does not answer, see [`~contextcir.chat.tally.Tally.add`]."""
+        role = getattr(self.roles, request.role)
         try:
             outcome: Outcome = await role.ask(request)
         except ChatStop as stop:
             raise ChatStop(stop.reason, f"The {request.role} ({role.model}): {stop}") from stop
-        if outcome.recalled and outcome.kind == "answered":
-            count["reused"] += 1
-            return outcome
-        count.update({"asked": 1, outcome.kind: 1, **{name: getattr(outcome, name) for name in SUMS}})
-        if count["asked"] >= GIVE_UP_AFTER and not count["answered"] and not count["reused"]:
-            raise ChatStop(
-                "model",
-                f"The {request.role} ({role.model}) answered none of its first {count['asked']} questions; the last"
-                f" outcome was {outcome.kind}: {outcome.error or outcome.text[:200]}. Check the model of this role.",
-            )
+        self.tally.add(request.role, outcome, f"The {request.role} ({role.model})")
         return outcome
 
     def reference_captions(self, queries: Sequence[Query], gallery: Gallery) -> dict[str, str]:
@@ -136,7 +123,7 @@ class Panel:
         known = cache.read()
         state.wait_for_everyone()  # no process may see what another one adds below
         missing = [content for content in images if content not in known]
-        self.counts["captioner"]["reused"] += len(images) - len(missing)
+        self.tally.counts["captioner"]["reused"] += len(images) - len(missing)
         mine = missing[state.process_index :: state.num_processes]
         _, error = self._attempt(lambda: self.in_flight(map(describe, mine), len(mine), "Captions", self.waiting))
         self._end_together(error, gather_object([str(error) if error else None]))
@@ -159,12 +146,8 @@ class Panel:
             raise RuntimeError(f"Another process has stopped: {next(filter(None, messages))}")
 
     def _attempt(self, work: Callable[[], Coroutine[Any, Any, T]]) -> tuple[T | None, Exception | None]:
-        task: asyncio.Task[T] = self._loop.create_task(work())
         try:
-            with _on_interrupt(lambda *_: self._loop.call_soon_threadsafe(task.cancel)):
-                return self._loop.run_until_complete(task), None
-        except asyncio.CancelledError:
-            raise KeyboardInterrupt from None
+            return run_until_signal(self._loop, work()), None
         except Exception as error:
             return None, error
 
@@ -193,16 +176,3 @@ async def together(jobs: Iterable[Awaitable[T]]) -> list[T]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-@contextmanager
-def _on_interrupt(handle: Callable) -> Iterator[None]:
-    """Handle Ctrl-C with `handle`, not by a KeyboardInterrupt in any task. (Only the main thread gets signals.)"""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

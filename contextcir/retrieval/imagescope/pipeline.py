@@ -86,8 +86,12 @@ class ImageScope:
         )
 
     def report(self) -> dict[str, Any]:
-        """Return the calls so far by role, for the record of a measurement."""
-        return {"calls": {role: dict(count) for role, count in self.panel.counts.items()}}
+        """Return the `calls` so far by role, and the `failures` among them, for the record of a measurement."""
+        tally = self.panel.tally
+        return {
+            "calls": {role: dict(count) for role, count in tally.counts.items()},
+            "failures": tally.failures(),
+        }
 
     async def _judge_all(
         self, queries: Sequence[Query], gallery: Gallery, found: Ranking, captions: Mapping[str, str]

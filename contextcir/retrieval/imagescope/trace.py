@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from contextcir.chat.exchange import Ask, ChatRequest
+from contextcir.chat.tally import SUMS
 from contextcir.retrieval.base import Query
 
 VERSION = 2
 HEADER = json.dumps({"trace": "imagescope", "version": VERSION}).encode() + b"\n"
-SUMS = ("prompt_tokens", "completion_tokens", "usd")  # fields of an outcome
 
 
 class Trace:
