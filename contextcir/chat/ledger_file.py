@@ -86,8 +86,8 @@ def open_file(path: Path) -> sqlite3.Connection:
     with explained(path):
         if not path.exists():
             create_file(path)
-        if not path.stat().st_size:
-            raise _damaged(path, "it is empty")
+        if (size := path.stat().st_size) < PAGE:  # SQLite would take it for a new one
+            raise _damaged(path, f"it has {size} bytes")
         db = sqlite3.connect(path, isolation_level=None)
         try:
             # Does not wait for the disk at each answer: safe if the process dies, consistent if the machine does.

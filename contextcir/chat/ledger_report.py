@@ -40,9 +40,9 @@ def killed_usd(query: Query) -> dict[str, float]:
     """
     Judge what requests may have cost that were in flight when a run ended.
 
-    From 20 costs of a role on, its killed requests count with these instead of their bounds: each with the mean cost
-    weighted by cost, since a long answer is in flight for longer than a short one, and all together with three
-    standard deviations more. Never more than their bounds.
+    From 20 costs of a role on, its killed requests count with these instead of their bounds: with their mean, and
+    three standard deviations of the sum more. Both are weighted by cost, since a long answer is in flight for longer
+    than a short one. Never more than the bounds.
 
     Returns:
         `dict`: `requests`, `usd`, and `most_usd`, the sum of their bounds.
@@ -51,12 +51,13 @@ def killed_usd(query: Query) -> dict[str, float]:
     for role, kills, most in query(
         "select role, sum(kills), total(kill_usd) from requests where kills > 0 group by role"
     ):
-        sums = f"select count(*), total(usd), total(usd * usd) from requests where role = ? and {_SINGLE}"
-        ((count, total, squares),) = query(sums, role)
+        sums = "count(*), total(usd), total(usd * usd), total(usd * usd * usd)"
+        ((count, total, squares, cubes),) = query(f"select {sums} from requests where role = ? and {_SINGLE}", role)
         likely = most
         if count >= ENOUGH:
-            deviation = math.sqrt(max(squares / count - (total / count) ** 2, 0.0))
-            likely = kills * squares / total + 3 * deviation * math.sqrt(kills)
+            mean = squares / total
+            deviation = math.sqrt(max(cubes / total - mean**2, 0.0))
+            likely = kills * mean + 3 * deviation * math.sqrt(kills)
         found["requests"] += kills
         found["usd"] += min(likely, most)
         found["most_usd"] += most

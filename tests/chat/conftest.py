@@ -71,11 +71,12 @@ def bound_of(fake, request):
 
 
 @asynccontextmanager
-async def run_on(folder, fake, mode="online", max_usd=None, retries=1, timeout=5.0, **options):
+async def run_on(folder, fake, mode="online", max_usd=None, retries=1, timeout=5.0, temperature=None, **options):
     """A dispatcher with a server and a ledger."""
     if mode == "batch":
         options = {"poll_seconds": 0.02, **options}
-    async with server_at(fake, max_tokens=50, max_retries=retries, timeout=timeout) as server:
+    asked = {"max_tokens": 50, "max_retries": retries, "timeout": timeout, "temperature": temperature}
+    async with server_at(fake, **asked) as server:
         with Ledger(folder, server.settings, max_usd) as ledger:
             async with {"online": Dispatcher, "batch": BatchDispatcher}[mode](server, ledger, **options) as dispatcher:
                 yield dispatcher

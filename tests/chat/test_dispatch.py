@@ -1,6 +1,8 @@
 """Both dispatchers send each request once, and record its outcome and cost."""
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -187,6 +189,30 @@ def test_reservations_hold_back_requests_that_might_exceed_the_limit(tmp_path, f
     bound = bound_of(fake, question("question 0"))
     ask_all(tmp_path, fake, questions(8), max_usd=2.5 * bound, concurrency=8)
     assert fake.most_at_once == 2
+
+
+# --- other settings, and damage --------------------------------------------------------------------------------------
+
+
+@both_modes
+@pytest.mark.fault("G06", "settings may change while nothing is answered, and temperature and max_tokens at any time")
+def test_only_requests_that_have_changed_are_sent_again(tmp_path, fake, mode):
+    for temperature, sent in ((0.0, 3), (0.7, 6), (0.0, 6), (0.7, 6)):
+        outcomes, *_ = ask_all(tmp_path, fake, questions(3), mode, temperature=temperature)
+        assert kinds(outcomes) == ["answered"] * 3 and len(fake.bodies) == sent
+
+
+@both_modes
+@pytest.mark.fault("G10", "an answer in the ledger that cannot be read is asked for again, and ends no run")
+def test_an_answer_that_cannot_be_read_is_asked_for_again(tmp_path, fake, mode):
+    fake.answer = lambda body: completion('{"things": []}')
+    ask_all(tmp_path, fake, questions(3, schema=Things), mode)
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as ledger:
+        broken = """update requests set answer = '{"things": 5}' where id = (select min(id) from requests)"""
+        ledger.execute(broken)
+        ledger.commit()
+    outcomes, *_ = ask_all(tmp_path, fake, questions(3, schema=Things), mode)
+    assert kinds(outcomes) == ["answered"] * 3 and len(fake.bodies) == 4
 
 
 # --- load ------------------------------------------------------------------------------------------------------------

@@ -159,8 +159,44 @@ def test_other_settings_are_refused_with_both_values(tmp_path):
     Ledger(tmp_path / "out", dict(reversed(SETTINGS.items()))).close()
 
 
+settings_may_change = pytest.mark.fault(
+    "G06", "settings may change while nothing is answered, and temperature and max_tokens at any time"
+)
+
+
+@settings_may_change
+def test_settings_may_change_while_nothing_is_answered(tmp_path):
+    with Ledger(tmp_path, SETTINGS) as ledger:
+        send(ledger, "a")
+        ledger.settle("a", Outcome("failed", error="503"))
+    other = {"model": "n", "more": 1}
+    with Ledger(tmp_path, other) as ledger:
+        send(ledger, "a")
+        ledger.settle("a", Outcome("answered", "x"))
+    Ledger(tmp_path, other).close()
+    with pytest.raises(LedgerError, match='model: "n" before, "m" now'):
+        Ledger(tmp_path, SETTINGS)
+
+
+@settings_may_change
+def test_parameters_of_each_request_may_change_at_any_time(tmp_path, caplog):
+    with Ledger(tmp_path, SETTINGS | {"max_tokens": 50}) as ledger:
+        send(ledger, "a")
+        ledger.settle("a", Outcome("answered", "x"))
+    for settings in ({"temperature": 0.7, "max_tokens": 90}, {"max_tokens": 90}):
+        settings = {"model": "m", "prompts": "abc", **settings}
+        with Ledger(tmp_path, settings) as ledger:
+            assert ledger.find("a").state == "answered"
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2 and all(
+        text in said[0] for text in ("temperature: 0.0 before, 0.7", "max_tokens: 50", "1 answer")
+    )
+    with pytest.raises(LedgerError, match="prompts"):
+        Ledger(tmp_path, settings | {"prompts": "other"})
+
+
 def test_a_file_that_is_not_a_ledger_is_refused(tmp_path):
-    (tmp_path / "ledger.sqlite").write_bytes(b"something else" * 100)
+    (tmp_path / "ledger.sqlite").write_bytes(b"something else" * 1000)
     with pytest.raises(LedgerError, match=r"ledger\.sqlite .*file is not a database.*contextcir ledger recover"):
         Ledger(tmp_path, SETTINGS)
 

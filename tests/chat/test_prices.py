@@ -1,6 +1,7 @@
 """A price from the table, from the user, or none."""
 
 import json
+from datetime import date, timedelta
 
 import pytest
 
@@ -44,3 +45,13 @@ def test_every_entry_of_the_table_is_complete_and_dated():
     for name, entry in json.loads(TABLE.read_text())["models"].items():
         assert entry.keys() == {"prompt", "completion", "image_tokens", "date"}, name
         assert 0 < entry["prompt"] < entry["completion"], name
+
+
+@pytest.mark.fault("M07", "a price that was looked up more than 90 days ago is a warning that names the file to edit")
+@pytest.mark.parametrize(("days", "is_old"), [(-1, False), (90, False), (91, True)])
+def test_old_prices(caplog, days, is_old):
+    entry = json.loads(TABLE.read_text())["models"]["gpt-4o"]
+    price_of("gpt-4o-2024-08-06", today=date.fromisoformat(entry["date"]) + timedelta(days))
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == is_old
+    assert not is_old or all(text in said[0] for text in ("91 days", entry["date"], str(TABLE), "--usd_per_million"))

@@ -10,11 +10,13 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import closing
 from functools import cache
 from pathlib import Path
 
 import datasets
+import httpx
 import openai
 import pytest
 from huggingface_hub import DatasetCard
@@ -22,6 +24,8 @@ from PIL import Image as PILImage
 
 from contextcir.benchmarks import cirr
 from contextcir.chat.ledger import LedgerError
+from contextcir.chat.ledger_file import rows_of
+from contextcir.chat.server import ChatServer
 from contextcir.cli import generate
 from contextcir.cli.caption_inputs import PairArguments, choose_pairs
 from contextcir.data.triplets import TRIPLET_FEATURES, load_triplets
@@ -31,6 +35,7 @@ from contextcir.scenes.ground_truth import scene_to_json
 from contextcir.scenes.oracle import Faults, Oracle
 from contextcir.scenes.truth import Truth
 from research import score_scene_captions
+from tests.fake_chat_server import FakeChatServer, Reply, error
 from tests.loopback_hub import LoopbackHub
 
 ROOT = Path(__file__).parents[2]
@@ -399,6 +404,98 @@ def test_contradicting_arguments_are_refused(tmp_path, argv, problem):
 def test_a_model_without_a_price_is_refused(world, tmp_path):
     with pytest.raises(ValueError, match="'mine'"):
         generate.main(["--output", str(tmp_path), "--model", "mine", "--pairs", str(world / "pairs.json")])
+
+
+# --- servers that fail -----------------------------------------------------------------------------------------------
+
+
+def overloaded(body):
+    return error(500, "Overloaded\x1b[2J, try \u202elater")
+
+
+@pytest.mark.fault("G02", "a run stops, to go on later, if a role answers nothing or its server goes down")
+def test_a_server_that_fails_every_request_ends_a_run_early(world, tmp_path, capsys, monkeypatch):
+    """200 pairs of different images: none of their requests would be shared."""
+    monkeypatch.setattr(ChatServer.__init__, "__kwdefaults__", ChatServer.__init__.__kwdefaults__ | {"max_retries": 0})
+    pairs = []
+    for number in range(200):
+        for side in "ab":
+            PILImage.new("RGB", (4, 4), (number, 7, "ab".index(side))).save(tmp_path / f"{number}{side}.png")
+        pairs.append({"reference_image": f"{number}a.png", "target_image": f"{number}b.png"})
+    (tmp_path / "pairs.json").write_text(json.dumps(pairs))
+    with FakeChatServer(overloaded) as server:
+        argv = flags(server.url, tmp_path / "out", "--concurrency", "4", pairs=tmp_path / "pairs.json")
+        argv[argv.index("oracle")] = "fake"
+        assert generate.main(argv) == 3
+        first = len(server.bodies)
+        assert 20 <= first <= 30
+        printed = capsys.readouterr().err
+        assert "\x1b[2J" not in printed and "\u202e" not in printed
+        assert "returned 500: Overloaded\\u001b[2J, try \\u202elater." in printed
+        assert "reference_objects: 0 answered, 2" in printed and "Nothing was written" in printed
+        assert generate.main(argv) == 3 and first < len(server.bodies) <= first + 30  # asks again
+
+
+@pytest.mark.fault("G04", "requests that failed for now are said to be, and above a share the run is incomplete")
+def test_pairs_that_failed_for_now(world, serve, tmp_path, capsys):
+    _, url = serve()
+    pairs = world / "pairs.json"
+    with FakeChatServer() as server:
+        server.answer = lambda body: relay(url, body, server)
+        argv = flags(server.url, tmp_path, "--concurrency", "1", pairs=pairs)
+        server.down = {2, 5}
+        assert generate.main(argv) == 5
+        printed = capsys.readouterr()
+        assert "2 pairs failed for now" in printed.err and "may bring 2 more" in printed.err
+        assert "Incomplete: More than 5% failed: " in printed.err and "too busy" in printed.err
+        report = json.loads((tmp_path / "report.json").read_text())
+        assert report["pairs"] == {"given": PAIRS, "kept": PAIRS - 2, "failed": 2, "for_now": 2}
+        assert not report["complete"] and "More than 5%" in (tmp_path / "README.md").read_text()
+        server.down = set()
+        sent = len(server.bodies)
+        assert generate.main([*argv, "--max_failed", "0"]) == 0
+        assert len(server.bodies) - sent < 3 * 2 + 1
+        assert json.loads((tmp_path / "report.json").read_text())["complete"]
+        assert "failed for now" not in capsys.readouterr().err
+
+
+def relay(url, body, server):
+    """Ask the oracle, except for some requests."""
+    if len(server.bodies) in server.down:
+        return error(400, "too busy")
+    answer = httpx.post(f"{url}/chat/completions", json=body)
+    return Reply(answer.status_code, answer.json())
+
+
+@pytest.mark.slow
+@pytest.mark.fault("G05", "SIGTERM ends a run as Ctrl-C does: what is in flight is finished, exit code 75")
+def test_sigterm_finishes_what_is_in_flight(world, serve, tmp_path):
+    oracle, url = serve(latency=0.3)
+    argv = flags(url, tmp_path, "--concurrency", "3", pairs=world / "pairs.json")
+    run = subprocess.Popen(
+        [sys.executable, "-m", "contextcir.cli.generate", *argv], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while oracle.num_answered < 3:
+        assert time.monotonic() < deadline and run.poll() is None
+        time.sleep(0.02)
+    run.send_signal(signal.SIGTERM)
+    _, printed = run.communicate(timeout=60)
+    assert run.returncode == 75 and "Interrupted" in printed and "Traceback" not in printed
+    rows = rows_of(tmp_path / "ledger.sqlite", "select state from requests")
+    states = Counter(row["state"] for row in rows)
+    assert states["answered"] == oracle.num_answered < 3 * PAIRS and not states["sent"]
+
+
+@pytest.mark.fault("M06", "no record, message or command names a password, a key or the query of an address")
+def test_no_password_is_written(world, serve, tmp_path, capsys):
+    _, url = serve()
+    address = url.replace("http://", "http://me:pa55word@")
+    assert generate.main(flags(address, tmp_path, pairs=world / "pairs.json")) == 0
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 5 and not [path for path in files if b"pa55word" in path.read_bytes()]
+    printed = capsys.readouterr()
+    assert "pa55word" not in printed.out + printed.err
 
 
 # --- test images and publishing --------------------------------------------------------------------------------------

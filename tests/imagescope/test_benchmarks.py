@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from contextcir.chat.exchange import Outcome
 from contextcir.cli import benchmark, visualize
+from contextcir.cli.running import UnansweredError
 from contextcir.cli.servers import ServerArguments
 from contextcir.retrieval.imagescope.trace import read_trace
 from tests.benchmarks.test_circo import IDS
@@ -115,6 +117,52 @@ def test_measuring_each_stage_sends_no_more_requests_than_the_last_one(measure, 
     assert [result["metrics"]["recall@1"] for result in again["results"]][1:] == [100, 100]
     assert pictures.counts()["verifier"] == 6 * 11  # the same questions about the same images
     assert again["results"][2]["calls"]["verifier"] == {"reused": 2 * 6 * 11}
+
+
+@pytest.mark.fault("G01", "a line for each role says how many questions failed, and what the server said most often")
+@pytest.mark.parametrize("role", ["reasoner", "evaluator"])
+def test_a_role_that_fails_makes_the_results_incomplete(measure, tmp_path, capsys, role):
+    folder = write_benchmark(tmp_path / "data", queries=4)
+    pictures = world(range(8), next_number)
+    pictures.faults[role] = lambda request: Outcome("failed", error="503: \x1b[2Jgone")
+    more = ["--split", "validation", "--evaluated", "2", "--output", tmp_path / "metrics.json"]
+    with pytest.raises(UnansweredError, match=rf"custom: More than 5% failed: {role} (\d+) of \1") as caught:
+        measure("custom", folder, pictures, *more)
+    assert caught.value.exit_code == 5
+    printed = capsys.readouterr()
+    assert printed.out.startswith("INCOMPLETE. More than 5% failed") and "recall" in printed.out
+    assert f"{role}: 0 answered, " in printed.err and "failed: 503: \\u001b[2Jgone." in printed.err
+    assert "captioner: 1" in printed.err and "\x1b" not in printed.err + printed.out
+    record = json.loads((tmp_path / "metrics.json").read_text())
+    assert role in record["incomplete"] and record["results"][0]["failures"][role]["most_often"].startswith("failed")
+    pictures.faults.clear()
+    record = measure("custom", folder, pictures, *more)
+    assert "incomplete" not in record and "INCOMPLETE" not in capsys.readouterr().out
+
+
+@pytest.mark.fault("G01", "a line for each role says how many questions failed, and what the server said most often")
+def test_some_failures_are_told_and_allowed(measure, tmp_path, capsys):
+    folder = write_benchmark(tmp_path / "data", queries=4)
+    pictures = world(range(8), next_number)
+    pictures.faults["verifier"] = lambda request: Outcome("refused") if len(pictures.asked["verifier"]) == 2 else None
+    record = measure("custom", folder, pictures, "--split", "validation", "--max_failed", "0.2")
+    assert "incomplete" not in record and "verifier: 27 answered, 1 failed (1 refused)" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="max_failed.*1.5"):
+        measure("custom", folder, pictures, "--max_failed", "1.5")
+
+
+@pytest.mark.fault("M06", "no record, message or command names a password, a key or the query of an address")
+def test_no_password_is_written(measure, tmp_path, capsys):
+    folder = write_benchmark(tmp_path / "data", queries=2)
+    output = tmp_path / "results" / "metrics.json"
+    urls = ["--base_url", "http://me:pa55@127.0.0.1:9/v1?token=pa55", "--reasoner_url=http://a:pa55@127.0.0.1:9/"]
+    measure("custom", folder, world(range(4), next_number), "--split", "validation", "--output", output, *urls)
+    record = json.loads(output.read_text())
+    assert record["arguments"]["base_url"] == "http://127.0.0.1:9/v1" and "127.0.0.1" in record["command"]
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 5 and not [path for path in files if b"pa55" in path.read_bytes()]
+    printed = capsys.readouterr()
+    assert "pa55" not in printed.out + printed.err
 
 
 def test_missing_and_useless_options_are_refused(tmp_path):

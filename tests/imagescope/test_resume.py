@@ -110,16 +110,20 @@ def test_a_run_that_a_server_stops_continues(tmp_path, after, uninterrupted):
     assert pictures.answered == sum(ALL.values())
 
 
-def test_an_interrupted_run_keeps_its_answers(tmp_path, uninterrupted):
+@pytest.mark.fault("G05", "SIGTERM ends a run as Ctrl-C does: what is in flight is finished, exit code 75")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_keeps_its_answers(tmp_path, uninterrupted, number):
     pictures = world()
 
     def interrupt(request):
         if pictures.answered == 60:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 
     pictures.faults["verifier"] = interrupt
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as stopped:
         search(pictures, tmp_path, concurrency=1)
+    assert getattr(stopped.value, "exit_code", 130) == {signal.SIGINT: 130, signal.SIGTERM: 75}[number]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert 60 < pictures.answered < sum(ALL.values())
     pictures.faults.clear()
