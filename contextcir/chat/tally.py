@@ -25,7 +25,8 @@ class Tally:
 
     Attributes:
         counts (`dict[str, Counter]`): For each role `asked`, `reused` (answered by a ledger or cache at no cost), and
-            of those asked the kinds of outcome, `prompt_tokens`, `completion_tokens` and `usd`.
+            of those asked the kinds of outcome, `prompt_tokens`, `completion_tokens`, `usd`, and how many are
+            `doubtful`.
     """
 
     def __init__(self) -> None:
@@ -54,6 +55,8 @@ class Tally:
             return
         count.update({"asked": 1, outcome.kind: 1})
         count.update({sum_: getattr(outcome, sum_) for sum_ in SUMS if not outcome.recalled})
+        if outcome.doubtful and not outcome.recalled:
+            count["doubtful"] += 1
         failed, recent = self._failed[role], self._recent[role]
         if outcome.kind == "answered":
             recent.append(False)
@@ -109,6 +112,8 @@ class Tally:
         for role in self.counts:
             failed, total = self.failed(role), self.total(role)
             line = f"{role}: {total - failed:,} answered, {failed:,} failed"
+            if doubtful := self.counts[role]["doubtful"]:
+                line += f", {doubtful:,} booked at the upper bound since nobody can believe their usage"
             if failed:
                 some = [f"{count:,} {kind}" for kind in _FAILURES if (count := self.counts[role][kind])]
                 line += f" ({', '.join(some)}). Most often: {self.most_often(role)}"

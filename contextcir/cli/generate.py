@@ -222,17 +222,10 @@ def caption(run, caption_args: CaptionArguments, server_args: ServerArguments, o
         f"{report['pairs']['kept']:,} of {report['pairs']['given']:,} pairs kept, {report['captions']['kept']:,}"
         f" captions, {report['triplets']['total']:,} triplets, ${report['requests']['usd']:.2f}. Written: {folder}"
     )
-    requests, for_now = report["requests"], report["pairs"]["for_now"]
-    if requests["doubtful"]:
-        print(
-            f"{requests['doubtful']:,} answers came without a usage that can be believed: each counts at its upper"
-            " bound.",
-            file=sys.stderr,
-        )
     if stopped:
         print(f"Stopped: {stopped} The same command goes on.", file=sys.stderr)
         return stopped.exit_code
-    if for_now:
+    if for_now := report["pairs"]["for_now"]:
         print(
             f"{for_now:,} pairs failed for now: the same command asks again, and may bring {for_now:,} more.",
             file=sys.stderr,

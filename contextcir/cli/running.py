@@ -57,7 +57,7 @@ def run(main: Callable[[Sequence[str]], Any], prog: str, argv: Sequence[str] | N
         print(f"{prog}: {stopped}", file=sys.stderr)
         return RUN_AGAIN
     except KeyboardInterrupt as stop:  # SIGTERM has a code of its own, see `contextcir/chat/draining.py`
-        print(f"{prog}: interrupted. The same command goes on.", file=sys.stderr)
+        print(f"{prog}: interrupted.", file=sys.stderr)
         return getattr(stop, "exit_code", INTERRUPTED)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -68,6 +68,14 @@ def test_the_most_frequent_sentence_is_told_safely():
     assert tally.too_many(0.06, {"failed"}) == "" == tally.too_many(1.0)
 
 
+@pytest.mark.fault("M03", "an answer whose usage cannot be believed is booked at the bound and counted")
+def test_doubtful_answers_are_told():
+    tally = Tally()
+    add(tally, "answered", 2, doubtful=True)
+    assert tally.lines()[0].startswith("verifier: 2 answered, 0 failed, 2 booked at the upper bound")
+    assert tally.counts["verifier"]["doubtful"] == 2
+
+
 def test_costs_count_once():
     tally = Tally()
     add(tally, "refused", usd=0.5)

@@ -410,7 +410,7 @@ def test_a_model_without_a_price_is_refused(world, tmp_path):
 
 
 def overloaded(body):
-    return error(500, "Overloaded\x1b[2J, try \u202elater")
+    return error(500, "Overloaded\x1b[2J, try \u202elater", delay=0.02)
 
 
 @pytest.mark.fault("G02", "a run stops, to go on later, if a role answers nothing or its server goes down")
@@ -424,16 +424,16 @@ def test_a_server_that_fails_every_request_ends_a_run_early(world, tmp_path, cap
         pairs.append({"reference_image": f"{number}a.png", "target_image": f"{number}b.png"})
     (tmp_path / "pairs.json").write_text(json.dumps(pairs))
     with FakeChatServer(overloaded) as server:
-        argv = flags(server.url, tmp_path / "out", "--concurrency", "4", pairs=tmp_path / "pairs.json")
+        argv = flags(server.url, tmp_path / "out", "--concurrency", "16", pairs=tmp_path / "pairs.json")
         argv[argv.index("oracle")] = "fake"
         assert generate.main(argv) == 3
         first = len(server.bodies)
-        assert 20 <= first <= 30
+        assert 20 <= first <= 42  # and what was in flight by then; 32 pairs are begun
         printed = capsys.readouterr().err
         assert "\x1b[2J" not in printed and "\u202e" not in printed
         assert "returned 500: Overloaded\\u001b[2J, try \\u202elater." in printed
-        assert "reference_objects: 0 answered, 2" in printed and "Nothing was written" in printed
-        assert generate.main(argv) == 3 and first < len(server.bodies) <= first + 30  # asks again
+        assert re.search(r"reference_objects: 0 answered, [234]\d failed", printed) and "Nothing was" in printed
+        assert generate.main(argv) == 3 and first < len(server.bodies) <= first + 42  # asks again
 
 
 @pytest.mark.fault("G04", "requests that failed for now are said to be, and above a share the run is incomplete")
