@@ -28,7 +28,7 @@ FLOORS = (  # from the ground up; `contextcir/__init__.py` names what is public,
 HOMES = {  # library -> the only files that may import it
     "spacy": {"contextcir/phrases/extractor.py"},
     "benepar": {"contextcir/phrases/chart_parser.py"},
-    "openai": {"contextcir/chat/server.py"},
+    "openai": {"contextcir/chat/connection.py"},
     "evaluate": {"contextcir/metrics/evaluate_metric.py"},
     "lancedb": {"contextcir/retrieval/engines/lance.py"},
     "psycopg": {"contextcir/retrieval/engines/postgres.py"},

@@ -5,11 +5,13 @@ request's id, so a change of them changes the prompts. Lengths are left to the q
 support such limits.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
-Operation = Literal["add", "remove", "modify", "replace"]
+from contextcir.chat.schemas import plain_word
+
+Operation = Annotated[Literal["add", "remove", "modify", "replace"], BeforeValidator(plain_word)]
 
 
 class DescribedObject(BaseModel):
@@ -36,8 +38,10 @@ class Difference(BaseModel):
 
     operation: Operation
     text: str = Field(description="The change as a person would ask for it.")
-    source_object: str | None = Field(description="The object that is removed, modified or replaced, as listed.")
-    target_object: str | None = Field(description="The object that is there afterwards, as listed.")
+    source_object: str | None = Field(
+        default=None, description="The object that is removed, modified or replaced, as listed."
+    )
+    target_object: str | None = Field(default=None, description="The object that is there afterwards, as listed.")
 
 
 class Differences(BaseModel):

@@ -1,55 +1,37 @@
-"""Parse the response of a chat server: the JSON schema of a class, and the answer as an instance of it.
+"""Read the completion of a chat server: what kind of answer it is, its value, and the tokens that it counts.
 
-Schemas follow OpenAI's strict structured outputs: every property is required and no other is allowed. Servers without
-structured outputs wrap JSON in prose and code fences, or leave a trailing comma in a list. These are repaired; an
-answer that still does not fit the schema is malformed.
+Nothing of it is trusted: a part that is missing, of another type or out of range is an outcome, never an error of
+Python. Servers without structured outputs wrap JSON in prose and code fences, or leave a trailing comma in a list.
+These are repaired; an answer that still does not fit the schema is malformed, and so is one of which it cannot be said
+whether the model stands by it.
 """
 
 import json
 import re
-from collections.abc import Iterator
-from functools import lru_cache
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeGuard
 
 from pydantic import BaseModel, ValidationError
 
 from contextcir.chat.exchange import Outcome
+from contextcir.chat.json_text import MAX_CHARACTERS, Found, after_reasoning, json_values, without_trailing_commas
+from contextcir.chat.schemas import in_its_object
 
-# A string, which is kept, or a comma before a closing bracket
-_TRAILING_COMMA = re.compile(r'("(?:\\.|[^"\\])*")|,(?=\s*[}\]])', re.DOTALL)
-_START = re.compile(r"[{\[]")
-_BY_NAME = ("properties", "$defs")  # keywords whose keys are names chosen by the user, perhaps "default"
+MAX_TOKENS = 2_000_000  # more than any model reads or writes at once: a server that counts more is not believed
+MAX_NAME = 200  # characters of a model's name
 
-
-@lru_cache(maxsize=256)
-def strict_schema(schema: type[BaseModel]) -> dict[str, Any]:
-    """Return the JSON schema of a class with every property required, no other allowed and no defaults."""
-
-    def strict(node: Any) -> Any:
-        if isinstance(node, list):
-            return [strict(item) for item in node]
-        if not isinstance(node, dict):
-            return node
-        node = {
-            key: {name: strict(child) for name, child in value.items()} if key in _BY_NAME else strict(value)
-            for key, value in node.items()
-            if key != "default"
-        }
-        if "properties" in node:
-            node |= {"required": list(node["properties"]), "additionalProperties": False}
-        return node
-
-    return strict(schema.model_json_schema())
+_CUT = {"length", "max_tokens", "max_output_tokens", "model_length"}
+_FILTERED = {"content_filter", "safety", "recitation", "prohibited_content", "blocklist", "spii"}
+_REASONING = ("reasoning_content", "reasoning", "thinking")  # fields of a message beside its content
+_EXAMPLE = re.compile(r"(?:\bexamples?\b|\be\.g\.|\bfor instance\b)[^.!?]*$", re.IGNORECASE)
+_LEAD = 80  # characters before JSON that may say that it is an example
 
 
-@lru_cache(maxsize=256)
-def schema_prompt(schema: type[BaseModel]) -> str:
-    """Return the instruction that is added to a prompt for a server without structured outputs."""
-    text = json.dumps(strict_schema(schema))
-    return (
-        "Answer with one JSON value that fits this JSON schema and with nothing else."
-        f'\n<schema name="{schema.__name__}">{text}</schema>'
-    )
+class Tokens(NamedTuple):
+    """The tokens of a prompt and of its answer."""
+
+    prompt: int
+    answer: int
 
 
 def read_completion(payload: Any, schema: type[BaseModel] | None) -> Outcome:
@@ -61,77 +43,125 @@ def read_completion(payload: Any, schema: type[BaseModel] | None) -> Outcome:
         schema (`type[pydantic.BaseModel]`, *optional*): The schema of the answer; free text by default.
 
     Returns:
-        [`~contextcir.chat.exchange.Outcome`]: Without costs; `model` is empty if the response names none.
+        [`~contextcir.chat.exchange.Outcome`]: Without costs; `model` is empty if the response names none, and
+        `doubtful` says that its count of tokens cannot be believed.
 
     Raises:
         ValueError: The payload is not a chat completion.
     """
-    try:
-        choice = payload["choices"][0]
-        message, finish = choice["message"], choice.get("finish_reason")
-        text, refusal = message.get("content") or "", message.get("refusal")
-        usage = payload.get("usage") or {}
-        tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
-        kind, value, error = _read_choice(text, refusal, finish, schema)
-    except (TypeError, KeyError, IndexError, AttributeError) as problem:
-        raise ValueError(f"not a chat completion ({type(problem).__name__}): {payload}") from None
-    return Outcome(kind, value, text, error, str(payload.get("model") or ""), *tokens)
+    choices = payload.get("choices") if isinstance(payload, Mapping) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(choice, Mapping) or not ("message" in choice or "finish_reason" in choice):
+        raise ValueError(f"not a chat completion: {payload}")
+    message = choice.get("message")
+    message = message if isinstance(message, Mapping) else {}
+    text, refusal = _content(message.get("content"))
+    refusal = _text(message.get("refusal")) or refusal
+    kind, value, error = _read_answer(text, refusal, str(choice.get("finish_reason")).lower(), message, schema)
+    tokens = read_usage(payload.get("usage"), text)
+    model = payload.get("model")
+    return Outcome(
+        kind,
+        value,
+        text,
+        error,
+        model[:MAX_NAME] if isinstance(model, str) else "",
+        *(tokens or (0, 0)),
+        doubtful=tokens is None,
+    )
 
 
-def _read_choice(
-    text: str, refusal: str | None, finish: str | None, schema: type[BaseModel] | None
+def read_usage(usage: Any, answer: str) -> Tokens | None:
+    """
+    Read the tokens that a server counts; `None` if they cannot be believed: missing, no whole numbers, negative,
+    beyond all models, or none although something was read or written. Tokens that are only in the total, as some
+    servers count reasoning, are tokens of the answer.
+    """
+    if not isinstance(usage, Mapping):
+        return None
+    prompt, written, total = (usage.get(f"{name}_tokens") for name in ("prompt", "completion", "total"))
+    if not (_is_count(prompt) and _is_count(written) and prompt and (written or not answer)):
+        return None
+    return Tokens(prompt, max(written, total - prompt) if _is_count(total) else written)
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value <= MAX_TOKENS  # not bool, which is an int
+
+
+def _text(value: Any) -> str:
+    """Return a text as it is, and any other value but nothing as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) if value else ""
+
+
+def _content(content: Any) -> tuple[str, str]:
+    """Return the text and the refusal of a content: a text, a list of parts, or the answer as a JSON value."""
+    if not (isinstance(content, list) and all(isinstance(part, Mapping) and "type" in part for part in content)):
+        return _text(content), ""
+    texts = [_text(part.get("text")) for part in content if part["type"] in ("text", "output_text")]
+    return "".join(texts), " ".join(_text(part.get("refusal")) for part in content if part["type"] == "refusal")
+
+
+def _read_answer(
+    text: str, refusal: str, finish: str, message: Mapping[str, Any], schema: type[BaseModel] | None
 ) -> tuple[str, BaseModel | str | None, str]:
     """Return the kind, the value and the error."""
+    thoughts = "" if text.strip() else next((name for name in _REASONING if message.get(name)), "")
+    only = f": the model wrote nothing but {thoughts}. Raise max_tokens, or turn its reasoning off" if thoughts else ""
     if refusal:
         return "refused", None, refusal
-    if finish == "content_filter":
+    if finish in _FILTERED:
         return "filtered", None, "the server's content filter ended the answer"
-    if finish == "length":
-        return "cut", None, "the answer was cut off at its maximum number of tokens"
+    if finish in _CUT:
+        return "cut", None, f"the answer was cut off at its maximum number of tokens{only}"
     if not text.strip():
-        return "malformed", None, "the answer is empty"
+        return "malformed", None, f"the answer is empty{only}"
     try:
-        return "answered", parse_answer(text, schema) if schema else text, ""
+        return "answered", parse_answer(text, schema) if schema else after_reasoning(text), ""
     except ValueError as problem:
         return "malformed", None, str(problem)
 
 
 def parse_answer(text: str, schema: type[BaseModel]) -> BaseModel:
     """
-    Find an instance of `schema` in a text. If there are several, return the last: models reason before they answer.
+    Find an instance of `schema` in a text: the last complete one after the reasoning that is no example.
 
     Raises:
-        ValueError: No part of the text fits; the message says why.
+        ValueError: No part of the text fits, or an answer that does not fit follows; the message says why.
     """
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"expected {schema.__name__}, got {len(text):,} characters, more than {MAX_CHARACTERS:,}")
     try:
         return schema.model_validate_json(text)
     except ValidationError as error:
         problem = _first_problem(error)
-    for candidate in (text, _TRAILING_COMMA.sub(lambda match: match[1] or "", text)):
-        found = None
-        for value in _json_values(candidate):
+    text = after_reasoning(text)
+    for candidate in (text, without_trailing_commas(text)):
+        last: Found | None = None
+        for found in json_values(candidate):
+            if _EXAMPLE.search(candidate[max(0, found.start - _LEAD) : found.start]):
+                problem = "an example"
+                continue
             try:
-                found = schema.model_validate(value)
+                value = schema.model_validate(in_its_object(found.value, schema))
+                last = found._replace(value=value)
             except ValidationError as error:
                 problem = _first_problem(error)
-        if found is not None:
-            return found
+        if last and _begins_another(candidate[last.end :], schema):
+            problem = "an answer and the beginning of another"
+        elif last:
+            return last.value
     raise ValueError(f"expected {schema.__name__}, got {problem}")
+
+
+def _begins_another(rest: str, schema: type[BaseModel]) -> bool:
+    """Return whether an answer begins in a text that holds no whole one, outside of examples."""
+    names = "|".join(map(re.escape, schema.model_fields))
+    starts = (match.start() for match in re.finditer(rf'\{{\s{{0,100}}"(?:{names})"\s{{0,100}}:', rest))
+    return any(not _EXAMPLE.search(rest[max(0, start - _LEAD) : start]) for start in starts)
 
 
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(map(str, problem["loc"]))
     return f"{where}: {problem['msg']}" if where else problem["msg"]
-
-
-def _json_values(text: str) -> Iterator[Any]:
-    """Yield all outermost JSON objects and lists of a text in their order."""
-    decoder = json.JSONDecoder()
-    position = 0
-    while match := _START.search(text, position):
-        try:
-            value, position = decoder.raw_decode(text, match.start())
-            yield value
-        except (ValueError, RecursionError):
-            position = match.end()

@@ -2,7 +2,10 @@
 
 The ledger records a batch and its requests before it is submitted with a label. So if a run dies, the next one finds
 the batches that are in progress or finished, and pays for none twice. A batch may end as completed, failed, expired or
-cancelled, each time with some of the answers; the missing requests go into another batch.
+cancelled, each time with some of the answers; the missing requests go into another batch. Lines that cannot be read
+count as missing, and may have been charged.
+
+A server that takes no batch of this size gets smaller ones, one after the other.
 """
 
 import asyncio
@@ -11,20 +14,32 @@ import tempfile
 import uuid
 from collections import deque
 from collections.abc import Coroutine, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from contextcir.chat.batch_api import (
+    ENDPOINT,
+    FINAL,
+    TooLarge,
+    batch_state,
+    download,
+    find_batch,
+    submit_batch,
+    upload,
+)
 from contextcir.chat.dispatch import BaseDispatcher, cancel_all
+from contextcir.chat.errors import Error, kind_of
 from contextcir.chat.exchange import ChatRequest, ChatStop, Outcome
+from contextcir.chat.json_text import read_json
 from contextcir.chat.ledger import Entry, Ledger
+from contextcir.chat.plain_text import printable
 from contextcir.chat.server import ChatServer
+from contextcir.chat.stops import stop_for
 from contextcir.data.images import ImageError
 
-ENDPOINT = "/v1/chat/completions"
-LABEL = "contextcir"  # the name of a batch's label in its metadata
-FINAL = ("completed", "failed", "expired", "cancelled")
 MAX_REQUESTS, MAX_BYTES = 50_000, 100_000_000  # of one file; a larger request is sent alone
+MAX_LINE = 32_000_000  # bytes of a line of an answer file
 MAX_ROUNDS = 5  # batches after which a request without an answer has failed
 QUIET_SECONDS = 2.0  # a batch is sent if no request has arrived for this long, or for the polling interval
 
@@ -38,6 +53,7 @@ class _Waiting:
     outcome: "asyncio.Future[Outcome]"
     batch: str | None  # the batch in which an earlier run sent it
     rounds: int = 0
+    forms: set[str] = field(default_factory=set)  # in which it was sent because of errors
 
 
 class BatchDispatcher(BaseDispatcher):
@@ -51,13 +67,22 @@ class BatchDispatcher(BaseDispatcher):
         server ([`~contextcir.chat.server.ChatServer`]): Answers the requests.
         ledger: As for [`~contextcir.chat.dispatch.BaseDispatcher`].
         poll_seconds (`float`, defaults to 30): Time between two polls of a batch.
+        batch_requests (`int`, defaults to 50,000): The most requests of a batch.
+
+    Raises:
+        ValueError: `batch_requests` is out of range.
     """
 
     server: ChatServer
 
-    def __init__(self, server: ChatServer, ledger: Ledger, *, poll_seconds: float = 30.0):
+    def __init__(
+        self, server: ChatServer, ledger: Ledger, *, poll_seconds: float = 30.0, batch_requests: int = MAX_REQUESTS
+    ):
+        if not 1 <= batch_requests <= MAX_REQUESTS:
+            raise ValueError(f"Got batch_requests={batch_requests}, expected 1 to {MAX_REQUESTS:,}.")
         super().__init__(server, ledger)
         self.poll_seconds = poll_seconds
+        self._most, self._one_by_one = batch_requests, False
         self._queue: deque[_Waiting] = deque()
         self._waiting: set[_Waiting] = set()  # those of the queue and of all batches
         self._collector: asyncio.Task[None] | None = None
@@ -104,6 +129,9 @@ class BatchDispatcher(BaseDispatcher):
             for key, members in earlier.items():
                 self._start(self._resume(key, members))
             while new:
+                if self._one_by_one and self._batches:
+                    await asyncio.wait(self._batches, return_when=asyncio.FIRST_COMPLETED)
+                    continue
                 self._check_stop()
                 await self._submit(new)
 
@@ -120,20 +148,31 @@ class BatchDispatcher(BaseDispatcher):
             members = await self._write(path, key, new)
             if not members:
                 return
+            file = None
             try:
-                with self.server.translated_errors(), open(path, "rb") as content:
-                    file = await self.server.client.files.create(file=content, purpose="batch")
-            except ChatStop:
-                self._release(members)
+                file = await upload(self.server, path)
+                name = await submit_batch(self.server, file, key)
+            except TooLarge as error:
+                self._send_smaller(members, str(error))
+                return
+            except ChatStop as stop:
+                if file is None or stop.reason != "unreachable":  # else it may exist: the next run looks for its label
+                    self._release(members)
                 raise
-        try:
-            name = await submit_batch(self.server, file.id, key)
-        except ChatStop as stop:
-            if stop.reason != "unreachable":  # else the batch may exist: the next run looks for its label
-                self._release(members)
-            raise
         self.ledger.name_batch(key, name)
         self._start(self._follow(name, members))
+
+    def _send_smaller(self, members: list[_Waiting], why: str) -> None:
+        """Send the requests of a batch that was rejected for its size in smaller ones, one after the other."""
+        self._release(members)
+        if len(members) == 1 and self._one_by_one:
+            raise ChatStop("quota", f"The server takes no batch, however small ({why}). Run again later, or online.")
+        others = self._batches - {asyncio.current_task()}
+        if self._one_by_one or not others:  # else it is enough to wait for them
+            self._most = max(1, min(self._most, len(members)) // 2)
+        self._one_by_one = True
+        for one in members:
+            self._enqueue(one)
 
     def _release(self, members: list[_Waiting]) -> None:
         for one in members:
@@ -144,13 +183,13 @@ class BatchDispatcher(BaseDispatcher):
         members: list[_Waiting] = []
         size = 0
         with open(path, "wb") as file:
-            while new and len(members) < MAX_REQUESTS:
+            while new and len(members) < self._most:
                 one, bound = new[0], self.server.estimate(new[0].request)
                 try:
-                    body = await asyncio.to_thread(self.server.body, one.request)
+                    body = await asyncio.to_thread(self.server.body, one.request, smaller="large" in one.forms)
                 except ImageError as error:
                     self.ledger.adopt()
-                    self._finish(new.popleft(), Outcome("failed", error=str(error)))
+                    self._finish(new.popleft(), Outcome("failed", error=printable(str(error))))
                     continue
                 record = {"custom_id": one.request_id, "method": "POST", "url": ENDPOINT, "body": body}
                 line = json.dumps(record).encode() + b"\n"
@@ -190,45 +229,61 @@ class BatchDispatcher(BaseDispatcher):
         while (state := await batch_state(self.server, name)).status not in FINAL:
             await asyncio.sleep(self.poll_seconds)
         missing = {one.request_id: one for one in members}
+        unread = 0
         with tempfile.TemporaryDirectory() as folder:
             for file in state.files:
                 path = Path(folder) / "answers.jsonl"
-                with self.server.translated_errors():  # downloads it without holding it in memory
-                    async with self.server.client.files.with_streaming_response.content(file) as response:
-                        await response.stream_to_file(path)
-                await self._read(path, missing)
-        self._retry(missing.values(), f"not in a batch that {state.status} {state.error}".rstrip())
+                await download(self.server, file, path)
+                unread += await self._read(path, missing)
         if state.status == "failed":
-            self.server.read_error(400, {"code": state.code, "message": state.error})  # raises if it was the quota
+            error = Error(400, state.error, frozenset([state.code]))
+            if (kind := kind_of(error)) in ("queue", "large"):
+                self._send_smaller(list(missing.values()), state.error)
+                return
+            if stop := stop_for(kind, state.error, self.server.model, 0):
+                self._release(list(missing.values()))
+                raise stop
+        why = f"not in a batch that {state.status} {state.error}".rstrip()
+        self._retry(missing.values(), f"{why}, with {unread} unreadable lines" if unread else why, unread)
         self._check_stop()
 
-    async def _read(self, path: Path, missing: dict[str, _Waiting]) -> None:
-        """Pass on the outcomes in a file, and remove their requests from `missing`."""
+    async def _read(self, path: Path, missing: dict[str, _Waiting]) -> int:
+        """Pass on the outcomes in a file, and remove their requests from `missing`. Returns the number of lines that
+        cannot be read."""
+        unread = 0
         with open(path, "rb") as file:
-            for line in file:
-                record = json.loads(line)
-                one = missing.get(record["custom_id"])
+            while line := file.readline(MAX_LINE):
+                if not line.strip():
+                    continue
+                record = await asyncio.to_thread(read_json, line)
+                name = record.get("custom_id") if isinstance(record, dict) else None
+                if not isinstance(name, str) or not isinstance(record.get("response"), dict | None):
+                    unread += 1
+                    continue
+                one = missing.get(name)
                 if one is None:  # a request that this run does not make
                     continue
                 try:
-                    outcome = self._outcome(record, one.request)
+                    outcome = await asyncio.to_thread(self._outcome, record, one)
                 except ChatStop as stop:  # the following lines may hold answers
-                    self.ledger.release(missing.pop(one.request_id).request_id, stop.usd)
+                    self.ledger.release(missing.pop(name).request_id, stop.usd)
                     self._halt(stop)
                     continue
                 if outcome:
-                    self._finish(missing.pop(one.request_id), outcome)
-                await asyncio.sleep(0)
+                    self._finish(missing.pop(name), outcome)
+        return unread
 
-    def _outcome(self, record: dict[str, Any], request: ChatRequest) -> Outcome | None:
+    def _outcome(self, record: dict[str, Any], one: _Waiting) -> Outcome | None:
         """Read a line of an answer file; `None` if the request should be sent again."""
         response = record.get("response") or {}
-        status, body = response.get("status_code") or 0, response.get("body")
-        if status == 200:
-            return self.server.read_response(body, request)
-        outcome = self.server.read_error(status, body)
-        temporary = status in (0, 408, 409, 429) or status >= 500  # 0: the batch ended before the request was answered
-        if outcome.kind == "failed" and (temporary or self.server.rejects_schema(status, outcome.error)):
+        status, body = response.get("status_code"), response.get("body")
+        if status is None and isinstance(body, dict) and body.get("choices"):
+            status = 200
+        if status is None or not str(status).isdecimal():  # the batch ended before the request was answered
+            return None
+        outcome = self.server.read_reply(status := int(status), body, None, one.request, one.forms)
+        temporary = status in (0, 408, 409) or status >= 500
+        if not isinstance(outcome, Outcome) or (outcome.kind == "failed" and temporary):
             return None
         return outcome
 
@@ -237,63 +292,19 @@ class BatchDispatcher(BaseDispatcher):
         if not one.outcome.done():
             one.outcome.set_result(outcome)
 
-    def _retry(self, members: Iterable[_Waiting], why: str) -> None:
-        for one in members:
+    def _retry(self, members: Iterable[_Waiting], why: str, charged: int = 0) -> None:
+        """Send requests again. The first `charged` of them may have cost their bound."""
+        for place, one in enumerate(members):
             one.rounds += 1
+            lost_usd = self.server.estimate(one.request) if place < charged else 0.0
             if one.rounds < MAX_ROUNDS:
-                self.ledger.release(one.request_id)
+                self.ledger.release(one.request_id, lost_usd)
                 self._enqueue(one)
             else:
-                self._finish(one, Outcome("failed", error=f"{why}, the last of {one.rounds}"))
+                error = printable(f"{why}, the last of {one.rounds}")
+                self._finish(one, Outcome("failed", error=error, lost_usd=lost_usd))
 
     async def close(self) -> None:
         """Stop polling. Batches go on at the server, and the next run continues with them."""
         await super().close()
         await cancel_all([task for task in (self._collector, *self._batches) if task])
-
-
-# --- the Batch API ---------------------------------------------------------------------------------------------------
-
-
-class BatchState(NamedTuple):
-    """The state of a batch: `status` in the server's terms, `files` of answers and errors, and the `code` and `error`
-    of a batch that failed as a whole."""
-
-    status: str
-    files: tuple[str, ...]
-    code: str
-    error: str
-
-
-async def submit_batch(server: ChatServer, file: str, key: str) -> str:
-    """
-    Submit an uploaded file as a batch with a label. Returns the server's id of the batch.
-
-    Raises:
-        [`~contextcir.chat.exchange.ChatStop`]: If its reason is "unreachable", the batch may exist all the same.
-    """
-    with server.translated_errors():
-        # Without retries: if only the response was lost, the batch exists, and a second one would be charged too.
-        batch = await server.client.with_options(max_retries=0).batches.create(
-            input_file_id=file, endpoint=ENDPOINT, completion_window="24h", metadata={LABEL: key}
-        )
-    return batch.id
-
-
-async def find_batch(server: ChatServer, key: str) -> str | None:
-    """Return the server's id of the batch with this label, if there is one."""
-    with server.translated_errors():
-        async for batch in server.client.batches.list(limit=100):
-            if (batch.metadata or {}).get(LABEL) == key:
-                return batch.id
-    return None
-
-
-async def batch_state(server: ChatServer, name: str) -> BatchState:
-    """Poll the state of a batch."""
-    with server.translated_errors():
-        batch = await server.client.batches.retrieve(name)
-    files = tuple(file for file in (batch.output_file_id, batch.error_file_id) if file)
-    problem = next(iter(batch.errors.data or []), None) if batch.errors else None
-    code, error = (problem.code or "", problem.message or "") if problem else ("", "")
-    return BatchState(batch.status, files, code, error)

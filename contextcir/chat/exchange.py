@@ -10,9 +10,8 @@ OUTCOMES = ("answered", "refused", "filtered", "cut", "malformed", "failed")
 
 
 class ChatStop(RuntimeError):  # noqa: N818  (not a program error: the run ends here and can be continued later)
-    """A run must end early. `reason` is "key", "model", "quota", "budget", "unreachable", "failing", "batch" or
-    "interrupted";
-    `usd` is what the server charged all the same."""
+    """A run must end early. `reason` is "key", "model", "address", "images", "option", "quota", "busy", "budget",
+    "unreachable", "failing", "batch" or "interrupted"; `usd` is what the server charged all the same."""
 
     exit_code = 3  # of commands that end with it
 
@@ -56,14 +55,14 @@ class Outcome:
             `max_tokens`; "malformed", which does not fit the schema; "failed" for any other reason.
         value (`BaseModel` or `str`, *optional*): An instance of the schema, or the text; set if answered.
         text (`str`): The raw answer.
-        error (`str`): The error message, without secrets.
+        error (`str`): The error message in one line that is safe to print, without secrets.
         model (`str`): The model that answered, as the server calls it.
         prompt_tokens (`int`), completion_tokens (`int`): As counted by the server.
         usd (`float`): The cost, from the server's token counts, or its upper bound if the server gives none.
         lost_usd (`float`): Upper bound of what attempts without an answer (time-outs) may have cost in addition.
         request_id (`str`): The id.
         recalled (`bool`): Whether it was read from a ledger, so that nothing was sent and nothing paid.
-        doubtful (`bool`): Whether the server's usage could not be believed, so that `usd` is the upper bound.
+        doubtful (`bool`): Whether the server's token counts cannot be believed, so that `usd` is the upper bound.
     """
 
     kind: str

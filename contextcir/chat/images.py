@@ -22,13 +22,15 @@ _JPEG_RGB = re.compile(rb"\xff[\xc0-\xc2]\x00\x11\x08.{4}\x03", re.DOTALL)  # th
 _PNG_RGB = re.compile(rb"\x89PNG\r\n\x1a\n.{16}\x08\x02", re.DOTALL)  # 8 bits, colour without alpha
 
 
-def image_url(source: Any, max_side: int) -> str:
+def image_url(source: Any, max_side: int, *, smaller: bool = False) -> str:
     """
     Encode an image as a base64 data URL.
 
     Args:
         source: Anything that [`load_image`] reads.
         max_side (`int`): In pixels; images with a longer side are scaled down to it.
+        smaller (`bool`, defaults to `False`): Whether to halve the sides after that, for a server that rejects the
+            image because of its size.
 
     Raises:
         [`~contextcir.data.images.ImageError`]: The image cannot be used.
@@ -36,9 +38,12 @@ def image_url(source: Any, max_side: int) -> str:
     content = image_content(source)
     path = source.get("path") if isinstance(source, dict) else source
     image = load_image(content, name=str(path) if isinstance(path, (str, os.PathLike)) else None)
-    if isinstance(content, bytes) and max(image.size) <= max_side and (kind := _plain_format(content)):
+    side = min(max_side, max(image.size))
+    if smaller:
+        side = max(1, side // 2)
+    if isinstance(content, bytes) and max(image.size) <= side and (kind := _plain_format(content)):
         return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-    image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
     content = encode_image(image, "JPEG", quality=JPEG_QUALITY)
     return f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
 

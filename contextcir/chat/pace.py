@@ -1,7 +1,12 @@
-"""A limit of concurrent requests that adapts to the load of the server."""
+"""A limit of concurrent requests that adapts to the load of the server, and pauses in which nothing is sent."""
 
 import asyncio
+import time
 
+from contextcir.chat.exchange import ChatStop
+
+MIN_PAUSE = 30.0  # seconds, where a server that has rejected all retries of a request does not say how long
+MAX_PAUSE = 600.0  # seconds that a request waits for a busy server, before the run stops
 WINDOW = 20  # responses by which the load of a server is judged
 
 
@@ -49,3 +54,44 @@ class Limit:
         while self._withheld < 0:
             self._withheld += 1
             self._semaphore.release()
+
+
+class Pause:
+    """A pause of all requests to a server, since each of them would be rejected."""
+
+    def __init__(self) -> None:
+        self._until = 0.0
+
+    def extend(self, seconds: float, since: float, address: str) -> None:
+        """
+        Pause for some seconds from now on.
+
+        Args:
+            seconds (`float`): As the server asks.
+            since (`float`): When it asked for the first time, by `time.monotonic`.
+            address (`str`): Of the server.
+
+        Raises:
+            [`~contextcir.chat.exchange.ChatStop`]: The pause would be longer than `MAX_PAUSE` in all.
+        """
+        until = time.monotonic() + seconds
+        if until - since > MAX_PAUSE:
+            raise ChatStop(
+                "busy",
+                f"{address} takes no more requests for now, and asks to wait {seconds:,.0f} s. Run again later;"
+                " nothing is lost.",
+            )
+        self._until = max(self._until, until)
+
+    async def over(self) -> None:
+        """
+        Wait for the end of the pause.
+
+        Raises:
+            [`~contextcir.chat.exchange.ChatStop`]: It was interrupted. Nothing has been sent, so nothing is owed.
+        """
+        try:
+            while (left := self._until - time.monotonic()) > 0:
+                await asyncio.sleep(left)
+        except asyncio.CancelledError:
+            raise ChatStop("interrupted", "The run was interrupted. Run it again to continue.") from None

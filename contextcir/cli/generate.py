@@ -77,6 +77,7 @@ class CaptionArguments:
         help="Share of a stage's requests that may fail for now; above it, the run is incomplete (exit 5).",
     )
     poll_seconds: float = HfArg(default=30.0, help="Time between two looks at a batch.")
+    batch_requests: int = HfArg(default=50_000, help="Most requests of a batch.")
     dry_run: bool = HfArg(default=False, help="Print three requests and the likely cost; send nothing.")
 
     def __post_init__(self):
@@ -198,7 +199,8 @@ def caption(run, caption_args: CaptionArguments, server_args: ServerArguments, o
     ):
         dispatcher: BaseDispatcher
         if caption_args.mode == "batch":
-            dispatcher = BatchDispatcher(run.server, ledger, poll_seconds=caption_args.poll_seconds)
+            poll, most = caption_args.poll_seconds, caption_args.batch_requests
+            dispatcher = BatchDispatcher(run.server, ledger, poll_seconds=poll, batch_requests=most)
             in_flight = PAIRS_OF_A_BATCH
         else:
             dispatcher = Dispatcher(run.server, ledger, concurrency=server_args.concurrency)

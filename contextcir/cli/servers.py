@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from transformers.hf_argparser import HfArg
 
@@ -28,8 +29,16 @@ class ServerArguments:
     free: bool = HfArg(default=False, help="Tokens cost nothing, as on a server of your own.")
     max_tokens: int = HfArg(default=2048, help="Most tokens of an answer. Longer ones are cut and count as failed.")
     temperature: float | None = HfArg(default=None, help="Temperature; the server's own by default.")
-    timeout: float = HfArg(default=300.0, help="Seconds that one attempt may take.")
+    timeout: float = HfArg(default=300.0, help="Seconds that one attempt may take, from the first byte to the last.")
     concurrency: int = HfArg(default=32, help="Most requests at a time, to each server.")
+    accept_model: list[str] | None = HfArg(
+        default=None, help="Names under which the model may answer: those of a deployment, a router or an alias."
+    )
+    extra_header: list[str] | None = HfArg(default=None, help="NAME=VALUE, headers of each request.")
+    extra_body: dict | str | None = HfArg(
+        default=None, help="""JSON object, further keys of each request, such as '{"options": {"num_ctx": 8192}}'."""
+    )
+    insecure: bool = HfArg(default=False, help="Send a key to another machine unencrypted, over http.")
 
     def __post_init__(self):
         if self.usd_per_million and len(self.usd_per_million) != 2:
@@ -42,6 +51,28 @@ class ServerArguments:
             Price(self.usd_per_million[0], self.usd_per_million[1])  # which refuses what is no price
         if self.free and self.usd_per_million:
             raise ValueError("free and usd_per_million contradict each other. Leave one of them out.")
+        self.headers()
+        self.body()
+
+    def headers(self) -> dict[str, str]:
+        """Return the further headers of requests. Raises a `ValueError` if one is no NAME=VALUE."""
+        pairs = [text.partition("=") for text in self.extra_header or []]
+        for name, equals, value in pairs:
+            if not (name.replace("-", "").replace("_", "").isalnum() and name.isascii() and equals):
+                raise ValueError(f"extra_header is NAME=VALUE, got {name!r} and {len(value)} characters.")
+            if not (value.isascii() and value.isprintable()):
+                raise ValueError(f"The value of the header {name} has characters that no header may have.")
+        return {name: value for name, _, value in pairs}
+
+    def body(self) -> dict[str, Any]:
+        """Return the further keys of requests. Raises a `ValueError` if they are no JSON object."""
+        try:
+            body = json.loads(self.extra_body) if isinstance(self.extra_body, str) else self.extra_body or {}
+        except ValueError as error:
+            raise ValueError(f"extra_body is no JSON ({error}): {self.extra_body}") from None
+        if not isinstance(body, dict):
+            raise ValueError(f"extra_body is a JSON object, got {self.extra_body}.")
+        return body
 
     def build(self, model: str, base_url: str | None = None, *, batch: bool = False) -> ChatServer:
         """
@@ -75,4 +106,8 @@ class ServerArguments:
             temperature=self.temperature,
             max_tokens=self.max_tokens,
             timeout=self.timeout,
+            accept_model=self.accept_model or (),
+            extra_headers=self.headers(),
+            extra_body=self.body(),
+            insecure=self.insecure,
         )

@@ -3,7 +3,8 @@
 import pytest
 from pydantic import BaseModel
 
-from contextcir.chat.answers import parse_answer, read_completion, strict_schema
+from contextcir.chat.answers import parse_answer, read_completion
+from contextcir.chat.schemas import strict_schema
 from tests.chat.conftest import Things
 from tests.fake_chat_server import completion
 

@@ -37,10 +37,8 @@ def test_requests_that_follow_from_answers_are_another_batch(tmp_path, fake):
 
 
 def test_files_are_limited_in_requests_and_bytes(tmp_path, fake, monkeypatch):
-    monkeypatch.setattr(dispatch_batch, "MAX_REQUESTS", 4)
-    ask_in_batches(tmp_path / "a", fake, questions(10))
+    ask_in_batches(tmp_path / "a", fake, questions(10), batch_requests=4)
     assert len(fake.batches) == 3
-    monkeypatch.setattr(dispatch_batch, "MAX_REQUESTS", 50)
     monkeypatch.setattr(dispatch_batch, "MAX_BYTES", 600)
     ask_in_batches(tmp_path / "b", fake, questions(10))
     sizes = [len(fake.files[batch["input_file_id"]]) for batch in list(fake.batches.values())[3:]]

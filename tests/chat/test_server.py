@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from contextcir.chat.exchange import OUTCOMES, ChatRequest, ChatStop, Outcome
+from contextcir.chat.plain_text import MAX_PRINTED
 from contextcir.chat.prices import FREE
-from contextcir.chat.server import MAX_ERROR, ChatServer
+from contextcir.chat.server import ChatServer
 from contextcir.data.images import ImageError, encode_image
 from tests.chat.conftest import COST, PRICE, Things, complete, question, server_at
 from tests.fake_chat_server import Reply, completion, error, user_text
@@ -111,7 +112,7 @@ def test_the_id_does_not_depend_on_file_name_role_or_server(fake, tmp_path):
     ]
     ids = {server_at(fake).request_id(request) for request in requests}
     elsewhere = ChatServer("fake", "http://elsewhere:1/v1", price=FREE)
-    assert elsewhere.rejects_schema(400, "no json_schema")  # sends schemas in the prompt from now on
+    elsewhere._schema_refused = True  # sends schemas in the prompt from now on
     ids.add(elsewhere.request_id(requests[0]))
     assert len(ids) == 1
 
@@ -136,7 +137,7 @@ def test_an_image_that_cannot_be_read_has_no_id(fake, tmp_path):
         (error(400, "bad words", code="content_filter"), "filtered", "bad words"),
         (error(400, "too many pixels"), "failed", "too many pixels"),
         (error(500, "broken"), "failed", "broken"),
-        (Reply(200, "<html>hello</html>"), "failed", "<html>hello</html>"),
+        (Reply(200, "hello"), "failed", "hello"),
         (Reply(200, {"choices": []}), "failed", "{'choices': []}"),
         (Reply(200, {"error": {"message": "upstream is gone"}}), "failed", "upstream is gone"),
         (Reply(400, "<html>no</html>"), "failed", "400"),
@@ -158,7 +159,7 @@ def test_a_response_without_token_counts_costs_the_bound(fake):
 
 def test_long_errors_are_cut(fake):
     fake.answer = lambda body: error(400, "x" * 10_000)
-    assert len(complete(fake, question()).error) == MAX_ERROR
+    assert len(complete(fake, question()).error) == MAX_PRINTED
 
 
 # --- schemas in the prompt -------------------------------------------------------------------------------------------

@@ -282,7 +282,7 @@ def test_a_dry_run_prints_requests_and_sends_nothing(world, tmp_path, capsys):
 
 
 def test_every_pair_has_a_result_whatever_the_server_does(world, serve, tmp_path, capsys):
-    faults = {"refusals": 0.1, "content_filter": 0.1, "cut": 0.1, "malformed": 0.2, "rate_429": 0.1, "rate_5xx": 0.05}
+    faults = {"refusals": 0.1, "content_filter": 0.1, "cut": 0.1, "malformed": 0.3, "rate_429": 0.1, "rate_5xx": 0.05}
     oracle, url = serve(retry_after=0.01, objects_hallucinated=0.3, **faults)
     drawn = ["--images", world / "images", "--num_pairs", "30"]
     assert generate.main(flags(url, tmp_path, *drawn)) == 0

@@ -6,7 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from contextcir.benchmarks.registry import BENCHMARKS
-from contextcir.chat.answers import parse_answer, strict_schema
+from contextcir.chat.answers import parse_answer
+from contextcir.chat.schemas import strict_schema
 from contextcir.retrieval.imagescope import roles as imagescope_roles
 from contextcir.retrieval.imagescope.roles import (
     Evaluation,

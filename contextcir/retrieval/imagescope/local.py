@@ -8,8 +8,10 @@ malformed answer is asked for once more, with sampling. Questions are answered o
 import asyncio
 from typing import Any
 
-from contextcir.chat.answers import parse_answer, schema_prompt
+from contextcir.chat.answers import parse_answer
 from contextcir.chat.exchange import Ask, ChatRequest, Outcome
+from contextcir.chat.plain_text import unicode_text
+from contextcir.chat.schemas import schema_prompt
 from contextcir.data.images import load_image
 
 
@@ -50,7 +52,7 @@ def _answer(pipeline: Any, request: ChatRequest, max_new_tokens: int, do_sample:
         )
     else:
         generated = pipeline([{"role": "user", "content": text}], do_sample=do_sample, **options)
-    text, model = generated[0]["generated_text"], pipeline.model.name_or_path
+    text, model = unicode_text(generated[0]["generated_text"]), pipeline.model.name_or_path
     if request.schema is None:
         return Outcome("answered", text, text, model=model)
     try:

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, create_model
 
 from contextcir.chat.exchange import Ask, ChatRequest
 from contextcir.chat.prompts import Prompt, read_prompt, tagged
+from contextcir.chat.schemas import plain_word
 
 FOLDER = Path(__file__).with_name("prompts")
 
@@ -57,13 +58,6 @@ class Roles:
 # Models read the docstrings of these classes, as descriptions in the JSON schema: they are part of the prompts.
 
 
-def _word(value: Any) -> Any:
-    """Normalise a word: "Yes." and JSON's true to "yes". The schema checks the result."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return value.strip().rstrip(".!").lower() if isinstance(value, str) else value
-
-
 def _not_blank(value: str) -> str:
     if not value.strip():
         raise ValueError("expected a text, got only white space")
@@ -71,8 +65,9 @@ def _not_blank(value: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_not_blank)]
-YesNo = Annotated[Literal["yes", "no"], BeforeValidator(_word)]
-Kind = Annotated[Literal["addition", "removal", "modification", "comparison", "retention"], BeforeValidator(_word)]
+YesNo = Annotated[Literal["yes", "no"], BeforeValidator(plain_word)]
+Change = Literal["addition", "removal", "modification", "comparison", "retention"]
+Kind = Annotated[Change, BeforeValidator(plain_word)]
 
 
 class ImageCaption(BaseModel):
@@ -126,7 +121,7 @@ class Evaluation(BaseModel):
     """The evaluator's verdict."""
 
     reason: str
-    verdict: Annotated[Literal["accept", "reject"], BeforeValidator(_word)]
+    verdict: Annotated[Literal["accept", "reject"], BeforeValidator(plain_word)]
 
 
 @lru_cache(maxsize=64)
