@@ -8,20 +8,22 @@ import json
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 
 @dataclass
 class Reply:
-    """A response: `body` is sent as JSON, or as it is where it is text; `cut` closes the connection in its midst."""
+    """A response: `body` is sent as JSON, or as it is where it is text; `cut` closes the connection in its midst, and
+    `drip` sends it in ten pieces with so many seconds between them."""
 
     status: int = 200
     body: Any = None
     headers: dict[str, str] = field(default_factory=dict)
     delay: float = 0.0
     cut: bool = False
+    drip: float = 0.0
 
 
 def completion(content="fine", model="fake", finish="stop", refusal=None, usage=(10, 5)) -> Reply:
@@ -53,9 +55,13 @@ class FakeChatServer:
         self.faults: deque[Reply] = deque()
         self.bodies: list[dict] = []  # of chat completions, single and in batches
         self.keys: set[str | None] = set()
+        self.paths: list[str] = []  # with queries
+        self.headers: list[dict[str, str]] = []
         self.lost_batches = 0  # of the next ones
         self.batch_ends: deque[tuple[str, int]] = deque()  # (status, lines answered) of the next batches
         self.batch_error = None  # of batches that end as "failed"
+        self.most_enqueued = None  # requests of batches in progress, above which a batch fails
+        self.damage = lambda lines: lines  # of files of answers
         self.looks = 0  # at a batch before it is done
         self.batches: dict[str, dict] = {}
         self.files: dict[str, bytes] = {}
@@ -96,13 +102,15 @@ class FakeChatServer:
 
     def _respond(self, handler, content: bytes) -> None:
         self.keys.add(handler.headers.get("Authorization"))
+        self.paths.append(handler.path)
+        self.headers.append({name.lower(): value for name, value in handler.headers.items()})
         route = handler.path.split("?")[0].removeprefix("/v1/").split("/")
         if route == ["chat", "completions"]:
             reply = self._complete(json.loads(content))
         elif route == ["files"]:
             reply = self._upload(content)
         elif route[0] == "files":
-            reply = Reply(body=self.files[route[1]].decode())
+            reply = Reply(body=self.files[route[1]].decode("latin-1"))
         elif handler.command == "POST":
             reply = self._create_batch(json.loads(content))
         elif len(route) == 1:
@@ -122,7 +130,10 @@ class FakeChatServer:
         for name, value in reply.headers.items():
             handler.send_header(name, value)
         handler.end_headers()
-        handler.wfile.write(body[: len(body) // 2] if reply.cut else body)
+        piece = len(body) // 10 + 1 if reply.drip else len(body) or 1
+        for start in range(0, len(body) // 2 if reply.cut else len(body), piece):
+            handler.wfile.write(body[start : start + piece])
+            time.sleep(reply.drip)
         handler.close_connection = reply.cut
 
     def _complete(self, body) -> Reply:
@@ -134,7 +145,7 @@ class FakeChatServer:
         try:
             reply = reply or self.answer(body)
             time.sleep(reply.delay)
-            return Reply(reply.status, reply.body, reply.headers, 0.0, reply.cut)
+            return replace(reply, delay=0.0)
         finally:
             with self._lock:
                 self.at_once -= 1
@@ -152,11 +163,18 @@ class FakeChatServer:
         batch |= {"input_file_id": body["input_file_id"], "metadata": body["metadata"], "looks": self.looks}
         batch |= {"endpoint": body["endpoint"], "completion_window": body["completion_window"]}
         batch["end"] = self.batch_ends.popleft() if self.batch_ends else ("completed", None)
+        if self.most_enqueued is not None and self._enqueued(batch) > self.most_enqueued:
+            batch["end"], batch["looks"] = ("failed", None), 0
+            self.batch_error = {"code": "token_limit_exceeded", "message": "Enqueued token limit reached."}
         self.batches[batch["id"]] = batch
         if self.lost_batches:  # made, and nobody hears of it
             self.lost_batches -= 1
             return error(500)
         return Reply(body=self._public(batch))
+
+    def _enqueued(self, new) -> int:
+        running = [batch for batch in self.batches.values() if batch["status"] == "in_progress"]
+        return sum(len(self.files[batch["input_file_id"]].splitlines()) for batch in (*running, new))
 
     def _public(self, batch):
         return {key: value for key, value in batch.items() if key not in ("looks", "end")}
@@ -187,5 +205,6 @@ class FakeChatServer:
         for name, lines in (("output_file_id", good), ("error_file_id", bad)):
             if lines:
                 batch[name] = f"file-{len(self.files)}"
-                self.files[batch[name]] = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+                written = [json.dumps(line).encode() for line in lines]
+                self.files[batch[name]] = b"\n".join(self.damage(written)) + b"\n"
         batch["status"] = status

@@ -138,8 +138,10 @@ def parse_answer(text: str, schema: type[BaseModel]) -> BaseModel:
     text = after_reasoning(text)
     for candidate in (text, without_trailing_commas(text)):
         last: Found | None = None
+        before = 0
         for found in json_values(candidate):
-            if _EXAMPLE.search(candidate[max(0, found.start - _LEAD) : found.start]):
+            lead, before = candidate[max(before, found.start - _LEAD) : found.start], found.end
+            if _EXAMPLE.search(lead):
                 problem = "an example"
                 continue
             try:

@@ -75,19 +75,19 @@ KINDS = (  # in the order in which they are looked for
         r"(?:invalid|incorrect|missing|wrong|expired|no|bad) (?:api.?key|credential|auth)",
     ),
     _kind(
+        "one_image",
+        "",
+        r"at most (?:1|one) image|(?:only|exactly) (?:supports? |accepts? )?(?:1|one|a single) image|too many images",
+        rf"(?:multiple|several) images (?:is|are)?(?:n't| ?not| ?un) ?{_SUPPORTED}",
+        rf"(?:not|n't|cannot) {_SUPPORTED} (?:multiple|several|more than (?:1|one)) images?",
+    ),
+    _kind(
         "images",
         "",
         rf"{_PICTURES} (?:is|are|was|were)?(?:n't| ?not| ?un)(?: yet)? ?{_SUPPORTED}",
         rf"(?:not|n't|cannot)(?: currently| yet)? {_SUPPORTED} (?:any )?{_PICTURES}",
         r"no endpoints? found that supports? image|(?:only|just) (?:supports?|accepts?|takes?) text|text-only",
         r"unknown variant .?image_url|at most 0 image|content must be a string|mmproj",
-    ),
-    _kind(
-        "one_image",
-        "",
-        r"at most (?:1|one) image|(?:only|exactly) (?:supports? |accepts? )?(?:1|one|a single) image|too many images",
-        rf"(?:multiple|several) images (?:is|are)?(?:n't| ?not| ?un) ?{_SUPPORTED}",
-        rf"(?:not|n't|cannot) {_SUPPORTED} (?:multiple|several|more than (?:1|one)) images?",
     ),
     _kind(
         "large",

@@ -69,7 +69,7 @@ def read_json(content: bytes | str, encoding: str | None = None) -> Any:
         return unicode_text(content)
     try:
         text = content.decode(encoding or "utf-8", "replace")
-    except LookupError:
+    except (LookupError, ValueError):  # no such encoding, or none of texts
         text = content.decode("utf-8", "replace")
     try:
         return unicode_values(json.loads(text))

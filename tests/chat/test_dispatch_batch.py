@@ -1,13 +1,14 @@
 """Requests in batches: their files, their ends, and what is sent again."""
 
 import asyncio
+import json
 
 import pytest
 from PIL import Image
 
 from contextcir.chat import dispatch_batch
 from contextcir.data.images import encode_image
-from tests.chat.conftest import COST, ask_all, interrupt, kinds, question, questions, run_on, texts
+from tests.chat.conftest import COST, ask_all, bound_of, interrupt, kinds, question, questions, run_on, texts
 from tests.fake_chat_server import error
 
 
@@ -150,3 +151,117 @@ def test_a_batch_that_is_gone_is_sent_again(tmp_path, fake):
     outcomes, *_ = ask_in_batches(tmp_path, fake, questions(6))
     assert set(kinds(outcomes)) == {"answered"}
     assert len(fake.batches) == 1
+
+
+# --- what servers make of batches ------------------------------------------------------------------------------------
+
+DAMAGES = {
+    "blank lines": lambda lines: [b"", b"  ", *lines, b""],
+    "broken": lambda lines: [lines[0][:30], *lines[1:]],
+    "no id": lambda lines: [lines[0].replace(b'"custom_id"', b'"other"'), *lines[1:]],
+    "an id that is a list": lambda lines: [json.dumps(json.loads(lines[0]) | {"custom_id": [1]}).encode(), *lines[1:]],
+    "no object": lambda lines: [b"7", *lines[1:]],
+    "a response that is a text": lambda lines: [
+        json.dumps(json.loads(lines[0]) | {"response": "x"}).encode(),
+        *lines[1:],
+    ],
+    "no UTF-8": lambda lines: [b"\xff\xfe\xfa", *lines[1:]],
+    "levels": lambda lines: [b"[" * 100_000, *lines[1:]],
+}
+
+
+@pytest.mark.fault("C40", "a damaged line of a batch's answers is asked for again; it locks no folder")
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damaged_lines_are_sent_again(tmp_path, fake, name):
+    first = []
+
+    def damage_once(lines):
+        first.append(len(lines))
+        return DAMAGES[name](lines) if len(first) == 1 else lines
+
+    fake.damage = damage_once
+    outcomes, _, (_, unsure), _ = ask_in_batches(tmp_path, fake, questions(4))
+    assert [outcome.value for outcome in outcomes] == [f"echo question {place}" for place in range(4)]
+    again = 0 if name == "blank lines" else 1
+    assert len(fake.bodies) == 4 + again
+    assert unsure == pytest.approx(again * bound_of(fake, question("question 0")))  # it was charged, perhaps
+    fake.bodies.clear()
+    outcomes, *_ = ask_in_batches(tmp_path, fake, questions(4))
+    assert all(outcome.recalled for outcome in outcomes) and not fake.bodies
+
+
+@pytest.mark.fault("C40", "a status that is a text, or missing beside an answer, is read as what it means")
+@pytest.mark.parametrize("status", ["200", None])
+def test_statuses_of_other_forms(tmp_path, fake, status):
+    def change(lines):
+        records = [json.loads(line) for line in lines]
+        return [json.dumps(one | {"response": one["response"] | {"status_code": status}}).encode() for one in records]
+
+    fake.damage = change
+    outcomes, *_ = ask_in_batches(tmp_path, fake, questions(3))
+    assert kinds(outcomes) == ["answered"] * 3 and len(fake.bodies) == 3
+
+
+@pytest.mark.fault("C40", "lines that stay damaged make their requests fail, and no others")
+def test_lines_that_stay_damaged(tmp_path, fake, monkeypatch):
+    monkeypatch.setattr(dispatch_batch, "MAX_ROUNDS", 2)
+    fake.damage = lambda lines: [b"{", *lines[1:]]
+    outcomes, *_ = ask_in_batches(tmp_path, fake, questions(3))
+    assert sorted(kinds(outcomes)) == ["answered", "answered", "failed"]
+    assert "1 unreadable" in next(outcome.error for outcome in outcomes if outcome.kind == "failed")
+
+
+@pytest.mark.fault("C41", "a server that takes no batch of this size gets smaller ones, one after the other")
+@pytest.mark.parametrize("most", [1, 3, 5])
+def test_batches_are_made_smaller(tmp_path, fake, most):
+    fake.most_enqueued, fake.looks = most, 2
+    outcomes, _, (spent, unsure), _ = ask_in_batches(tmp_path, fake, questions(9))
+    assert kinds(outcomes) == ["answered"] * 9
+    assert max(texts(fake.bodies).values()) == 1 and spent == pytest.approx(9 * COST) and unsure == 0
+
+
+@pytest.mark.fault("C41", "a server that takes no batch at all ends the run, which can be continued")
+def test_a_server_that_takes_no_batch(tmp_path, fake):
+    fake.most_enqueued = 0
+    outcomes, _, spending, _ = ask_in_batches(tmp_path, fake, questions(3))
+    assert kinds(outcomes) == ["quota"] * 3 and spending == (0, 0) and not fake.bodies
+    fake.most_enqueued = None
+    outcomes, *_ = ask_in_batches(tmp_path, fake, questions(3))
+    assert kinds(outcomes) == ["answered"] * 3
+
+
+@pytest.mark.parametrize("number", [0, 50_001])
+def test_numbers_of_requests_that_no_batch_has(tmp_path, fake, number):
+    with pytest.raises(ValueError, match="batch_requests"):
+        ask_in_batches(tmp_path, fake, questions(1), batch_requests=number)
+
+
+@pytest.mark.fault("C42", "an odd reply of the Batch API ends the run with one sentence, and the next run goes on")
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"id": None},
+        {"errors": "x", "status": "failed"},
+        {"errors": {"data": [7]}, "status": "failed"},
+        {"status": None},
+        {"output_file_id": 7},
+        {"metadata": "x"},
+        "text",
+        [1],
+    ],
+)
+def test_odd_replies_of_the_batch_api(tmp_path, fake, monkeypatch, odd):
+    monkeypatch.setattr(dispatch_batch, "MAX_ROUNDS", 2)
+    public, left = fake._public, [2]
+
+    def change(batch):
+        left[0] -= 1
+        known = public(batch)
+        return (known | odd if isinstance(odd, dict) else odd) if left[0] >= 0 else known
+
+    fake._public = change
+    outcomes, *_ = ask_in_batches(tmp_path, fake, questions(2))
+    assert set(kinds(outcomes)) <= {"answered", "failed", "unreachable"}
+    left[0] = 0
+    outcomes, *_ = ask_in_batches(tmp_path, fake, questions(2))
+    assert kinds(outcomes) == ["answered"] * 2

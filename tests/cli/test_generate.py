@@ -542,3 +542,50 @@ def test_the_ledger_is_not_published(world, done, tmp_path):
             assert hub.private["dataset", f"tester/{public}"] is not public
             assert {"README.md", "dataset.json", "pairs.jsonl", "report.json", "triplets/train-00000.parquet"} <= files
             assert not [name for name in files if "ledger" in name]
+
+
+@pytest.mark.fault("V04", "the query of the address, extra headers and an extra body go with each request")
+def test_options_of_servers(world, serve, tmp_path):
+    oracle, url = serve(answering_model="deployed")
+    calls = []
+    handle = oracle._server.handle
+
+    async def record(call):
+        calls.append(call)
+        return await handle(call)
+
+    oracle._server.handle = record
+    drawn = ["--images", world / "images", "--num_pairs", "2"]
+    options = ["--extra_header", "X-A=1", "X-B=b=c", "--extra_body", '{"options": {"num_ctx": 8}}']
+    assert generate.main([*flags(url, tmp_path, *drawn), *options]) == 3  # another model has answered
+    assert generate.main([*flags(url, tmp_path, *drawn), *options, "--accept_model", "other", "deployed"]) == 0
+    assert calls[0].headers["x-a"] == "1" and calls[0].headers["x-b"] == "b=c"
+    assert json.loads(calls[0].body)["options"] == {"num_ctx": 8}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--extra_header", "no-value"], "extra_header"),
+        (["--extra_header", "a b=c"], "extra_header"),
+        (["--extra_header", "a=b\nc"], "the header a|The value of the header a"),
+        (["--extra_body", "{"], "extra_body is no JSON"),
+        (["--extra_body", "[1]"], "JSON object"),
+        (["--extra_body", '{"stream": true}'], "stream"),
+        (["--batch_requests", "0", "--mode", "batch"], "batch_requests"),
+    ],
+)
+def test_options_of_servers_that_cannot_be(world, tmp_path, options, message):
+    drawn = ["--images", world / "images", "--num_pairs", "2"]
+    with pytest.raises(ValueError, match=message):
+        generate.main([*flags("http://127.0.0.1:9/v1", tmp_path, *drawn), *options])
+
+
+@pytest.mark.fault("V11", "--batch_requests bounds the requests of a batch")
+def test_batches_of_a_size(world, serve, tmp_path):
+    oracle, url = serve()
+    drawn = ["--images", world / "images", "--num_pairs", "3"]
+    options = ["--mode", "batch", "--poll_seconds", "0.05", "--batch_requests", "2"]
+    assert generate.main([*flags(url, tmp_path, *drawn), *options]) == 0
+    sizes = [batch["request_counts"]["total"] for batch in oracle._batches.batches.values()]
+    assert len(sizes) > 3 and max(sizes) <= 2

@@ -3,7 +3,7 @@
     contextcir oracle --truth data/scene_pairs --port 8000
 
 `server` answers requests, `loopback` is its HTTP, and `batches` the Batch API. `chat_request` parses requests,
-`captioning` and `reasoning` answer them, and `faults` simulates errors.
+`captioning` and `reasoning` answer them, `faults` simulates errors, and `quirks` servers that differ.
 """
 
 from contextcir.scenes.oracle.faults import Faults

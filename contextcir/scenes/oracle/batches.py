@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import random
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any
 
 from contextcir.scenes.oracle.faults import Faults
 from contextcir.scenes.oracle.loopback import Call, Reply, failure
+from contextcir.scenes.oracle.quirks import DAMAGES
 
 Respond = Callable[[dict[str, Any]], Reply]
 ENDS = ("completed", "failed", "expired", "cancelled")
@@ -35,6 +37,7 @@ class Batches:
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict[str, Any]] = {}
         self._numbers = itertools.count(1)
+        self._lines = 0
         self._planned_ends = iter(
             ["failed"] * faults.failed_batches
             + ["expired"] * faults.expired_batches
@@ -130,7 +133,9 @@ class Batches:
                 raise ValueError("a line has no body, or another url than the endpoint of the batch")
         except (KeyError, TypeError, ValueError) as error:
             return self._fail(batch, "invalid_json_line", f"The input file is invalid: {error!r}.")
-        if planned_end == "failed":
+        running = [one for one in self.batches.values() if one is not batch and one["status"] == "in_progress"]
+        enqueued = len(lines) + sum(one["request_counts"]["total"] for one in running)
+        if planned_end == "failed" or 0 < self.faults.most_enqueued < enqueued:
             return self._fail(batch, "token_limit_exceeded", "Enqueued token limit reached. Try again later.")
         batch["request_counts"]["total"] = len(lines)
         if batch["status"] == "validating":
@@ -153,9 +158,16 @@ class Batches:
             errors += [_expired(custom_id) for custom_id in ids[len(outputs) + len(errors) :]]
         for kind, results in (("output_file_id", outputs), ("error_file_id", errors)):
             if results:
-                batch[kind] = self._store("".join(json.dumps(result) + "\n" for result in results).encode())
+                batch[kind] = self._store(b"".join(self._line(result) + b"\n" for result in results))
         batch["status"] = end
         batch[f"{end}_at"] = int(time.time())
+
+    def _line(self, result: dict[str, Any]) -> bytes:
+        """A line of a file of answers, damaged at the rate of such lines. It is drawn again for each batch."""
+        self._lines += 1
+        rng = random.Random(f"{self._lines} {result['custom_id']}")
+        damaged = rng.random() < self.faults.damaged_lines
+        return rng.choice(DAMAGES)(result) if damaged else json.dumps(result).encode()
 
     @staticmethod
     def _fail(batch: dict[str, Any], code: str, message: str) -> None:

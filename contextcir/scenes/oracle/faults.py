@@ -14,11 +14,12 @@ from dataclasses import dataclass, fields
 from transformers.hf_argparser import HfArg
 
 from contextcir.scenes.edits import EDIT_OF, Edit
+from contextcir.scenes.oracle.quirks import FORMS, REJECTIONS, USAGES
 from contextcir.scenes.world import MAX_OBJECTS, VALUES, Scene, Thing, sample_other_value, sample_thing
 
-SECONDS = ("latency", "jitter", "retry_after", "hang", "batch_seconds")
+SECONDS = ("latency", "jitter", "retry_after", "hang", "drip", "batch_seconds")
 CONNECTION = ("rate_429", "rate_5xx", "rate_timeout")
-FORM = ("refusals", "content_filter", "cut", "malformed")
+FORM = ("refusals", "content_filter", "cut", "malformed", "moderated", "errors_inside", "invalid_json")
 
 
 def rate(help: str) -> float:
@@ -39,18 +40,31 @@ class Faults:
     rate_5xx: float = rate("Requests that fail with 500, 502 or 503.")
     rate_timeout: float = rate("Requests without an answer.")
     hang: float = HfArg(default=30.0, help="Seconds until a request without an answer is disconnected.")
+    drip: float = HfArg(default=0.0, help="Seconds in which an answer arrives piece by piece.")
     quota: int = HfArg(default=0, help="Number of answers until insufficient_quota; 0: unlimited.")
+    max_bytes: int = HfArg(default=0, help="Bytes of a request above which it is too large (413); 0: unlimited.")
+    redirect: str = HfArg(default="", help="Address to which every request is sent on (307).")
+    rejects: list[str] | None = HfArg(default=None, help=f"What the server rejects: {', '.join(REJECTIONS)}.")
 
     refusals: float = rate("Requests that the model refuses.")
     content_filter: float = rate("Answers removed by a content filter.")
     cut: float = rate("Answers cut in the middle.")
     malformed: float = rate("Answers that break the schema or are not JSON. About half of them can be repaired.")
+    moderated: float = rate("Requests that moderation rejects (403).")
+    errors_inside: float = rate("Answers that are an error with status 200.")
+    invalid_json: float = rate("Answers in which the server itself finds no JSON (json_validate_failed).")
+    form: str = HfArg(default="", help=f"Form of all answers: {', '.join(FORMS)}.")
+    usage: str = HfArg(default="", help=f"What answers count as tokens: {', '.join(USAGES)}.")
     reject_schema: bool = HfArg(default=False, help="Reject json_schema, as servers without schema support do.")
     answering_model: str = HfArg(default="", help="Model name in answers, if it differs from the requested one.")
 
     failed_batches: int = HfArg(default=0, help="Number of first batches that fail before they start.")
     expired_batches: int = HfArg(default=0, help="Number of next batches that expire half-way.")
     partly_failed_batches: int = HfArg(default=0, help="Number of next batches that fail in every third line.")
+    most_enqueued: int = HfArg(
+        default=0, help="Requests of batches in progress above which one fails (token_limit_exceeded); 0: unlimited."
+    )
+    damaged_lines: float = rate("Damaged lines of files of answers.")
     batch_seconds: float = HfArg(default=0.0, help="Seconds before a batch starts.")
 
     objects_hallucinated: float = rate("Lists of objects with an object that is not in the image.")
@@ -68,14 +82,23 @@ class Faults:
     def __post_init__(self) -> None:
         for spec in fields(self):
             value = getattr(self, spec.name)
+            if value is None or isinstance(value, list):
+                continue
             if isinstance(spec.default, float) and spec.name not in SECONDS and not 0 <= value <= 1:
                 raise ValueError(f"{spec.name} is a rate: got {value}, expected 0 to 1.")
             if not isinstance(value, str) and value < 0:
                 raise ValueError(f"{spec.name} must be at least 0, got {value}.")
-        for names in (CONNECTION, FORM):
-            if sum(getattr(self, name) for name in names) > 1 + 1e-9:
+        for option, names, known in (
+            ("rejects", self.rejects or [], REJECTIONS),
+            ("form", [self.form], FORMS),
+            ("usage", [self.usage], USAGES),
+        ):
+            if wrong := [name for name in names if name and name not in known]:
+                raise ValueError(f"{option} is {', '.join(wrong)}, expected one of {', '.join(known)}.")
+        for group in (CONNECTION, FORM):
+            if sum(getattr(self, name) for name in group) > 1 + 1e-9:
                 raise ValueError(
-                    f"The sum of {', '.join(names)} must be at most 1: a request has one of these faults."
+                    f"The sum of {', '.join(group)} must be at most 1: a request has one of these faults."
                 )
 
     def draw(self, rng: random.Random, names: Sequence[str]) -> str:

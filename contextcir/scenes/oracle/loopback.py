@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
+PIECES = 20  # of a reply that is sent slowly
+
 
 @dataclass(frozen=True)
 class Call:
@@ -28,12 +30,14 @@ class Call:
 
 @dataclass(frozen=True)
 class Reply:
-    """A reply. `delivered` is called after it was sent, unless the client had disconnected."""
+    """A reply, sent in pieces over `drip` seconds. `delivered` is called after it was sent, unless the client had
+    disconnected."""
 
     status: int
     body: bytes | dict[str, Any]
     headers: dict[str, str] = field(default_factory=dict)
     delivered: Callable[[], None] = lambda: None
+    drip: float = 0.0
 
 
 def failure(status: int, message: str, code: str, headers: dict[str, str] | None = None) -> Reply:
@@ -88,13 +92,22 @@ class LoopbackServer:
                 reply = await self.handle(call) if isinstance(call, Call) else call
                 if reply is None or reader.at_eof():
                     break
-                writer.write(_encode(reply))
-                await writer.drain()
+                await _send(writer, reply)
                 reply.delivered()
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError, OSError, ValueError):
             pass  # the client disconnected or sent no HTTP, or the server stops
         finally:
             writer.close()
+
+
+async def _send(writer: asyncio.StreamWriter, reply: Reply) -> None:
+    content = _encode(reply)
+    pieces = PIECES if reply.drip else 1
+    size = len(content) // pieces + 1
+    for start in range(0, len(content), size):
+        writer.write(content[start : start + size])
+        await writer.drain()
+        await asyncio.sleep(reply.drip / pieces)
 
 
 async def _receive(reader: asyncio.StreamReader) -> Call | Reply:

@@ -12,6 +12,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from contextcir.scenes.oracle import captioning, reasoning
@@ -19,6 +20,7 @@ from contextcir.scenes.oracle.batches import Batches
 from contextcir.scenes.oracle.chat_request import BadRequestError, ChatRequest, digest_of
 from contextcir.scenes.oracle.faults import CONNECTION, FORM, Faults, malform
 from contextcir.scenes.oracle.loopback import Call, LoopbackServer, Reply, failure
+from contextcir.scenes.oracle.quirks import REJECTIONS, odd
 from contextcir.scenes.truth import Truth
 
 ANSWERS: dict[str, Callable[[ChatRequest, Faults], dict[str, Any]]] = {  # name of a schema -> function that fills it
@@ -34,6 +36,11 @@ ANSWERS: dict[str, Callable[[ChatRequest, Faults], dict[str, Any]]] = {  # name 
 }
 TOKENS_OF_AN_IMAGE = 255
 REFUSAL = "I'm sorry, but I can't help with that."
+UNANSWERED = {  # faults of the form of an answer that are errors: status, message and code
+    "moderated": (403, "Your input was flagged by moderation.", "403"),
+    "errors_inside": (200, "The upstream provider has an error.", "upstream_error"),
+    "invalid_json": (400, "Failed to generate JSON. Please adjust your prompt.", "json_validate_failed"),
+}
 
 
 class Oracle:
@@ -104,6 +111,10 @@ class Oracle:
                 models = [{"id": name, "object": "model", "created": 0, "owned_by": "scenes"} for name in self.models]
                 return Reply(200, {"object": "list", "data": models})
             if call.path == "/v1/chat/completions" and call.method == "POST":
+                if self.faults.redirect:
+                    return Reply(307, {}, {"Location": self.faults.redirect})
+                if 0 < self.faults.max_bytes < len(call.body):
+                    return self._reject(413, "Request entity too large.", "request_too_large")
                 return await self._complete(_object(call.body))
             if call.path.startswith(("/v1/files", "/v1/batches")):
                 return self._batches.route(call)
@@ -119,7 +130,7 @@ class Oracle:
         await asyncio.sleep(faults.latency + rng.random() * faults.jitter)
         fault = faults.draw(rng, CONNECTION)
         if not fault:
-            return self.respond(body)
+            return replace(self.respond(body), drip=faults.drip)
         self.outcomes[fault] += 1
         if fault == "rate_429":
             wait = {"Retry-After": f"{faults.retry_after:g}"}
@@ -131,6 +142,10 @@ class Oracle:
 
     def respond(self, body: dict[str, Any]) -> Reply:
         """Return the reply to the body of a chat request, without faults of the connection."""
+        for name in self.faults.rejects or ():
+            if reply := REJECTIONS[name](body):
+                self.outcomes[name] += 1
+                return reply
         if body.get("model") not in self.models:
             return self._reject(404, f"The model {body.get('model')!r} does not exist.", "model_not_found")
         if self.faults.reject_schema and (body.get("response_format") or {}).get("type") == "json_schema":
@@ -163,6 +178,8 @@ class Oracle:
         """Return the completion of an answer, with faults of its form."""
         kind = self.faults.draw(request.rng, FORM) or "answered"
         limit = body.get("max_completion_tokens") or body.get("max_tokens") or _tokens(answer)
+        if kind in UNANSWERED:
+            return self._reject(*UNANSWERED[kind])
         content: str | None = answer
         refusal, finish = None, "stop"
         if kind == "refusals":
@@ -195,6 +212,7 @@ class Oracle:
             self.outcomes[kind] += 1
             self.tokens.update(prompt=prompt_tokens, completion=completion_tokens)
 
+        payload = odd(payload, self.faults.form, self.faults.usage)
         return Reply(200, payload, {"x-request-id": f"req_{request.digest[:24]}"}, delivered)
 
 
