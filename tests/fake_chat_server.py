@@ -130,8 +130,9 @@ class FakeChatServer:
         for name, value in reply.headers.items():
             handler.send_header(name, value)
         handler.end_headers()
+        body = body[: len(body) // 2] if reply.cut else body
         piece = len(body) // 10 + 1 if reply.drip else len(body) or 1
-        for start in range(0, len(body) // 2 if reply.cut else len(body), piece):
+        for start in range(0, len(body), piece):
             handler.wfile.write(body[start : start + piece])
             time.sleep(reply.drip)
         handler.close_connection = reply.cut

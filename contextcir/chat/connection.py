@@ -28,6 +28,7 @@ from contextcir.chat.plain_text import printable
 from contextcir.runtime.secrets import redact
 
 CONNECT_SECONDS = 10.0
+AZURE = (".azure.com",)  # hosts that take a key in the header api-key only
 MAX_BYTES = 16_000_000  # of the response to one request
 TEMPORARY = ("busy", "other")  # kinds of errors that another attempt may not meet
 
@@ -56,9 +57,13 @@ class _Client(openai.DefaultAsyncHttpxClient):
     """An HTTP client whose attempts at chat requests take a bounded time and bring a bounded number of bytes."""
 
     attempt_seconds = math.inf
+    azure_key = ""  # sent in a header of its own, in place of the usual one
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         """Send a request. Only those that are counted are bounded: the files of batches may be large and slow."""
+        if self.azure_key:
+            request.headers.pop("Authorization", None)
+            request.headers["api-key"] = self.azure_key
         attempts = current_attempts.get()
         if attempts is None:
             return await super().send(request, **options)
@@ -147,14 +152,13 @@ def connect(
     timeouts = openai.Timeout(timeout, connect=CONNECT_SECONDS)
     http = _Client(timeout=timeouts, event_hooks={"response": [_refuse_other_hosts]})
     http.attempt_seconds = timeout
-    own: dict[str, Any] = {}
-    if key and (parts.hostname or "").endswith(".azure.com"):  # takes a key in this header only
-        own = {"api-key": key, "Authorization": openai.omit}
+    if parts.hostname and parts.hostname.endswith(AZURE):
+        http.azure_key = key
     return openai.AsyncOpenAI(
         api_key=key or "none",
         base_url=parts._replace(query="", fragment="").geturl(),
         default_query=dict(parse_qsl(parts.query, keep_blank_values=True)),
-        default_headers={**own, **headers},
+        default_headers=headers,
         max_retries=max_retries,
         timeout=timeouts,
         http_client=http,

@@ -46,7 +46,7 @@ def _kind(name: str, codes: str, *words: str) -> Kind:
 
 _PICTURES = r"(?:image|vision|multi-?modal)\w*(?: (?:input|content|url|part)s?)?"
 _SUPPORTED = r"(?:support|enabl|allow|accept|tak|process|handl|permit)\w*"
-_MODEL = r"\b(?:model|deployment)s?\b.{0,120}"
+_MODEL = r"\b(?:model|deployment)s?\b\S{0,150}(?: \S{1,150})? (?:(?:is|was|has been|does|could|can) ?)?"
 
 ANY_STATUS = ("invalid_json", "filtered", "quota", "images", "one_image", "schema")  # by words, also if 500 and above
 BY_STATUS = {401: "key", 402: "quota", 403: "forbidden", 404: "model", 405: "address", 410: "model", 413: "large"}
@@ -103,14 +103,14 @@ KINDS = (  # in the order in which they are looked for
     _kind(
         "model",
         "model_not_found deploymentnotfound invalid_model model_decommissioned unknown_model model_not_supported",
-        _MODEL + r"(?:not (?:found|exist|available|supported|a valid)|unknown|decommissioned|retired|deprecated)",
-        _MODEL + r"(?:does not exist|doesn't exist|no longer|not a valid model)",
+        _MODEL + r"(?:not (?:be )?(?:found|exist|available|supported)|n't exist|no longer)",
+        _MODEL + r"(?:unknown|decommissioned|retired|deprecated)\b",
         r"(?:invalid|unknown|unsupported|no such|not a valid) (?:model|deployment)|not found, try pulling",
     ),
     _kind(
         "address",
         "unknown_url method_not_allowed route_not_found",
-        r"unexpected endpoint|invalid url|cannot (?:post|get) /|unknown (?:endpoint|route|path|url)",
+        r"unexpected endpoint|invalid url \(|cannot (?:post|get) /|unknown (?:endpoint|route|path|url)",
         r"no route|method not allowed|page not found|^\s*not found\.?\s*$|resource not found",
     ),
 )
@@ -146,7 +146,7 @@ def _words(message: Any) -> str:
     if not isinstance(message, str):
         return json.dumps(message, ensure_ascii=False) if message else ""
     if _is_page(message):
-        message = _TAGS.sub(" ", message[: 10 * MAX_READ])
+        message = _TAGS.sub(" ", message[: 2 * MAX_READ])
     return message
 
 

@@ -308,9 +308,11 @@ def test_secrets_of_headers_and_addresses_appear_nowhere(fake):
     assert "secret" not in outcome.error + shown and "pa55" not in outcome.error + shown
 
 
-def test_azure_gets_its_key_in_its_own_header(monkeypatch):
+@pytest.mark.parametrize(
+    ("hosts", "expected"), [(("127.0.0.1",), (KEY, None)), ((".azure.com",), (None, f"Bearer {KEY}"))]
+)
+def test_azure_gets_its_key_in_its_own_header(fake, monkeypatch, hosts, expected):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    client = ChatServer("m", "https://mine.openai.azure.com/openai/v1", price=PRICE).client
-    assert client.default_headers["api-key"] == KEY
-    other = ChatServer("m", "https://mine.example.com/openai/v1", price=PRICE).client
-    assert "api-key" not in other.default_headers
+    monkeypatch.setattr("contextcir.chat.connection.AZURE", hosts)
+    assert complete(fake, question()).kind == "answered"
+    assert (fake.headers[0].get("api-key"), fake.headers[0].get("authorization")) == expected
