@@ -191,7 +191,7 @@ def test_a_request_is_marked_when_it_leaves(tmp_path, fake):
         async with server_at(fake, max_tokens=50) as server:
             with Ledger(tmp_path, server.settings) as ledger:
                 make = server.body
-                server.body = lambda request: seen.append(states(ledger)) or make(request)
+                server.body = lambda request, **form: seen.append(states(ledger)) or make(request, **form)
                 async with Dispatcher(server, ledger) as dispatcher:
                     dispatcher.ledger.mark_sent, marked = spy(ledger)
                     outcome = await dispatcher.ask(question())

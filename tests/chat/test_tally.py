@@ -57,7 +57,7 @@ def test_the_most_frequent_sentence_is_told_safely():
     add(tally, "cut", 2, role="evaluator")
     add(tally, "answered", 5, role="captioner", recalled=True)
     assert tally.lines() == [
-        "verifier: 90 answered, 5 failed (5 failed). Most often: failed: request 0f00ba411 took \\u001b[31mtoo long"
+        "verifier: 90 answered, 5 failed (5 failed). Most often: failed: request 0f00ba411 took \\x1b[31mtoo long"
         "\\u202e.",
         "evaluator: 0 answered, 2 failed (2 cut). Most often: cut: no reason was given.",
         "captioner: 5 answered, 0 failed",

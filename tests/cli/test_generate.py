@@ -431,7 +431,7 @@ def test_a_server_that_fails_every_request_ends_a_run_early(world, tmp_path, cap
         assert 20 <= first <= 42  # and what was in flight by then; 32 pairs are begun
         printed = capsys.readouterr().err
         assert "\x1b[2J" not in printed and "\u202e" not in printed
-        assert "returned 500: Overloaded\\u001b[2J, try \\u202elater." in printed
+        assert "returned 500: Overloaded\\x1b[2J, try \\u202elater." in printed
         assert re.search(r"reference_objects: 0 answered, [234]\d failed", printed) and "Nothing was" in printed
         assert generate.main(argv) == 3 and first < len(server.bodies) <= first + 42  # asks again
 

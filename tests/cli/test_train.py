@@ -454,6 +454,7 @@ def test_data_from_the_hub_and_the_model_to_it(options, tmp_path, public):
     code = {name for name in pushed if name.endswith(".py")}
     assert {"modeling_contextcir.py", "clip_loading.py", "processing_contextcir.py"} <= code and "draft.py" not in code
     texts = {"config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json", "training.json"}
+    texts |= {"modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"}
     assert set(pushed) - code == texts | {"model.safetensors", "README.md"}
     for name in code | texts | {"README.md"}:
         assert str(tmp_path) not in pushed[name].decode(), name

@@ -131,7 +131,7 @@ def test_a_role_that_fails_makes_the_results_incomplete(measure, tmp_path, capsy
     assert caught.value.exit_code == 5
     printed = capsys.readouterr()
     assert printed.out.startswith("INCOMPLETE. More than 5% failed") and "recall" in printed.out
-    assert f"{role}: 0 answered, " in printed.err and "failed: 503: \\u001b[2Jgone." in printed.err
+    assert f"{role}: 0 answered, " in printed.err and "failed: 503: \\x1b[2Jgone." in printed.err
     assert "captioner: 1" in printed.err and "\x1b" not in printed.err + printed.out
     record = json.loads((tmp_path / "metrics.json").read_text())
     assert role in record["incomplete"] and record["results"][0]["failures"][role]["most_often"].startswith("failed")
