@@ -6,7 +6,7 @@ BIN := .venv/bin
 # To accelerate, several processes are --multi_gpu, on CPUs too; its --cpu would silently start one.
 CORES := $(shell $(PYTHON) -c "import os; print(os.cpu_count() or 1)")
 PROCESSES := $(shell $(PYTHON) -c "print(max(n for n in (1, 2, 4) if n <= $(CORES)))")
-EXTRAS := parse,captions,eval,peft,demo,serve,lance,postgres,sentence-transformers,mteb,onnx,dev
+EXTRAS := parse,captions,eval,peft,demo,serve,lance,postgres,heif,sentence-transformers,mteb,onnx,dev
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(CORES) --dist worksteal
 
 .DEFAULT_GOAL := help

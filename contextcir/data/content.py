@@ -1,11 +1,13 @@
 """The content of an image: its bytes, without decoding, and the digest that identifies it whatever its name."""
 
 import hashlib
+import os
 from typing import Any
 
 from PIL import Image
 
-from contextcir.data.images import load_image, unpacked
+from contextcir.data.image_files import read_file
+from contextcir.data.images import is_url, load_image, unpacked
 
 
 def image_content(source: Any) -> bytes | Image.Image:
@@ -24,11 +26,9 @@ def image_content(source: Any) -> bytes | Image.Image:
     source = unpacked(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return bytes(source)
-    try:
-        with open(source, "rb") as file:
-            return file.read()
-    except (OSError, TypeError, ValueError):  # pixels, or a file for which `load_image` raises a clear error
-        return load_image(source)  # applies a palette and an orientation
+    if isinstance(source, (str, os.PathLike)) and not is_url(source):
+        return read_file(source, str(source))
+    return load_image(source)  # applies a palette and an orientation
 
 
 def image_digest(source: Any) -> bytes:

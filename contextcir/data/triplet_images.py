@@ -14,7 +14,7 @@ from datasets import Features, Image, Value
 from datasets.fingerprint import Hasher
 from PIL import Image as PILImage
 
-from contextcir.data import images
+from contextcir.data import image_files, images, pixels
 from contextcir.data.images import ImageError, load_image
 from contextcir.data.triplets import IMAGE_COLUMNS
 
@@ -61,7 +61,8 @@ def images_fingerprint(dataset: datasets.Dataset) -> str:
                 states.append((state.st_size, state.st_mtime_ns, state.st_ctime_ns))
             except (OSError, ValueError):  # no such file, or no path
                 states.append(None)
-    return Hasher.hash((dataset._fingerprint, states, PIL.__version__, Path(images.__file__).read_bytes()))
+    code = [Path(module.__file__ or "").read_bytes() for module in (images, image_files, pixels)]
+    return Hasher.hash((dataset._fingerprint, states, PIL.__version__, code))
 
 
 def undecoded_images(dataset: Any) -> Any:

@@ -1,14 +1,19 @@
 """Images of every kind are read as a viewer shows them, or are an error that names them."""
 
+import os
 import re
 import struct
+import unicodedata
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from contextcir.data import image_files, images
+from contextcir.data.content import image_content
 from contextcir.data.images import ImageError, encoded_file, load_image, stored_image
 from contextcir.data.images import encode_image as encode
 
@@ -105,6 +110,73 @@ def test_the_path_is_the_default_name(tmp_path):
             load_image(source)
     with pytest.raises(ImageError, match=f"{tmp_path}: "):
         load_image(tmp_path)  # a folder
+
+
+READERS = pytest.mark.parametrize("read", [load_image, image_content, encoded_file, lambda x: stored_image(x, str(x))])
+
+
+@READERS
+@pytest.mark.timeout(20)
+@pytest.mark.fault("F07", "a pipe or a device that is read as an image is an error at once, and not an endless wait")
+def test_what_never_ends_is_not_read(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    for name in ("pipe.jpg", "zero.png"):
+        with pytest.raises(ImageError, match=rf"{name}.*pipe.*device"):
+            read(tmp_path / name)
+
+
+@READERS
+@pytest.mark.fault("F08", "a huge file is refused before it is read")
+def test_a_file_is_read_up_to_a_limit(tmp_path, read, photo, monkeypatch):
+    with open(tmp_path / "huge.png", "wb") as file:
+        file.truncate(image_files.MAX_BYTES + 1)
+    with pytest.raises(ImageError, match=rf"huge.png.*{image_files.MAX_BYTES:,}"):
+        read(tmp_path / "huge.png")
+    photo.save(tmp_path / "grows.png")
+    content = (tmp_path / "grows.png").read_bytes()
+    monkeypatch.setattr(image_files, "MAX_BYTES", len(content))
+    read(tmp_path / "grows.png")
+    monkeypatch.setattr(image_files.os, "stat", lambda path, stat=os.stat: _without_size(stat(path)))
+    (tmp_path / "grows.png").write_bytes(content + b"x")
+    with pytest.raises(ImageError, match=rf"grows.png.*{len(content):,}"):
+        read(tmp_path / "grows.png")
+
+
+def _without_size(facts):
+    return os.stat_result([*facts[:6], 0, *facts[7:]])
+
+
+@READERS
+@pytest.mark.fault("F09", "a path whose names are on disk in another Unicode form is read")
+def test_a_path_in_another_unicode_form(tmp_path, read, photo):
+    folder, file = "\u00e9t\u00e9", "caf\u00e9.png"
+    decomposed = unicodedata.normalize("NFD", folder)
+    (tmp_path / decomposed).mkdir()
+    photo.save(tmp_path / decomposed / file)  # one name in each form
+    for path in (tmp_path / folder / file, tmp_path / decomposed / unicodedata.normalize("NFD", file)):
+        read(path)
+    with pytest.raises(ImageError, match="no such file"):
+        read(tmp_path / folder / "th\u00e9.png")
+
+
+HEIC = (Path(__file__).parents[1] / "fixtures" / "images" / "upright_by_exif.heic").read_bytes()
+
+
+@pytest.mark.fault("F10", "a HEIC photograph is read and turned once, or its error names what to install")
+def test_heic(monkeypatch):
+    if not images.HEIF:
+        with pytest.raises(ImageError, match=r"IMG.HEIC.*contextcir\[heif\]"):
+            load_image(HEIC, name="IMG.HEIC")
+        pytest.skip("needs the extra heif")
+    image = load_image(HEIC)
+    assert image.size == (32, 48)  # stored as 48 x 32
+    for place, colour in (((4, 4), (40, 200, 40)), ((28, 4), (220, 40, 40)), ((4, 44), (40, 40, 220))):
+        assert np.allclose(image.getpixel(place), colour, atol=3)
+    monkeypatch.setattr(images, "HEIF", ())
+    monkeypatch.setattr(images, "FORMATS", tuple(kind for kind in images.FORMATS if kind != "HEIF"))
+    with pytest.raises(ImageError, match=r"IMG.HEIC.*contextcir\[heif\]"):
+        load_image(HEIC, name="IMG.HEIC")
 
 
 # --- damaged files ------------------------------------------------------------------------------
@@ -299,6 +371,7 @@ def test_a_transparent_colour_that_pillow_misreads_is_an_error():
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
+@pytest.mark.fault("F11", "an image that was read upright is not turned once more where it is read again")
 def test_exif_orientation_is_applied(orientation, format):
     upright = Image.fromarray(COLOURS)
     stored = {  # the stored pixels for each orientation: the inverse of the transformation of a viewer
@@ -314,7 +387,9 @@ def test_exif_orientation_is_applied(orientation, format):
     image = Image.fromarray(np.ascontiguousarray(stored))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    assert (pixels(load_image(encode(image, format, exif=exif))) == np.asarray(upright)).all()
+    loaded = load_image(encode(image, format, exif=exif))
+    assert (pixels(loaded) == np.asarray(upright)).all()
+    assert (pixels(load_image(loaded)) == np.asarray(upright)).all() and not loaded.info
 
 
 def test_damaged_exif_does_not_lose_the_pixels(photo):
