@@ -5,8 +5,9 @@ so that `trust_remote_code=True` works where this package is not installed. The 
 their siblings as `from .name import X` only: transformers does not follow other forms when it copies code.
 """
 
-from transformers import AutoConfig, AutoModel, AutoProcessor
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
 
+from .clip_image_processor import CIRImageProcessor
 from .clip_model import CIROutput
 from .configuration_contextcir import ContextCIRConfig
 from .configuration_instructcir import InstructCIRConfig
@@ -24,11 +25,14 @@ for config, model, processor in (
     AutoConfig.register(config.model_type, config)
     AutoModel.register(config, model)
     AutoProcessor.register(config, processor)
+    AutoImageProcessor.register(config, image_processor_classes={"pil": CIRImageProcessor})
     config.register_for_auto_class()
     model.register_for_auto_class("AutoModel")
     processor.register_for_auto_class("AutoProcessor")
+CIRImageProcessor.register_for_auto_class("AutoImageProcessor")
 
 __all__ = [
+    "CIRImageProcessor",
     "CIROutput",
     "CompositionBaseline",
     "CompositionBaselineConfig",

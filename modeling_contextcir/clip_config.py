@@ -1,9 +1,11 @@
 """Shared base of the configs: two CLIP encoders, and checks that refuse misspelt fields."""
 
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
 from transformers import CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
+
+ImageFit = Literal["crop", "padding", "squash"]
 
 # Fields that transformers writes into a `config.json` or passes to a config, beside the declared ones.
 TRANSFORMERS_FIELDS = {
@@ -24,6 +26,8 @@ class TwoEncoders:
         projection_dim (`int`, defaults to 512): Size of the embeddings.
         logit_scale_init_value (`float`, defaults to 2.6592): Logarithm of the inverse temperature at the start (CLIP's
             value).
+        image_fit (`str`, defaults to `"crop"`): How images of another shape become a square in training, see
+            [`CIRImageProcessor`]. The processor does it, and must have the same.
         begin_end_token_ids (`list[int]`, *optional*): Token ids of begin and end, which are the empty text, as the
             tokenizer has them. By default those of `text_config`.
 

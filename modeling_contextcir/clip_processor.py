@@ -1,12 +1,13 @@
 """Shared base of the processors: CLIP's image processor and tokenizer, with checks of their inputs."""
 
-import os
 from typing import Any
 
 import torch
-from transformers import BatchFeature, CLIPImageProcessorPil, ProcessorMixin
+from transformers import BatchFeature, ProcessorMixin
 from transformers.processing_utils import ProcessingKwargs
 from transformers.utils import logging
+
+from .clip_image_processor import CIRImageProcessor, CIRImagesKwargs, check_fit
 
 logger = logging.get_logger(__name__)
 
@@ -14,6 +15,7 @@ SMALLEST_VOCABULARY = 256 + 2  # byte-level BPE: all bytes, begin and end
 
 
 class CLIPBasedProcessorKwargs(ProcessingKwargs, total=False):  # type: ignore[call-arg]  # a `TypedDict`
+    images_kwargs: CIRImagesKwargs
     _defaults = {"text_kwargs": {"padding": "longest", "truncation": True}}
 
 
@@ -22,8 +24,7 @@ class CLIPBasedProcessor(ProcessorMixin):
     CLIP's image processor and tokenizer. `from_pretrained` loads a saved processor, or that of any CLIP model.
 
     Args:
-        image_processor (`CLIPImageProcessorPil`): Image processor; always the PIL version, so that pixels are the same
-            with and without torchvision.
+        image_processor ([`CIRImageProcessor`]): Image processor. One of CLIP becomes one of these with its settings.
         tokenizer (`CLIPTokenizer`): Tokenizer.
 
     Raises:
@@ -32,16 +33,23 @@ class CLIPBasedProcessor(ProcessorMixin):
     """
 
     def __init__(self, image_processor: Any = None, tokenizer: Any = None, **kwargs: Any):
-        if type(image_processor).__name__ == "CLIPImageProcessor":
-            # With torchvision installed, transformers picks this one. `from_pretrained(backend="pil")` would prevent
-            # that, but is also written into the config of the tokenizer.
-            image_processor = CLIPImageProcessorPil.from_dict(image_processor.to_dict())
+        if image_processor is not None and not isinstance(image_processor, CIRImageProcessor):
+            image_processor = CIRImageProcessor.from_dict(image_processor.to_dict())
         if tokenizer is not None and len(tokenizer) < SMALLEST_VOCABULARY:
             raise ValueError(
                 f"The tokenizer of {tokenizer.name_or_path!r} has {len(tokenizer)} entries, expected at least"
                 f" {SMALLEST_VOCABULARY}. Put tokenizer.json (or vocab.json and merges.txt) of its model there."
             )
         super().__init__(image_processor, tokenizer, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, image_fit: str | None = None, **kwargs: Any) -> Any:
+        """Load a processor as in transformers. `image_fit` sets that of the image processor, see
+        [`CIRImageProcessor`]; by default it stays as it was saved, and is `"crop"` for that of a CLIP."""
+        processor = super().from_pretrained(*args, **kwargs)
+        if image_fit is not None:
+            processor.image_processor.image_fit = check_fit(image_fit)
+        return processor
 
     @property
     def model_input_names(self) -> list[str]:
@@ -66,8 +74,8 @@ class CLIPBasedProcessor(ProcessorMixin):
         Prepare images and texts for the model.
 
         Args:
-            images (`PIL.Image.Image` or list of them, *optional*): RGB images, such as from
-                `contextcir.data.images.load_image`, which reads any file, array or image.
+            images (`PIL.Image.Image` or `np.ndarray` or list of them, *optional*): Images of any mode. Opened files
+                give the same pixels as `contextcir.data.images.load_image`, which also names damaged ones.
             text (`str` or `list[str]`, *optional*): Modification texts, which may be empty.
             count_truncated (`bool`): Whether to return the number of texts that were cut, instead of warning once.
             return_tensors (`str`): As for any processor.
@@ -81,7 +89,7 @@ class CLIPBasedProcessor(ProcessorMixin):
               and with `count_truncated` `num_truncated_texts`, 0-dim.
 
         Raises:
-            ValueError: There are neither images nor texts, or images are paths or have more than 8 bits.
+            ValueError: There are neither images nor texts, or images are paths or cannot be used.
         """
         return self._encode(images, text, count_truncated, return_tensors=return_tensors, **kwargs)[0]
 
@@ -93,7 +101,6 @@ class CLIPBasedProcessor(ProcessorMixin):
         options = self._merge_kwargs(CLIPBasedProcessorKwargs, **kwargs)
         inputs, encoding = BatchFeature(), None
         if images is not None:
-            _refuse_unread_images(images)
             inputs.update(self.image_processor(images, **options["images_kwargs"]))
         if text is not None:
             encoding = self._tokenize([text] if isinstance(text, str) else list(text), **options["text_kwargs"])
@@ -108,15 +115,3 @@ class CLIPBasedProcessor(ProcessorMixin):
     def _tokenize(self, texts, **kwargs):
         # On the right whatever the tokenizer's config says: the model's text encoder relies on it.
         return self.tokenizer(texts, **{"max_length": self.max_length, **kwargs, "padding_side": "right"})
-
-
-def _refuse_unread_images(images) -> None:
-    """CLIP's image processor would read a path without its orientation or any limit, and cut values at 255."""
-    for place, image in enumerate(images if isinstance(images, (list, tuple)) else [images]):
-        mode = getattr(image, "mode", "")
-        if isinstance(image, (str, os.PathLike)) or mode == "F" or str(mode).startswith("I"):
-            what = f"a Pillow image of mode {mode!r}" if mode else f"the path {os.fspath(image)!r}"
-            raise ValueError(
-                f"Image {place} is {what}, expected 8-bit RGB. Read it with `contextcir.data.images.load_image`, or"
-                " convert it yourself."
-            )

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .clip_config import TwoEncoders
+from .clip_config import ImageFit, TwoEncoders
 
 
 @strict
@@ -50,6 +50,7 @@ class ContextCIRConfig(TwoEncoders, PreTrainedConfig):
     fusion_class_token: bool = True
     target_encoding: Literal["fusion", "clip"] = "fusion"
     logit_scale_init_value: float | int = 2.6592
+    image_fit: ImageFit = "crop"
     begin_end_token_ids: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:

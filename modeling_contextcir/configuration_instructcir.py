@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .clip_config import TwoEncoders
+from .clip_config import ImageFit, TwoEncoders
 
 
 @strict
@@ -39,6 +39,7 @@ class InstructCIRConfig(TwoEncoders, PreTrainedConfig):
     predictor_text: bool = True
     predictor_hidden_size: int | None = None
     logit_scale_init_value: float | int = 2.6592
+    image_fit: ImageFit = "crop"
     begin_end_token_ids: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:

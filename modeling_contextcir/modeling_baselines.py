@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers import initialization as init
 
-from .clip_config import TwoEncoders
+from .clip_config import ImageFit, TwoEncoders
 from .clip_model import CIROutput, CLIPBasedModel, check_rows, normalize
 
 
@@ -37,6 +37,7 @@ class CompositionBaselineConfig(TwoEncoders, PreTrainedConfig):
     projection_dim: int = 512
     composer_hidden_size: int | None = None
     logit_scale_init_value: float | int = 2.6592
+    image_fit: ImageFit = "crop"
     begin_end_token_ids: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:

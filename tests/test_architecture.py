@@ -34,6 +34,7 @@ HOMES = {  # library -> the only files that may import it
     "psycopg": {"contextcir/retrieval/engines/postgres.py"},
     "pgvector": {"contextcir/retrieval/engines/postgres.py"},
     "mteb": {"contextcir/bridges/mteb.py"},
+    "pi_heif": {"contextcir/data/images.py"},
     "torchvision": set(),
 }
 SERVERS = {"fastapi", "starlette", "uvicorn", "prometheus_client", "python_multipart"}  # of `contextcir/serving`
@@ -98,13 +99,20 @@ def test_who_imports_models_builders_and_scripts():
             assert "research" not in tops, where
 
 
-def test_models_import_their_siblings_and_three_libraries():
-    allowed = set(sys.stdlib_module_names) | {"torch", "transformers", "huggingface_hub", "modeling_contextcir"}
+def test_models_import_their_siblings_and_few_libraries():
+    libraries = {"torch", "transformers", "huggingface_hub", "numpy", "PIL"}  # the last two for image processors
+    allowed = set(sys.stdlib_module_names) | libraries | {"modeling_contextcir"}
     for path in (ROOT / "modeling_contextcir").iterdir():
         assert path.is_file() or path.name == "__pycache__", "the folder is flat"
         if path.suffix == ".py":
             for name in imported(path):
                 assert name.split(".")[0] in allowed, f"{path.name}: {name}"
+
+
+def test_models_carry_the_code_that_converts_images():
+    """The code of a model travels alone, and gives the same pixels as the readers of files: one text in two places."""
+    one, other = (ROOT / folder / "pixels.py" for folder in ("contextcir/data", "modeling_contextcir"))
+    assert one.read_bytes() == other.read_bytes(), f"cp {one} {other}"
 
 
 @pytest.mark.parametrize("library", HOMES)

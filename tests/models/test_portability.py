@@ -1,7 +1,8 @@
 """Models load where this package is not installed, with the code in their folders.
 
-The code imports torch, transformers and huggingface_hub only. From the Hub, transformers checks the imports of all
-files, but from a folder those of the top file only; hence the test of the closure.
+The code imports torch, transformers, huggingface_hub, and numpy and Pillow, which image processors need. From the
+Hub, transformers checks the imports of all files, but from a folder those of the top file only; hence the test of the
+closure.
 """
 
 import ast
@@ -16,7 +17,7 @@ from tests.models.conftest import KINDS, OPTIONS, assert_same_embeds, embed
 
 CODE = Path(__file__).parents[2] / "modeling_contextcir"
 CODE = sorted(path for path in CODE.glob("*.py") if path.name != "__init__.py")
-ALLOWED = {"torch", "transformers", "huggingface_hub", *sys.stdlib_module_names}
+ALLOWED = {"torch", "transformers", "huggingface_hub", "numpy", "PIL", *sys.stdlib_module_names}
 
 
 @pytest.mark.slow
