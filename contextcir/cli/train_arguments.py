@@ -64,6 +64,11 @@ class ModelArguments:
         default=None, help="Which baseline: CLIP4Cir's combiner (default) or TIRG's gate."
     )
     composer_hidden_size: int | None = HfArg(default=None, help="Width of the baseline's hidden layers.")
+    image_fit: Literal["crop", "padding", "squash"] | None = HfArg(
+        default=None,
+        help="How an image becomes a square: its middle (crop, default), all with bars (padding) or squash. Kept in "
+        "the model.",
+    )
     logit_scale_init_value: float | None = HfArg(
         default=None, help="Logarithm of the inverse temperature at the start; CLIP's config by default."
     )

@@ -33,7 +33,7 @@ def build_model(args: ModelArguments):
         name = locate(args.clip_name_or_path or "")
         model_class, processor_class = models()[args.model or "contextcir"]
         model = model_class.from_clip_pretrained(name, **options, **revision, **args.config_fields)
-        processor = processor_class.from_pretrained(name, **revision)
+        processor = processor_class.from_pretrained(name, image_fit=args.image_fit, **revision)
     entries, vocab_size = len(processor.tokenizer), model.config.text_config.vocab_size
     if entries > vocab_size:
         raise ValueError(

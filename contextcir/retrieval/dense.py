@@ -13,6 +13,7 @@ from accelerate.utils import gather
 from PIL import Image
 from tqdm.auto import tqdm
 
+from contextcir.data.image_fit import check_fit, fit_of, warn_of_wide
 from contextcir.data.images import ImageError
 from contextcir.retrieval.base import Gallery, Query, Ranking, check_searchable
 from contextcir.retrieval.identity import Identity, ModelIdentity
@@ -116,7 +117,11 @@ class DenseRetriever:
 
         Returns:
             `DenseRetriever`: Encodes a gallery again after the model's weights have changed.
+
+        Raises:
+            `ValueError`: The model was made for another `image_fit` than that of the processor.
         """
+        check_fit(model, processor)
         module = cast(torch.nn.Module, model)  # the protocol says so, but a type cannot say both
 
         def encode_images(pixel_values: torch.Tensor) -> torch.Tensor:
@@ -135,6 +140,11 @@ class DenseRetriever:
         options.setdefault("identity", ModelIdentity(module, processor, autocast))
         galleries = GalleryEmbeds(partial(weights_state, module))
         return cls(encode_images, encode_queries, prepare=PixelValues(processor), galleries=galleries, **options)
+
+    @property
+    def image_fit(self) -> str | None:
+        """`str`: How images become squares, `None` if a retriever made of functions does not say."""
+        return getattr(self.prepare, "image_fit", None)
 
     @property
     def identity(self) -> Identity:
@@ -195,11 +205,15 @@ class DenseRetriever:
         loader = ImageLoader(gallery.ids, gallery.images, self.prepare, draft_side=self.draft_side)
 
         def encode(mine: Sequence[int]) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
+            wide = 0
             batches = image_batches(loader, mine, batch_size=self.batch_size, num_workers=self.num_workers)
             for batch in batches:
+                wide += batch.num_wide
                 if error := next((one.error for one in batch.loaded if one.error), None):
                     raise ImageError(error)
                 yield batch.places, self.encode_images(batch.pixels)
+            if process_state().is_main_process:
+                warn_of_wide(wide, len(mine), self.image_fit)
 
         return self._share(gallery.ids, encode, "gallery")
 
@@ -289,7 +303,7 @@ class PixelValues:
     """Preprocess one image with a processor of transformers: `(3, height, width)`. Worker processes can have it."""
 
     def __init__(self, processor: Any):
-        self.processor = processor
+        self.processor, self.image_fit = processor, fit_of(processor)
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         return self.processor(images=[image], return_tensors="pt")["pixel_values"][0]

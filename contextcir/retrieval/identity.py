@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from contextcir.data.image_fit import fit_of
 from contextcir.runtime.digests import weights_digest
 from contextcir.runtime.inference import weights_state
 
@@ -27,6 +28,8 @@ class Identity:
         processor (`str`, *optional*): Digest of the settings of its image processor.
         dtype (`str`, *optional*, defaults to `float32`): Type of its weights.
         autocast (`str`, *optional*): Type in which it computes; by default that of its weights.
+        image_fit (`str`, defaults to `crop`): How images become squares. It counts as part of the processor, and is
+            here so that a difference has a name.
         draft_side (`int`, *optional*): JPEG files are decoded at a reduced size, see
             [`~contextcir.data.images.load_image`].
     """
@@ -38,6 +41,7 @@ class Identity:
     dtype: str = "float32"
     autocast: str | None = None
     draft_side: int | None = None
+    image_fit: str = "crop"
 
     @property
     def fingerprint(self) -> str:
@@ -90,13 +94,16 @@ class ModelIdentity:
             processor=_settings(getattr(self.processor, "image_processor", self.processor)),
             dtype=_name(next(self.model.parameters()).dtype),
             autocast=None if self.autocast is None else _name(self.autocast),
+            image_fit=fit_of(self.processor),
         )
 
 
 def _settings(processor: Any) -> str:
     """A digest of the settings of an image processor, or the name of its class if it does not tell them."""
     if hasattr(processor, "to_dict"):
-        return digest(processor.to_dict())[:32]
+        settings = processor.to_dict()
+        settings.pop("auto_map", None)  # where its code is, which a saved processor knows
+        return digest(settings)[:32]
     return f"{type(processor).__module__}.{type(processor).__qualname__}"
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Subset
 
 from contextcir.data.content import content_digest, image_content
+from contextcir.data.image_fit import is_wide
 from contextcir.data.images import ImageError, load_image
 
 T = TypeVar("T")
@@ -32,12 +33,14 @@ class LoadedImage:
         digest (`bytes`): SHA-256 of its content, 32 bytes of zeros if it cannot be read.
         pixels: What `prepare` made of it. `None` for a known or unreadable image.
         error (`str`, *optional*): Why it cannot be used.
+        is_wide (`bool`): Whether it was decoded, and is wider or higher than 2:1.
     """
 
     place: int
     digest: bytes
     pixels: Any = None
     error: str | None = None
+    is_wide: bool = False
 
 
 class ImageLoader:
@@ -74,7 +77,8 @@ class ImageLoader:
             if digest in self.known:
                 return LoadedImage(place, digest)
             image = load_image(content, name=name, draft_side=self.draft_side)
-            return LoadedImage(place, digest, image if self.prepare is None else self.prepare(image))
+            pixels = image if self.prepare is None else self.prepare(image)
+            return LoadedImage(place, digest, pixels, is_wide=is_wide(image))
         except ImageError as error:
             return LoadedImage(place, digest, error=str(error))
 
@@ -89,11 +93,13 @@ class ImageBatch:
         places (`list[int]`): Places of those that are to be embedded.
         pixels (`torch.Tensor` or `list`): Their pixel values, `(len(places), ...)`, or a list where `prepare` does not
             give tensors.
+        num_wide (`int`): How many of these are wider or higher than 2:1.
     """
 
     loaded: list[LoadedImage]
     places: list[int]
     pixels: Any = field(repr=False)
+    num_wide: int = 0
 
 
 def collate(loaded: Sequence[LoadedImage]) -> ImageBatch:
@@ -103,7 +109,7 @@ def collate(loaded: Sequence[LoadedImage]) -> ImageBatch:
     if pixels and isinstance(pixels[0], torch.Tensor):
         pixels = torch.stack(pixels)
     bare = [LoadedImage(one.place, one.digest, error=one.error) for one in loaded]
-    return ImageBatch(bare, [one.place for one in good], pixels)
+    return ImageBatch(bare, [one.place for one in good], pixels, sum(one.is_wide for one in good))
 
 
 def image_batches(

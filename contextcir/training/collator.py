@@ -10,6 +10,7 @@ import torch
 from PIL import Image as PILImage
 from transformers import TrainerCallback, TrainerState
 
+from contextcir.data.image_fit import fit_of, is_wide, warn_of_wide
 from contextcir.data.images import unpacked
 from contextcir.data.triplet_images import triplet_image
 
@@ -63,6 +64,15 @@ class TripletCollator:
         self.seed = seed
         self.encoded_images = encoded_images
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()  # seen by workers that outlive an epoch
+        self._read = torch.zeros(2, dtype=torch.long).share_memory_()  # wide images, and all that were read
+        self._warned = False
+
+    def note_wide_images(self) -> None:
+        """Warn once of images that lose their sides, among those that were read so far."""
+        if not self._warned:
+            self._warned = True
+            wide, total = self._read.tolist()
+            warn_of_wide(wide, total, fit_of(self.processor))
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch, on which augmentation depends."""
@@ -104,6 +114,7 @@ class TripletCollator:
 
     def _image(self, row: dict[str, Any], side: str) -> PILImage.Image:
         image = triplet_image(row, f"{side}_image")
+        self._read += torch.tensor([is_wide(image), True])
         if self.augmentation == "none":
             return image
         draw = random.Random(f"{self.seed}/{self._epoch.item()}/{row[f'{side}_id']}")
@@ -111,6 +122,17 @@ class TripletCollator:
         width, height = scale * image.width, scale * image.height
         left, top = draw.uniform(0, image.width - width), draw.uniform(0, image.height - height)
         return image.resize(image.size, PILImage.Resampling.BICUBIC, box=(left, top, left + width, top + height))
+
+
+class WarnOfWideImages(TrainerCallback):
+    """Say at the first log how many of the images so far lose their sides."""
+
+    def __init__(self, collator: TripletCollator):
+        self.collator = collator
+
+    def on_log(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self.collator.note_wide_images()
 
 
 class SetCollatorEpoch(TrainerCallback):

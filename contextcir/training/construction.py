@@ -5,6 +5,7 @@ from typing import Any
 
 import datasets
 
+from contextcir.data.image_fit import check_fit
 from contextcir.training.training_args import CIRTrainingArguments
 from contextcir.training.training_data import is_stream
 
@@ -28,6 +29,7 @@ def check_arguments(args: Any, model: Any, kwargs: dict[str, Any]) -> None:
         raise ValueError(f"args is a {type(args).__name__}. Make a CIRTrainingArguments with the same options.")
     if kwargs.get("processing_class") is None and kwargs.get("data_collator") is None:
         raise ValueError("processing_class is missing. Give the model's processor, or a data_collator of your own.")
+    check_fit(model, kwargs.get("processing_class"))
     if kwargs.get("model_init") is not None:
         for name in ("ema_momentum", "encode_images_once"):
             if getattr(args, name):

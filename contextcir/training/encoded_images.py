@@ -16,6 +16,7 @@ from datasets import Features, Value
 from datasets.fingerprint import Hasher
 from tqdm import tqdm
 
+from contextcir.data.image_fit import fit_of, is_wide, warn_of_wide
 from contextcir.data.triplet_images import images_fingerprint, triplet_image
 from contextcir.data.triplets import IMAGE_COLUMNS
 from contextcir.runtime.inference import evaluation_mode
@@ -71,9 +72,12 @@ def encode_images(
         for row, image_id in enumerate(triplets[column.replace("image", "id")]):
             shown.setdefault(image_id, (row, column))
     fingerprint = _fingerprint(triplets, processor, model, dtype)
+    read: list[bool] = []  # whether each image is wide; empty where all are in the cache
 
     def encoded(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> torch.Tensor:
-        pixels = processor(images=list(map(triplet_image, rows, columns)), return_tensors="pt")["pixel_values"]
+        images = list(map(triplet_image, rows, columns))
+        read.extend(map(is_wide, images))
+        pixels = processor(images=images, return_tensors="pt")["pixel_values"]
         autocast = None if dtype == torch.float32 else dtype
         with evaluation_mode(model, autocast) as device, torch.inference_mode():
             return model.encode_images(pixels.to(device)).to("cpu", dtype).contiguous()
@@ -105,6 +109,8 @@ def encode_images(
             chunks[start] = encoded_chunk(start)
         wait()
         rows = datasets.concatenate_datasets([chunks.get(start) or encoded_chunk(start) for start in starts])
+    if own == 0:
+        warn_of_wide(sum(read), len(read), fit_of(processor))
     shape = encoded([triplets[0]], [IMAGE_COLUMNS[0]])[0].shape
     return EncodedImages(rows, {image_id: place for place, image_id in enumerate(shown)}, shape, dtype)
 

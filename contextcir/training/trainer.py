@@ -20,7 +20,7 @@ from transformers import SchedulerType
 from transformers.utils import logging
 
 from contextcir.runtime.distributed import gather_with_gradient
-from contextcir.training.collator import SetCollatorEpoch, TripletCollator
+from contextcir.training.collator import SetCollatorEpoch, TripletCollator, WarnOfWideImages
 from contextcir.training.construction import check_arguments
 from contextcir.training.ema import MovingAverage
 from contextcir.training.encoded_images import encode_images
@@ -121,6 +121,8 @@ class CIRTrainer(TripletEvaluation, TrainingRun):
             self.add_callback(self.stream_position)
         elif hasattr(self.data_collator, "set_epoch"):
             self.add_callback(SetCollatorEpoch(self.data_collator))
+        if isinstance(self.data_collator, TripletCollator):
+            self.add_callback(WarnOfWideImages(self.data_collator))
         self.add_callback(StopWhenAsked(self))  # the last: it overrules what the others ask for
 
     def call_model_init(self, trial: Any = None) -> Any:

@@ -21,7 +21,9 @@ from contextcir.cli.main import command
 from contextcir.cli.options import UsageError
 from contextcir.data.images import ImageError
 from contextcir.data.triplets import TRIPLET_FEATURES, load_triplets
+from contextcir.retrieval.dense import DenseRetriever
 from contextcir.training.trainer import CIRTrainer
+from contextcir.training.training_args import CIRTrainingArguments
 from modeling_contextcir import ContextCIRModel, ContextCIRProcessor, InstructCIRModel, InstructCIRProcessor
 from tests.conftest import build_clip_tokenizer
 from tests.loopback_hub import LoopbackHub
@@ -272,7 +274,7 @@ def test_instructcir_and_its_second_stage(options, tmp_path):
     InstructCIRProcessor.from_pretrained(first)
     config = json.loads((first / "training.json").read_text())["model"]["config"]
     assert config == {"cross_attention": True, "predictor_text": True, "predictor_hidden_size": 7} | {
-        name: getattr(model.config, name) for name in ("projection_dim", "logit_scale_init_value")
+        name: getattr(model.config, name) for name in ("projection_dim", "image_fit", "logit_scale_init_value")
     }
     assert "is an InstructCIR model" in (first / "README.md").read_text()
     train.main(flags(options | OF_INSTRUCTCIR | {"resume_from_checkpoint": "true", "max_steps": 3}))
@@ -287,6 +289,22 @@ def test_instructcir_and_its_second_stage(options, tmp_path):
     train.main(flags(again | {"cc_weight": 0, "query_negatives": "none"}))
     before, after = (InstructCIRModel.from_pretrained(folder).state_dict() for folder in (first, tmp_path / "second"))
     assert {name for name in before if not torch.equal(before[name], after[name])} == {"combiner_weight"}
+
+
+@pytest.mark.fault("F15", "a model trained with another fit of its images uses it for its queries and its gallery")
+def test_the_fit_of_images(options, tmp_path, clip_folder):
+    options |= {"image_fit": "padding", "benchmark": write_benchmark(tmp_path / "bench")}
+    train.main(flags(options))
+    run = options["output_dir"]
+    assert ContextCIRModel.from_pretrained(run).config.image_fit == "padding"
+    assert ContextCIRProcessor.from_pretrained(run).image_processor.image_fit == "padding"
+    with pytest.raises(ValueError, match="image_fit.*config"):  # of an earlier model
+        train.main(flags({"model_name_or_path": run, "image_fit": "crop", "data": options["data"], "output_dir": "x"}))
+    model, processor = ContextCIRModel.from_pretrained(run), ContextCIRProcessor.from_pretrained(clip_folder)
+    with pytest.raises(ValueError, match="image_fit='padding'.*'crop'"):
+        DenseRetriever.from_model(model, processor)
+    with pytest.raises(ValueError, match="image_fit='padding'.*'crop'"):
+        CIRTrainer(model, CIRTrainingArguments(tmp_path / "y", use_cpu=True), processing_class=processor)
 
 
 def test_the_average_is_measured_and_saved_where_that_is_asked_for(options, tmp_path):

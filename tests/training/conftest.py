@@ -48,13 +48,14 @@ def build(clip_folder, tmp_path):
         """A trainer; all start from the same weights. Options are those of the trainer and of its arguments."""
         model_class, processor_class, needed = KINDS[kind]
         torch.manual_seed(0)
+        fit = (model_options or {}).get("image_fit")
         own = {name: options.pop(name) for name in ("evaluator", "card_template", "run_info") if name in options}
         return CIRTrainer(
             model or model_class.from_clip_pretrained(clip_folder, **(model_options or {})),
             CIRTrainingArguments(output_dir=str(tmp_path / output), **{**OPTIONS, **needed, **options}),
             train_dataset=undecoded(triplets(8) if rows is None else rows),
             eval_dataset=evaluation_sets(eval_rows),
-            processing_class=processor_class.from_pretrained(clip_folder),
+            processing_class=processor_class.from_pretrained(clip_folder, image_fit=fit),
             **own,
         )
 

@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from PIL import Image
 
 from contextcir.data.images import load_image
 from contextcir.training.collator import TripletCollator, image_key
@@ -121,6 +122,29 @@ def test_a_new_epoch_reaches_persistent_workers(processor):
 def test_unknown_augmentation_is_refused(processor):
     with pytest.raises(ValueError, match="'flip'"):
         TripletCollator(processor, augmentation="flip")
+
+
+@pytest.mark.parametrize("fit, warned", [("crop", 1), ("padding", 0)])
+@pytest.mark.fault("F16", "training says once how many of its images lose their sides to the crop, whoever reads them")
+def test_wide_images_are_counted(build, caplog, fit, warned):
+    rows = triplets(8)
+    for row in rows[:2]:
+        row["target_image"] = Image.new("RGB", (61, 30))
+    trainer = build(rows=rows, model_options={"image_fit": fit}, dataloader_num_workers=1)
+    trainer.train()
+    said = [record.getMessage() for record in caplog.records if "2:1" in record.getMessage()]
+    assert len(said) == warned
+    wide, read = trainer.data_collator._read.tolist()
+    assert wide == 2 and read > 8
+    assert not said or int(said[0].split()[0]) in (1, 2)
+
+
+@pytest.mark.fault("F17", "images that are encoded once are counted too, where they are read")
+def test_wide_images_that_are_encoded_once_are_counted(build, caplog):
+    rows = triplets(8)
+    rows[0]["target_image"] = Image.new("RGB", (30, 61), "red")
+    build(rows=rows, encode_images_once=True, freeze_vision=True)
+    assert "1 of " in caplog.text and "2:1" in caplog.text
 
 
 def test_the_collator_can_be_copied(processor):

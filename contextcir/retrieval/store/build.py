@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from contextcir.data.image_fit import warn_of_wide
 from contextcir.data.images import ImageError
 from contextcir.retrieval.dense import DenseRetriever
 from contextcir.retrieval.index import nonfinite_row
@@ -100,6 +101,7 @@ class Build:
     strict: bool = False
     quiet: bool = False
     made: int = 0  # images that this worker embedded
+    wide: int = 0  # those of them that are wider or higher than 2:1
 
     def plan(self, make: Callable[[], Plan]) -> Plan:
         """
@@ -127,6 +129,8 @@ class Build:
                 waiting = [number for number in waiting if not self._try(plan, plan.shards[number], reuse, bar)]
                 if waiting:  # somebody else has them
                     time.sleep(WAIT)
+        if self.retriever is not None:
+            warn_of_wide(self.wide, self.made, self.retriever.image_fit)
 
     def _try(self, plan: Plan, shard: ShardPlan, reuse: "Reuse", bar: tqdm) -> bool:
         """Make a shard if nobody has. Returns whether it is there."""
@@ -171,6 +175,7 @@ class Build:
                         )
                     embeds = dict(zip(batch.places, made, strict=True))
                     self.made += len(batch.places)
+                    self.wide += batch.num_wide
                 for one in batch.loaded:
                     if one.error is not None and self.strict:
                         raise ImageError(f"{one.error} Leave out --strict to go on without it.")
