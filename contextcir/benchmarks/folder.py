@@ -15,13 +15,12 @@ holds a digest of the queries and of the names of the images, so different folde
 
 import hashlib
 import json
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from contextcir.benchmarks.base import Benchmark
 from contextcir.benchmarks.files import check_choices, read_text
-from contextcir.data.folders import images_in
+from contextcir.data.folders import FileNames, images_in
 from contextcir.retrieval.base import Gallery, Query
 
 SOURCE = "your own: a folder images, and queries.jsonl beside it"
@@ -39,7 +38,7 @@ def load(
     check_choices("folder", split=(split, SPLITS), protocol=(protocol, PROTOCOLS))
     root, excluded = Path(path), protocol == "reference-excluded"
     images = images_in(root / "images")
-    rows = _read_rows(root / f"{split}.jsonl", set(images), excluded)
+    rows = _read_rows(root / f"{split}.jsonl", FileNames(images), excluded)
     digest = hashlib.sha256(json.dumps([rows, images]).encode()).hexdigest()[:8]
     return [
         Benchmark(
@@ -62,7 +61,7 @@ def load(
     ]
 
 
-def _read_rows(file: Path, images: Collection[str], excluded: bool) -> list[dict[str, Any]]:
+def _read_rows(file: Path, images: FileNames, excluded: bool) -> list[dict[str, Any]]:
     lines = read_text(file, "Write one query on each of its lines.").split("\n")  # splitlines() splits inside texts
     rows: list[dict[str, Any]] = []
     numbers: dict[str, int] = {}  # id -> line
@@ -85,7 +84,7 @@ def _read_rows(file: Path, images: Collection[str], excluded: bool) -> list[dict
     return rows
 
 
-def _read_row(line: str, number: int, images: Collection[str], excluded: bool) -> dict[str, Any]:
+def _read_row(line: str, number: int, images: FileNames, excluded: bool) -> dict[str, Any]:
     """Read one query, with all keys. A `ValueError` says what is wrong with the line."""
     try:
         row = json.loads(line)
@@ -103,14 +102,23 @@ def _read_row(line: str, number: int, images: Collection[str], excluded: bool) -
     for key in LISTS:
         if not isinstance(row[key], list) or not all(isinstance(name, str) for name in row[key]):
             raise ValueError(f"{key!r} is {row[key]!r}, expected a list of strings.")
+        if key != "tags":
+            row[key] = [_on_disk(name, images) for name in row[key]]
         if len(set(row[key])) < len(row[key]):
             raise ValueError(f"{key!r} holds {max(row[key], key=row[key].count)!r} more than once.")
-    named = [*([row["reference"]] if row["reference"] else []), *row["targets"], *row["candidates"]]
-    if missing := [name for name in named if name not in images]:
-        raise ValueError(f"there is no image {missing[0]!r} in images. Paths start inside that folder.")
+    if row["reference"] is not None:
+        row["reference"] = _on_disk(row["reference"], images)
     if excluded and row["reference"] in row["targets"]:
         raise ValueError(f"the reference {row['reference']!r} is a target, which the protocol excludes.")
     ranked = set(row["candidates"]) - {row["reference"]}
     if row["candidates"] and row["targets"] and ranked.isdisjoint(row["targets"]):
         raise ValueError(f"none of the targets {row['targets']} is among the candidates, without the reference.")
     return row
+
+
+def _on_disk(name: str, images: FileNames) -> str:
+    """The name of an image as the disk has it."""
+    found = images.find(name)
+    if found is None:
+        raise ValueError(f"there is no image {name!r} in images. Paths start inside that folder.")
+    return found

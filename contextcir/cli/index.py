@@ -119,8 +119,10 @@ def main(argv: Sequence[str]) -> int:
 
 def report(outcome, folder: str) -> int:
     """Print what was done. Returns the exit code."""
-    for kind, count in outcome.left_out.items():
-        print(f"Left out: {count} {kind} files, which cannot be read.", file=sys.stderr)
+    from contextcir.data.folders import left_out_sentence
+
+    if outcome.left_out:
+        print(left_out_sentence(outcome.left_out), file=sys.stderr)
     if outcome.manifest is None:
         print(f"{folder} is not whole yet: `--step encode` and `--step finish` are to come.")
         return 0

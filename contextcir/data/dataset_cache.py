@@ -3,6 +3,8 @@
 import hashlib
 from pathlib import Path
 
+from contextcir.data.folders import files_in
+
 
 def cache_of(name: str) -> str | None:
     """
@@ -24,8 +26,7 @@ def cache_of(name: str) -> str | None:
     from datasets import config  # here: some who ask read no data set in the end, and it takes much memory
 
     found = hashlib.sha256(str(path.resolve()).encode())
-    for file in sorted(path.rglob("*")):
-        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts):
-            facts = file.stat()
-            found.update(f"{file.relative_to(path)} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    for name in files_in(path):
+        facts = (path / name).stat()
+        found.update(f"{name} {facts.st_size} {facts.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return str(Path(config.HF_DATASETS_CACHE) / "contextcir" / found.hexdigest()[:16])

@@ -20,6 +20,7 @@ from datasets.exceptions import DatasetGenerationError
 from datasets.fingerprint import Hasher
 
 from contextcir.data.dataset_cache import cache_of
+from contextcir.data.folders import files_in
 from contextcir.data.images import encoded_file
 
 IMAGE_COLUMNS = ("reference_image", "target_image")
@@ -195,13 +196,17 @@ def embedded_rows(dataset: datasets.Dataset) -> Iterator[dict[str, Any]]:
 
 def _damaged_files(folder: Path) -> Iterator[str]:
     """Yield a description of each damaged file in a folder. Each file is read to its end."""
-    for path in sorted(folder.rglob("*.parquet")):
+    if not folder.is_dir():
+        return
+    for name in files_in(folder, [".parquet"]):
+        path = folder / name
         try:
             for _ in pq.ParquetFile(path).iter_batches():
                 pass
         except (pa.ArrowException, OSError) as error:
             yield f"{path} is damaged ({error})"
-    for path in sorted(folder.rglob("metadata.jsonl")):
+    for name in files_in(folder, ["metadata.jsonl"]):
+        path = folder / name
         for number, line in enumerate(path.read_bytes().splitlines(), start=1):
             try:
                 json.loads(line)

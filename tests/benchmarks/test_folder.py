@@ -1,6 +1,7 @@
 """A folder of your own: what is read, its protocol id, and errors with the number of the line."""
 
 import json
+import unicodedata
 
 import pytest
 
@@ -32,6 +33,24 @@ def mini(tmp_path):
 def write(root, *rows):
     lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
     (root / "queries.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize("on_disk, asked", [("NFC", "NFD"), ("NFD", "NFC")])
+@pytest.mark.fault("F23", "a query finds images whose names are on disk in another Unicode form")
+def test_names_in_another_unicode_form(mini, on_disk, asked):
+    name, given = (unicodedata.normalize(form, "caf\u00e9.png") for form in (on_disk, asked))
+    (mini / "images" / name).write_bytes(png(7))
+    write(mini, {"reference": given, "text": "x", "targets": ["a.jpg"], "candidates": ["a.jpg", given]})
+    (loaded,) = folder.load(str(mini))
+    (query,) = loaded.queries
+    assert query.reference_id == name and query.candidate_ids == ("a.jpg", name)
+    assert loaded.gallery.reference_image(query).size == (34, 30)
+    (mini / "images" / given).write_bytes(png(8))
+    if len(list((mini / "images").glob("caf*"))) < 2:
+        pytest.skip("this file system takes both for one name")
+    write(mini, {"reference": given, "text": "x", "targets": [name]})
+    (loaded,) = folder.load(str(mini))  # both are there: each is what it says
+    assert loaded.queries[0].reference_id == given and loaded.relevance == {"1": {name}}
 
 
 def test_a_folder(mini):

@@ -41,11 +41,11 @@ def test_bad_images_and_other_formats_are_counted(photos, run, tmp_path, capsys)
     for name in ("red", "green"):
         os.link(photos / f"{name}.jpg", mine / f"{name}.jpg")
     (mine / "bad.jpg").write_bytes(b"x")
-    (mine / "IMG.HEIC").touch()
+    (mine / "IMG.DNG").touch()
     argv = ["index", str(mine), "--model", str(run), "--output", str(tmp_path / "g")]
     assert main(argv) == 4
     out, err = capsys.readouterr()
-    assert "2 images" in out and "bad.jpg" in err and "1 .heic files" in err and "1 bad images" in err
+    assert "2 images" in out and "bad.jpg" in err and "1 .dng" in err and "1 bad images" in err
     assert main([*argv, "--strict"]) == 4  # there is nothing to embed any more
     assert main([*argv[:-1], str(tmp_path / "h"), "--strict"]) == 1
     assert "bad.jpg" in capsys.readouterr().err

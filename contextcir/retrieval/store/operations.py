@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from contextcir.data.folders import left_out_sentence
 from contextcir.retrieval.base import Gallery
 from contextcir.retrieval.dense import DenseRetriever
 from contextcir.retrieval.store.build import SHARD_SIZE, STEPS, WAIT, Build, Reuse, Worker, cut
@@ -110,8 +111,7 @@ def index_images(
 def first_plan(source: Source, retriever: DenseRetriever, dtype: str, shard_size: int) -> Plan:
     """The plan of a gallery that is not there yet. Raises a [`StoreError`] if there are no images."""
     if not source.ids:
-        left_out = "".join(f" {count} {kind} files cannot be read." for kind, count in source.left_out.items())
-        raise StoreError(f"There are no images in {source.describe()}.{left_out}")
+        raise StoreError(f"There are no images in {source.describe()}. {left_out_sentence(source.left_out)}".rstrip())
     shards = cut(source.ids, shard_size, lambda number: f"{number:05d}.safetensors")
     return Plan(retriever.identity, (source.describe(),), tuple(shards), dtype, retriever.batch_size)
 

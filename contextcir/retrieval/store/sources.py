@@ -13,13 +13,14 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from contextcir.data.folders import FolderImages, list_images
+from contextcir.data.folders import FileNames, FolderImages, files_in, list_images
+from contextcir.data.image_files import existing_path
 from contextcir.data.images import ImageError
 from contextcir.retrieval.base import Gallery, refuse_repeated
 from contextcir.retrieval.store.layout import StoreError
 
 METADATA_FILES = ("metadata.csv", "metadata.jsonl")  # as `datasets` reads an image folder, with a column file_name
-DATA_FILES = ("parquet", "arrow", "tar")  # a folder that has such files is a data set; tar is WebDataset
+DATA_FILES = (".parquet", ".arrow", ".tar")  # a folder that has such files is a data set; tar is WebDataset
 SCALARS = (str, int, float, bool)
 Facts = Mapping[str, Any]  # column -> `str`, `int`, `float`, `bool` or `None`
 
@@ -81,14 +82,26 @@ class FolderSource:
 
     @cached_property
     def _rows(self) -> dict[str, Facts]:
-        return {row.pop("file_name"): row for row in _metadata_rows(self.folder)}
+        names = FileNames(self.ids)
+        rows: dict[str, Facts] = {}
+        for row in _metadata_rows(self.folder):
+            given = row.pop("file_name")
+            try:
+                name = names.find(given) or given
+            except ValueError as error:
+                raise StoreError(f"The metadata in {self.folder}: {error}") from error
+            if name in rows:
+                raise StoreError(f"The metadata in {self.folder} have several rows for {name!r}. Keep one of them.")
+            rows[name] = row
+        return rows
 
     def facts(self, id_: str) -> Facts:
         return self._rows.get(id_, {})
 
     def image(self, id_: str) -> Path:
         parts = PurePosixPath(id_).parts
-        if ".." in parts or PurePosixPath(id_).is_absolute() or not (path := self.folder / id_).is_file():
+        path = Path(existing_path(self.folder / id_))
+        if ".." in parts or PurePosixPath(id_).is_absolute() or not path.is_file():
             raise ImageError(f"gallery image {id_!r}: no such file in {self.folder}. Was it moved or removed?")
         return path
 
@@ -102,7 +115,7 @@ class FilesSource:
     def __init__(self, listing: str | os.PathLike):
         self.listing = Path(listing).absolute()
         try:
-            lines = self.listing.read_text(encoding="utf-8").splitlines()
+            lines = self.listing.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise StoreError(f"{listing} cannot be read ({error}). Expected a text file, one path a line.") from error
         self.ids = [line for line in lines if line.strip()]
@@ -111,7 +124,7 @@ class FilesSource:
         refuse_repeated(self.ids, f"The lines of {listing}")
 
     def image(self, id_: str) -> Path:
-        path = self.listing.parent / id_
+        path = Path(existing_path(self.listing.parent / id_))
         if id_ not in self._known or not path.is_file():
             raise ImageError(f"gallery image {id_!r}: no such file in {self.listing.parent}. Was it moved or removed?")
         return path
@@ -163,7 +176,8 @@ def find_source(name: str | os.PathLike, **dataset_options: Any) -> Source:
     Find out what a name is: a folder of images, a text file that lists images, or a data set.
 
     Args:
-        name (`str` or `os.PathLike`): The name. A folder that has Parquet or WebDataset (tar) files is a data set.
+        name (`str` or `os.PathLike`): The name. A folder with visible Parquet, Arrow or WebDataset
+            (tar) files is a data set.
         **dataset_options: As for [`~contextcir.retrieval.store.dataset_sources.open_dataset`]; they make the name a
             data set.
 
@@ -173,7 +187,7 @@ def find_source(name: str | os.PathLike, **dataset_options: Any) -> Source:
     path, options = Path(name), {key: value for key, value in dataset_options.items() if value is not None}
     if path.is_file() and not options and path.suffix.lower() in (".txt", ".lst"):
         return FilesSource(path)
-    if path.is_dir() and not options and not any(any(path.rglob(f"*.{kind}")) for kind in DATA_FILES):
+    if path.is_dir() and not options and not files_in(path, DATA_FILES):
         return FolderSource(path)
     from contextcir.retrieval.store.dataset_sources import open_dataset
     from contextcir.runtime.locations import locate
@@ -201,8 +215,9 @@ def _metadata_rows(folder: Path) -> list[dict[str, Any]]:
         if not path.is_file():
             continue
         try:
-            with open(path, encoding="utf-8", newline="") as file:
-                rows = list(csv.DictReader(file)) if name.endswith(".csv") else [json.loads(line) for line in file]
+            with open(path, encoding="utf-8-sig", newline="") as file:
+                is_csv = name.endswith(".csv")
+                rows = list(csv.DictReader(file)) if is_csv else [json.loads(line) for line in file if line.strip()]
             read = _number if name.endswith(".csv") else _scalar
             rows = [{key: read(value) for key, value in row.items()} for row in rows]
         except (ValueError, AttributeError, csv.Error) as error:

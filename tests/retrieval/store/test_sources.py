@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+import unicodedata
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from contextcir.retrieval.store.operations import index_images
 from contextcir.retrieval.store.sources import FilesSource, FolderSource, find_source, open_source
 from tests.retrieval.store.photos import retriever_of, write_photo, write_photos
 
+NFC, NFD = (unicodedata.normalize(form, "caf\u00e9.png") for form in ("NFC", "NFD"))
+
 
 @pytest.fixture
 def photos(tmp_path):
@@ -26,8 +29,8 @@ def test_a_folder(photos):
     assert isinstance(source, FolderSource) and source.ids == ["a/000.png", "a/002.png", "b/001.png", "b/003.png"]
     again = open_source(source.describe())
     assert load_image(again.image("b/003.png")).size == (8, 8)
-    (photos / "IMG.HEIC").touch()
-    assert find_source(photos).left_out == {".heic": 1}
+    (photos / "IMG.DNG").touch()
+    assert find_source(photos).left_out == {".dng": 1}
 
 
 @pytest.mark.parametrize("id_", ["../secret.png", "a/../../secret.png", "absent.png", "a"])
@@ -56,6 +59,31 @@ def test_facts_of_a_folder(photos):
     (photos / "metadata.jsonl").write_text("{")
     with pytest.raises(StoreError, match="metadata.jsonl"):
         FolderSource(photos).facts("a/000.png")
+
+
+@pytest.mark.fault("F21", "rows of metadata find images whose names have another Unicode form, and two rows are named")
+def test_metadata_in_another_unicode_form(photos):
+    write_photo(photos / NFD, 9)
+    with open(photos / "metadata.csv", "w", encoding="utf-8-sig") as file:  # as Excel writes it
+        file.write(f"file_name,price\n{NFC},12\n")
+    source = FolderSource(photos)
+    assert NFD in source.ids and source.facts(NFD) == {"price": 12}
+    assert load_image(source.image(NFC)).size == (8, 8)
+    (photos / "list.txt").write_text(f"{NFC}\n", encoding="utf-8")
+    assert load_image(FilesSource(photos / "list.txt").image(NFC)).size == (8, 8)
+    (photos / "metadata.csv").write_text(f"file_name,price\n{NFC},12\n{NFD},13\n")
+    with pytest.raises(StoreError, match="several rows.*caf"):
+        FolderSource(photos).facts(NFD)
+
+
+@pytest.mark.fault("F22", "hidden data files, and folders named like data, do not turn photographs into a data set")
+def test_photographs_with_a_hidden_cache(photos):
+    (photos / ".cache").mkdir()
+    (photos / ".cache" / "x.parquet").write_bytes(b"x")
+    (photos / "old.tar").mkdir()
+    write_photo(photos / "old.tar" / "in.png", 9)
+    source = find_source(photos)
+    assert isinstance(source, FolderSource) and "old.tar/in.png" in source.ids
 
 
 def test_a_list_of_files(photos):
