@@ -5,21 +5,24 @@
         --model gpt-4o --max_usd 500
 
 A pair is two images whose CLIP similarity is within bounds: similar, but not the same picture. The paper says
-"visually similar" and gives no bounds. The first command only writes `pairs.json`: look at the pairs and adjust the
-bounds. Similarities of another CLIP have another scale. With a `--model`, `contextcir generate` captions the pairs,
-and takes all further options.
+"visually similar" and gives no bounds. The first command only writes `pairs.json`, with the similarities, and
+`pairs.png`, which shows the ten nearest and the ten farthest pairs: look at them and move the bounds. Similarities of
+another CLIP have another scale. With a `--model`, `contextcir generate` captions the pairs, and takes all further
+options.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from transformers.hf_argparser import HfArg
 
 from contextcir.cli.options import CommandParser
 from contextcir.cli.running import run
 from contextcir.data.folders import images_in
-from contextcir.data.pairs import mine_pairs
+from contextcir.data.pairs import Pair, mine_pairs
 from contextcir.runtime.leaving import leave_with
 from datasets_scripts.pair_files import write_and_caption
 
@@ -40,7 +43,7 @@ class Arguments:
     batch_size: int = HfArg(default=64, help="Images that CLIP encodes at a time.")
 
 
-def similar_pairs(args: Arguments) -> list[dict[str, str]]:
+def similar_pairs(args: Arguments) -> list[dict[str, Any]]:
     """
     Encode all images with CLIP, and return the pairs with a similarity within the bounds, as rows of `pairs.json`.
 
@@ -66,17 +69,31 @@ def similar_pairs(args: Arguments) -> list[dict[str, str]]:
             f"No two of {len(names)} images have a similarity of {args.low} to {args.high}. Change --low and --high."
         )
     rows = []
-    for *places, _ in pairs:
+    for *places, similarity in pairs:
         reference, target = (names[place] for place in places)
         images = {"reference_image": str(root / reference), "target_image": str(root / target)}
-        rows.append({**images, "reference_id": reference, "target_id": target})
+        ids = {"reference_id": reference, "target_id": target}
+        rows.append({**images, **ids, "similarity": round(similarity, 4)})
     return rows
 
 
 def main(argv: Sequence[str]) -> int:
     """Write the pairs and, with a model, caption them. Returns the exit code."""
     args, others = CommandParser([Arguments], "contextcir data hotel-cir", __doc__).parse_known(argv)
-    return write_and_caption(similar_pairs(args), args.output, others)
+    rows = similar_pairs(args)
+    draw_pairs(rows, Path(args.output, "pairs.png"))
+    return write_and_caption(rows, args.output, others)
+
+
+def draw_pairs(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw the nearest and the farthest pairs, where matplotlib is installed."""
+    if not find_spec("matplotlib"):
+        print(f"No {path.name} without matplotlib: pip install contextcir[demo]", file=sys.stderr)
+        return
+    from contextcir.visualization import pairs_figure, save_png
+
+    save_png(pairs_figure([Pair(**row) for row in rows]), path)
+    print(f"The nearest and the farthest pairs: {path}")
 
 
 if __name__ == "__main__":

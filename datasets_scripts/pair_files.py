@@ -3,11 +3,12 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from contextcir.cli import generate
 
 
-def write_and_caption(pairs: Sequence[dict[str, str]], output: str, options: Sequence[str]) -> int:
+def write_and_caption(pairs: Sequence[dict[str, Any]], output: str, options: Sequence[str]) -> int:
     """Write pairs to `pairs.json` in the output folder. With options of `contextcir generate`, caption them too.
     Returns the exit code."""
     path = Path(output, "pairs.json")

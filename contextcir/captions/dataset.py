@@ -36,6 +36,7 @@ GENERATED_FEATURES = Features(
     | {
         "pair_id": Value("string"),
         "original_caption": Value("string"),
+        "similarity": Value("float32"),
         "num_changes": Value("int32"),
         "operations": List(Value("string")),
         "recipe": Value("string"),
@@ -98,6 +99,7 @@ def triplet_rows(
                 "reference_id": result.reference_id,
                 "target_id": result.target_id,
                 "original_caption": result.original_caption,
+                "similarity": pair.similarity,
                 "model": result.stages[-1]["model"],
                 "requests": [stage["request_id"] for stage in result.stages],
                 "recipe": recipe,

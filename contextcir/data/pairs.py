@@ -12,6 +12,7 @@ to the caller: they cost only that pair.
 import csv
 import hashlib
 import json
+import math
 import os
 import random
 from bisect import bisect_right
@@ -27,7 +28,7 @@ from contextcir.data.dataset_cache import cache_of
 from contextcir.data.images import is_url
 
 REQUIRED = ("reference_image", "target_image")
-OPTIONAL = ("reference_id", "target_id", "original_caption")
+OPTIONAL = ("reference_id", "target_id", "original_caption", "similarity")
 MAX_SIMILARITIES = 16_000_000  # in memory while pairs are mined: 64 MB
 
 
@@ -42,6 +43,7 @@ class Pair:
         reference_id (`str`): Id of the image. Equal ids mean equal images.
         target_id (`str`): Likewise.
         original_caption (`str`, *optional*): Text of an existing data set for the pair.
+        similarity (`float`, *optional*): Cosine similarity by which the pair was found.
     """
 
     reference_image: Any
@@ -49,6 +51,7 @@ class Pair:
     reference_id: str
     target_id: str
     original_caption: str | None = None
+    similarity: float | None = None
 
     @property
     def id(self) -> str:
@@ -135,7 +138,10 @@ def _pair(row: Any, where: str, folder: Path, allow_urls: bool) -> Pair:
     if unknown := [name for name in row if name not in (*REQUIRED, *OPTIONAL)]:
         raise ValueError(f"{where}: there is no column {unknown[0]!r}. Columns are {', '.join(REQUIRED + OPTIONAL)}.")
     for name, value in row.items():
-        if name == "original_caption" and value in (None, ""):
+        if name in ("original_caption", "similarity") and value in (None, ""):
+            continue
+        if name == "similarity":
+            _similarity(value, where)
             continue
         if not isinstance(value, str) or not value.strip():
             raise ValueError(f"{where}: {name} is {value!r}, expected a text.")
@@ -148,7 +154,21 @@ def _pair(row: Any, where: str, folder: Path, allow_urls: bool) -> Pair:
         reference_id=row.get("reference_id", reference),
         target_id=row.get("target_id", target),
         original_caption=row.get("original_caption") or None,
+        similarity=_similarity(row.get("similarity"), where),
     )
+
+
+def _similarity(value: Any, where: str) -> float | None:
+    """A cosine as JSON or CSV has it."""
+    if value in (None, ""):
+        return None
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not -1.001 <= found <= 1.001:  # rounding may exceed 1
+        raise ValueError(f"{where}: similarity is {value!r}, expected a number from -1 to 1.")
+    return found
 
 
 class _DatasetPairs(Sequence[Pair]):

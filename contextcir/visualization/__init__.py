@@ -11,6 +11,7 @@ from contextcir.visualization.curves import read_history, training_curves
 from contextcir.visualization.funnel import funnel_figure
 from contextcir.visualization.grid import retrieval_grid
 from contextcir.visualization.page import save_png
+from contextcir.visualization.pairs import pairs_figure
 from contextcir.visualization.profile import profile_figure
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "concept_attention_figure",
     "concept_maps",
     "funnel_figure",
+    "pairs_figure",
     "profile_figure",
     "read_history",
     "retrieval_grid",
