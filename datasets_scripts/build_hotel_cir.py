@@ -11,6 +11,7 @@ another CLIP have another scale. With a `--model`, `contextcir generate` caption
 options.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec

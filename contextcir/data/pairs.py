@@ -207,6 +207,7 @@ class _DatasetPairs(Sequence[Pair]):
         if isinstance(index, slice):
             return [self[number] for number in range(len(self))[index]]
         row = self._data[index]
+        row["similarity"] = _similarity(row.get("similarity"), f"row {index}")
         for side in ("reference", "target"):
             image = row[f"{side}_image"] or {"bytes": None, "path": None}  # an empty cell, an image that is unreadable
             row[f"{side}_image"] = image

@@ -21,6 +21,7 @@ from datasets.fingerprint import Hasher
 
 from contextcir.data.dataset_cache import cache_of
 from contextcir.data.folders import files_in
+from contextcir.data.image_files import existing_path
 from contextcir.data.images import encoded_file
 
 IMAGE_COLUMNS = ("reference_image", "target_image")
@@ -244,7 +245,8 @@ def _with_ids(dataset: datasets.Dataset, name_or_path: str, where: str) -> datas
             )
         if f"{name}_id" not in dataset.column_names:
             if os.path.isdir(name_or_path):
-                paths = [os.path.relpath(path, name_or_path) for path in paths]
+                # As on disk: two spellings of one name are one image.
+                paths = [os.path.relpath(existing_path(path), name_or_path) for path in paths]
             dataset = dataset.add_column(f"{name}_id", paths)
     if "id" not in dataset.column_names:
         dataset = dataset.add_column("id", [str(row) for row in range(len(dataset))])

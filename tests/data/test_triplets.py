@@ -1,11 +1,16 @@
 """Triplets are loaded from every source and checked, mixed, and given noun phrases."""
 
+import json
+import os
 import re
+import unicodedata
+from pathlib import Path
 
 import datasets
 import pytest
 
 from contextcir.data.images import ImageError
+from contextcir.data.triplet_images import find_bad_images
 from contextcir.data.triplets import (
     IMAGE_COLUMNS,
     TRIPLET_FEATURES,
@@ -40,6 +45,22 @@ def test_an_image_folder_with_two_file_name_columns(tmp_path):
     assert loaded["id"] == ["0", "1"]
     assert loaded["reference_id"] == loaded["target_id"][::-1] == ["one.png", "two.png"]
     assert loaded[0]["reference_image"]["path"].endswith("one.png")
+
+
+@pytest.mark.fault("F24", "an image folder may hold pipes, and names in another Unicode form than its metadata")
+@pytest.mark.timeout(60)
+def test_an_image_folder_as_people_have_it(tmp_path):
+    folder = Path(write_image_folder(tmp_path / "images", noun_phrases=[]))
+    nfc, nfd = (unicodedata.normalize(form, "caf\u00e9.png") for form in ("NFC", "NFD"))
+    (folder / "one.png").rename(folder / nfd)
+    os.mkfifo(folder / "pipe.png")
+    (folder / "x.jpg").mkdir()
+    fixed = {"target_file_name": "two.png", "modification_text": "x"}
+    rows = [{"reference_file_name": name, **fixed} for name in (nfc, nfd)]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    loaded = load_triplets(str(folder), require_noun_phrases=False)
+    assert set(loaded["reference_id"]) == {nfd}  # one image, as it is on disk
+    assert not find_bad_images(loaded)
 
 
 def test_missing_noun_phrases_are_an_error_unless_they_are_optional(tmp_path):
