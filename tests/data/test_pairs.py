@@ -44,6 +44,18 @@ def test_all_kinds_of_files_give_the_same_pairs(tmp_path, name, content):
     assert second.original_caption == "greener, please"
 
 
+def test_the_similarity_of_a_pair_is_read_from_every_kind_of_file(tmp_path, images):
+    rows = [{**ROW, "similarity": 0.8125}, {**ROW, "similarity": None}]
+    lines = ["reference_image,target_image,similarity", "a.png,b.png,0.8125", "a.png,b.png,"]
+    for name, content in (("p.json", rows), ("p.csv", "\n".join(lines))):
+        assert [pair.similarity for pair in read_pairs(write(tmp_path, name, content))] == [0.8125, None]
+    dataset(tmp_path / "data", images, similarity=[0.8125, None])
+    assert [pair.similarity for pair in read_pairs(str(tmp_path / "data"))] == [0.8125, None]
+    for bad in ("high", 2, [0.5]):
+        with pytest.raises(ValueError, match="pair 1: similarity"):
+            read_pairs(write(tmp_path, "p.json", [{**ROW, "similarity": bad}]))
+
+
 def test_the_single_object_of_good4cir_is_a_list_of_one(tmp_path):
     (pair,) = read_pairs(write(tmp_path, "pairs.json", ROW))
     assert pair.reference_id == "a.png"
