@@ -127,6 +127,8 @@ def _read_result(path: Path, retriever: str | None) -> _Result:
         raise ValueError(f"{path} is not a result: {type(error).__name__} {error}. {HOW}") from error
     if not means:
         raise ValueError(f"{path} has no results. {HOW}")
+    if "incomplete" in record:
+        raise ValueError(f"{path} is incomplete. {record['incomplete']} Measure again, which asks what failed.")
     if retriever is None:
         retriever = next(iter(means))
     if retriever not in means:

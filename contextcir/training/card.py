@@ -98,9 +98,12 @@ def licence_of(base: str | None, *, online: bool) -> str | None:
 
 
 def read_measured(path: Path) -> dict[str, Any] | None:
-    """Read the results of the model itself, not those of baselines, from a file of `contextcir benchmark`."""
+    """Read the results of the model itself, not those of baselines, from a file of `contextcir benchmark`. `None` if
+    there are none, or they are incomplete."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        if "incomplete" in content:
+            return None
         own = content["arguments"]["retriever"]
         result = next(one for one in content["results"] if one["retriever"] == own)
         facts = {name: content[name] for name in ("benchmark", "protocol_id", "num_queries", "gallery_size")}

@@ -12,6 +12,7 @@ from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
 import modeling_contextcir  # noqa: F401  (registers the models)
+from contextcir.data.images import load_image
 from contextcir.retrieval.base import Gallery, Query
 from contextcir.retrieval.dense import DenseRetriever
 from tests.loopback_hub import LoopbackHub
@@ -49,6 +50,26 @@ def test_queries_images_and_texts_are_embedded_equally(loaded, native, images):
     mixed = native.embed_queries([None, images[0], None], TEXTS[:3])
     np.testing.assert_allclose(mixed[0], texts[0], atol=1e-6)
     assert not np.allclose(mixed[1], texts[1], atol=1e-3)
+
+
+@pytest.mark.fault("E01", "sentence-transformers gives the embedding of the intake, also for images that are turned")
+def test_images_of_every_kind(loaded, native, tmp_path):
+    upright = Image.new("RGB", (60, 40), "red")
+    upright.paste("blue", (0, 0, 25, 40))
+    exif = Image.Exif()
+    exif[0x112] = 6
+    kinds = {"turned.jpg": (upright, {"exif": exif}), "gray.png": (upright.convert("L"), {})}
+    kinds |= {"palette.png": (upright.convert("P"), {}), "deep.png": (upright.convert("I;16"), {})}
+    clear = upright.convert("RGBA")
+    clear.putalpha(Image.linear_gradient("L").resize(upright.size))
+    kinds |= {"clear.png": (clear, {}), "print.jpg": (upright.convert("CMYK"), {})}
+    paths = []
+    for name, (image, options) in kinds.items():
+        image.save(tmp_path / name, **options)
+        paths.append(tmp_path / name)
+    expected = native.embed_images([load_image(path) for path in paths])
+    np.testing.assert_allclose(loaded.encode([Image.open(path) for path in paths]), expected, atol=1e-6)
+    assert not np.allclose(expected[0], native.embed_images([upright])[0], atol=1e-3)  # it really is turned
 
 
 def test_a_query_without_an_image_is_ranked_equally(loaded, native, images):

@@ -121,6 +121,14 @@ def test_another_protocol_is_refused(files, tmp_path):
     refuses("toy/union", compare, files[0], other)
 
 
+@pytest.mark.fault("G01", "incomplete results are not compared, and not in a card")
+def test_incomplete_results_are_refused(files):
+    record = json.loads(files[0].read_text())
+    files[0].write_text(json.dumps(record | {"incomplete": "More than 5% failed: verifier 8 of 8."}))
+    with pytest.raises(ValueError, match="is incomplete. More than 5% failed: verifier"):
+        compare(*files)
+
+
 def test_different_queries_are_refused(files, tmp_path):
     recall = {"recall@1": hits(1)}
     other = write(tmp_path / "other.json", {"x": {"": recall}}, ids=[*QUERIES[:97], "x", "y", "z"])

@@ -83,6 +83,12 @@ def test_measured_results(tmp_path, template):
     assert "](figures/retrieval_grid.png)" in card.text
 
 
+def test_incomplete_results_are_left_out(tmp_path):
+    (tmp_path / "metrics.json").write_text(json.dumps(METRICS | {"incomplete": "More than 5% failed."}))
+    (result,) = card_of(tmp_path, TEMPLATES[0]).data.eval_results
+    assert (result.metric_value, result.metric_args) == (12.3457, None)
+
+
 @pytest.mark.fault("P05", "the snippet of a card has the model's name and a revision, and says why")
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_the_snippet(tmp_path, template):
