@@ -35,6 +35,7 @@ HOMES = {  # library -> the only files that may import it
     "pgvector": {"contextcir/retrieval/engines/postgres.py"},
     "mteb": {"contextcir/bridges/mteb.py"},
     "pi_heif": {"contextcir/data/images.py"},
+    "sentence_transformers": {"contextcir/retrieval/st.py"},
     "torchvision": set(),
 }
 SERVERS = {"fastapi", "starlette", "uvicorn", "prometheus_client", "python_multipart"}  # of `contextcir/serving`
