@@ -28,8 +28,8 @@ class Record:
         results (`list[dict]`): One for each retriever, see [`~contextcir.evaluation.results.summarise`]. Empty if the
             targets are not public.
         lines (`list[dict]`): The scores of each retriever on each query.
-        facts (`dict`): The other entries of the record: benchmark, date, commit, versions, device. You can add more. With
-            `incomplete`, a sentence, the table begins with it.
+        facts (`dict`): The other entries of the record: benchmark, date, commit, versions, device. You can add more.
+            With `incomplete`, a sentence, the table begins with it.
 
     Raises:
         `ValueError`: There are no parts.

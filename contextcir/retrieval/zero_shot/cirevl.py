@@ -61,7 +61,7 @@ class CirevlRetriever(ReasonedRetriever):
 
     def report(self) -> dict:
         """Return the calls so far by role and the prompt, for the record of a measurement."""
-        counts = {role: dict(count) for role, count in self.panel.counts.items()}
+        counts = {role: dict(count) for role, count in self.panel.tally.counts.items()}
         return {"calls": counts, "prompt": f"{PROMPT.version} {PROMPT.hash}"}
 
     async def _reason(self, query: Query, text: str, caption: str | None, record: QueryRecord) -> list[str]:
