@@ -36,6 +36,10 @@ HOMES = {  # library -> the only files that may import it
     "mteb": {"contextcir/bridges/mteb.py"},
     "pi_heif": {"contextcir/data/images.py"},
     "sentence_transformers": {"contextcir/retrieval/st.py"},
+    "onnx": {"contextcir/bridges/onnx_export.py"},
+    "onnx_ir": {"contextcir/bridges/onnx_export.py"},
+    "onnxscript": {"contextcir/bridges/onnx_export.py"},
+    "onnxruntime": {"contextcir/bridges/onnx_export.py", "contextcir/bridges/onnx_encoder.py"},
     "torchvision": set(),
 }
 SERVERS = {"fastapi", "starlette", "uvicorn", "prometheus_client", "python_multipart"}  # of `contextcir/serving`

@@ -9,10 +9,9 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
-from contextcir.cli.loading import load_clip, load_model
+from contextcir.cli.loading import load_clip, load_encoder
 from contextcir.cli.retriever_arguments import BASIC, INVERSION, RetrieverArguments, kind_of
 from contextcir.retrieval.base import Gallery, Retriever
-from contextcir.retrieval.dense import DenseRetriever
 from contextcir.retrieval.functions import function_retriever, load_object
 from contextcir.retrieval.identity import digest
 from contextcir.retrieval.st import load_sentence_transformer, st_retriever
@@ -76,8 +75,8 @@ def build(spec: str, args: RetrieverArguments, clip: str | None, device: torch.d
     if args.compose:
         facts["composition"], label = args.compose, f"{spec}, {args.compose}"
     if kind == "own":
-        own = load_model(spec, device)
-        return Entry(label, DenseRetriever.from_model(*own, **options), facts, own)
+        encoder = load_encoder(spec, device, **options)
+        return Entry(label, encoder.retriever, facts, (encoder.model, encoder.processor))
     if kind == "function":
         found, code = load_object(spec)
         retriever = function_retriever(found, spec, args.compose, **options)
