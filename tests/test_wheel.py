@@ -76,7 +76,7 @@ def test_what_is_in_it(wheel):
     tops = {name.split("/")[0] for name in names if not name.split("/")[0].endswith(".dist-info")}
     assert tops == {"contextcir", "modeling_contextcir", "datasets_scripts"}
     entry = next(name for name in names if name.endswith("entry_points.txt"))
-    assert "contextcir = contextcir.cli.main:main" in zipfile.ZipFile(wheel).read(entry).decode()
+    assert "contextcir = contextcir.cli.main:console" in zipfile.ZipFile(wheel).read(entry).decode()
 
 
 def test_from_data_to_a_measured_model(installed):

@@ -66,7 +66,7 @@ def console() -> NoReturn:
 
 
 def script(name: str) -> NoReturn:
-    """One sub-command as a program of its own, such as `accelerate launch train.py`."""
+    """One sub-command as a program of its own, as launchers of several processes start it."""
     leave_with(lambda: command(name))
 
 

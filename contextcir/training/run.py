@@ -20,7 +20,7 @@ from contextcir.training.training_data import TripletStream, is_stream
 
 ALWAYS_RECORDED = {"seed", "optim", "per_device_train_batch_size", "gradient_accumulation_steps", "warmup_steps"}
 NEVER_RECORDED = {"output_dir", "run_name", "hub_token", "accelerator_config", "disable_tqdm", "push_to_hub"}
-NEVER_RECORDED |= {"resume_from_checkpoint", "hub_public", "hub_license", "hub_strategy"}
+NEVER_RECORDED |= {"resume_from_checkpoint", "hub_public", "hub_private_repo", "hub_license", "hub_strategy"}
 
 
 class TrainingRun(Publishing, ResumableTraining):

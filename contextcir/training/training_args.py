@@ -41,6 +41,8 @@ class CIRTrainingArguments(ScheduleOptions, LossOptions, FreezingOptions, ImageO
     def __post_init__(self) -> None:
         given = self.greater_is_better
         super().__post_init__()
+        if self.hub_private_repo is None:  # by default, what trackio makes of it would be public
+            self.hub_private_repo: bool | None = not self.hub_public
         direction = greater_is_better(self.metric_for_best_model or "")
         if given is None and direction is not None:
             self.greater_is_better: bool | None = direction

@@ -1,6 +1,11 @@
 """The paper's values are the defaults; options that cannot work are refused."""
 
+import sys
+import types
+
 import pytest
+from transformers import TrainerState
+from transformers.integrations import integration_utils
 
 from contextcir.training.training_args import CIRTrainingArguments
 
@@ -77,3 +82,21 @@ def test_several_gpus_in_one_process_are_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize("given, meant", [("true", True), ("False", False), ("runs/a", "runs/a"), (None, None)])
 def test_resume_from_checkpoint_of_a_config_may_be_true_or_a_path(tmp_path, given, meant):
     assert arguments(tmp_path, resume_from_checkpoint=given).resume_from_checkpoint == meant
+
+
+class Config(dict):
+    def update(self, values, allow_val_change):
+        super().update(values)
+
+
+@pytest.mark.fault("P01", "what trackio shows on the Hub is private unless a run is asked to be public")
+@pytest.mark.parametrize("public", [False, True])
+def test_what_trackio_shows_is_private(tmp_path, monkeypatch, public):
+    seen = []
+    names = types.SimpleNamespace(current_space_id=types.SimpleNamespace(get=lambda: None))
+    stand_in = types.SimpleNamespace(init=lambda **options: seen.append(options), config=Config(), context_vars=names)
+    monkeypatch.setitem(sys.modules, "trackio", stand_in)
+    monkeypatch.setattr(integration_utils, "is_trackio_available", lambda: True)
+    args = arguments(tmp_path, report_to="none", project="mine", trackio_space_id="me/mine", hub_public=public)
+    integration_utils.TrackioCallback().setup(args, TrainerState(is_world_process_zero=True), None)
+    assert [options["private"] for options in seen] == [not public]
