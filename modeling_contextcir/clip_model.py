@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPVisionModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
 from .clip_loading import check_tokenizer, empty_text_of_tokenizer, hub_options, load_clip, load_whole
@@ -196,6 +197,13 @@ class CLIPBasedModel(PreTrainedModel):
         shape = (input_ids.shape[0], config.num_channels, config.image_size, config.image_size)
         blank = torch.zeros(shape, dtype=self.dtype, device=input_ids.device)
         return self.get_query_features(blank, input_ids, attention_mask)
+
+    def _images_alone(self, pixel_values: Tensor | None, **texts: Tensor | None) -> BaseModelOutputWithPooling:
+        """Answer a call with images and nothing else, as `pipeline("image-feature-extraction")` makes: the embeddings
+        of gallery images as `pooler_output`. A training step without texts is refused."""
+        if pixel_values is None or any(tensor is not None for tensor in texts.values()):
+            raise ValueError("`input_ids` is missing. Give the modification texts, or `pixel_values` alone.")
+        return BaseModelOutputWithPooling(pooler_output=self.get_image_features(pixel_values))
 
     def _encode_batch(self, pixel_values, encoded_images):
         if (pixel_values is None) == (encoded_images is None):

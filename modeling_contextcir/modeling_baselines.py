@@ -14,6 +14,7 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .clip_config import ImageFit, TwoEncoders
 from .clip_model import CIROutput, CLIPBasedModel, check_rows, normalize
@@ -120,17 +121,19 @@ class CompositionBaseline(CLIPBasedModel):
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         pixel_values: Tensor | None = None,
         reference_index: Tensor | None = None,
         target_index: Tensor | None = None,
         attention_mask: Tensor | None = None,
         encoded_images: Tensor | None = None,
-    ) -> CIROutput:
+    ) -> CIROutput | BaseModelOutputWithPooling:
         r"""
         Run one training step over the distinct images of the batch. Arguments and errors as for
         [`ContextCIRModel.forward`], without noun phrases; `encoded_images` are `(num_images, vision_hidden_size)`.
         """
+        if input_ids is None:
+            return self._images_alone(pixel_values, reference_index=reference_index, target_index=target_index)
         if reference_index is None:
             raise ValueError("`reference_index` is missing. Give the place of each text's reference image.")
         check_rows(

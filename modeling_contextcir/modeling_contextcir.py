@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .clip_model import CIROutput, CLIPBasedModel, check_rows, normalize
 from .configuration_contextcir import ContextCIRConfig
@@ -172,7 +173,7 @@ class ContextCIRModel(CLIPBasedModel):
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         pixel_values: Tensor | None = None,
         reference_index: Tensor | None = None,
         target_index: Tensor | None = None,
@@ -183,10 +184,11 @@ class ContextCIRModel(CLIPBasedModel):
         phrase_token_mask: Tensor | None = None,
         isolated_grad: bool = False,
         encoded_images: Tensor | None = None,
-    ) -> CIROutput:
+    ) -> CIROutput | BaseModelOutputWithPooling:
         r"""
         Run one training step: all embeddings and attention maps that the losses need, from one pass of the vision
-        encoder over the distinct images of the batch.
+        encoder over the distinct images of the batch. With `pixel_values` alone, embed gallery images: the output has
+        `pooler_output`.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, length)`): Modification texts, padded on the right.
@@ -208,6 +210,8 @@ class ContextCIRModel(CLIPBasedModel):
             ValueError: There are no images or images in both forms, `reference_index` is missing, or an index or mask
                 has more or fewer rows than there are texts.
         """
+        if input_ids is None:
+            return self._images_alone(pixel_values, reference_index=reference_index, target_index=target_index)
         if reference_index is None:
             raise ValueError("`reference_index` is missing. Give the place of each text's reference image.")
         check_rows(

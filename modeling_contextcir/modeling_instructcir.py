@@ -22,6 +22,7 @@ from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .clip_model import CIROutput, CLIPBasedModel, attention_weights, check_rows, normalize, split_heads
 from .configuration_instructcir import InstructCIRConfig
@@ -170,16 +171,22 @@ class InstructCIRModel(CLIPBasedModel):
 
     def forward(
         self,
-        input_ids: Tensor,
-        pixel_values: Tensor,
-        reference_index: Tensor,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        reference_index: Tensor | None = None,
         target_index: Tensor | None = None,
         attention_mask: Tensor | None = None,
-    ) -> CIROutput:
+    ) -> CIROutput | BaseModelOutputWithPooling:
         r"""
         Run one training step: all embeddings that the loss needs. A target image of several rows is encoded once.
         Arguments and errors as for [`ContextCIRModel.forward`]. The output has no `reference_embeds`.
         """
+        if input_ids is None:
+            return self._images_alone(pixel_values, reference_index=reference_index, target_index=target_index)
+        if pixel_values is None or reference_index is None:
+            raise ValueError(
+                "Give `pixel_values`, and with `reference_index` the place of each text's reference image."
+            )
         check_rows(
             input_ids, reference_index=reference_index, target_index=target_index, attention_mask=attention_mask
         )
