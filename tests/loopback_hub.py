@@ -25,9 +25,12 @@ class LoopbackHub:
     def __init__(self):
         self.repos: dict[tuple[str, str], dict[str, bytes]] = {}
         self.commits: dict[tuple[str, str], int] = {}
+        self.sdks: dict[str, str | None] = {}
         self.private: dict[tuple[str, str], bool] = {}
         self.large_files: dict[str, bytes] = {}
         self.unknown_requests: list[str] = []
+        self.uploaded: list[str] = []  # digests of the large files, in the order in which they came
+        self.commits_left: int | None = None  # after so many, the next one is refused
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
@@ -67,7 +70,7 @@ class LoopbackHub:
             huggingface_hub.close_session()
 
     def files(self, kind: str, repo_id: str) -> dict[str, bytes]:
-        """Content of a repository by path; `kind` is `"model"` or `"dataset"`."""
+        """Content of a repository by path; `kind` is `"model"`, `"dataset"` or `"space"`."""
         return self.repos[kind, repo_id]
 
     def revision(self, repo) -> str:
@@ -111,15 +114,17 @@ class _Handler(BaseHTTPRequestHandler):
                 hub.repos[repo], hub.commits[repo] = {}, 0
                 # huggingface_hub says it by one name or the other
                 hub.private[repo] = request.get("private") is True or request.get("visibility") == "private"
-            prefix = "datasets/" if repo[0] == "dataset" else ""
+            prefix = {"dataset": "datasets/", "space": "spaces/"}.get(repo[0], "")
+            hub.sdks[name] = request.get("sdk")
             return self._answer({"id": name, "name": name, "url": f"{hub.endpoint}/{prefix}{name}"}, status)
         if path.startswith("/large-files/"):
             hub.large_files[path.rsplit("/", 1)[1]] = body
+            hub.uploaded.append(path.rsplit("/", 1)[1])
             return self._answer()
         if path.startswith("/api/") or path.endswith("/info/lfs/objects/batch") or "/resolve/" in path:
             parts = path.removeprefix("/api").strip("/").split("/")
             kind = "model"
-            if parts[0] in ("models", "datasets"):
+            if parts[0] in ("models", "datasets", "spaces"):
                 kind = parts.pop(0)[:-1]
             repo = (kind, "/".join(parts[:2]).removesuffix(".git"))
             if repo not in hub.repos:
@@ -134,21 +139,27 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = _dispatch  # noqa: N815
 
     def _preupload(self, repo, rest, body):
-        large = (".safetensors", ".parquet", ".bin")
-        files = [
-            {"path": f["path"], "uploadMode": "lfs" if f["path"].endswith(large) else "regular", "shouldIgnore": False}
-            for f in json.loads(body)["files"]
-        ]
+        files = []
+        for name in (file["path"] for file in json.loads(body)["files"]):
+            large, there = name.endswith((".safetensors", ".parquet", ".bin")), self.hub.repos[repo].get(name)
+            found = {"path": name, "uploadMode": "lfs" if large else "regular", "shouldIgnore": False}
+            if there is not None:  # by which the client knows what has not changed
+                blob = hashlib.sha1(b"blob %d\0" % len(there) + there)
+                found["oid"] = (hashlib.sha256(there) if large else blob).hexdigest()
+            files.append(found)
         self._answer({"files": files})
 
     def _info(self, repo, rest, body):  # LFS batch: where to put the large files
-        objects = [
-            {**o, "actions": {"upload": {"href": f"{self.hub.endpoint}/large-files/{o['oid']}"}}}
-            for o in json.loads(body)["objects"]
-        ]
+        objects = json.loads(body)["objects"]
+        for one in objects:
+            if one["oid"] not in self.hub.large_files:
+                one["actions"] = {"upload": {"href": f"{self.hub.endpoint}/large-files/{one['oid']}"}}
         self._answer({"transfer": "basic", "objects": objects})
 
     def _commit(self, repo, rest, body):
+        if self.hub.commits_left == 0:
+            return self._answer({"error": "broken off"}, 403)
+        self.hub.commits_left = None if self.hub.commits_left is None else self.hub.commits_left - 1
         files = dict(self.hub.repos[repo])
         for line in filter(None, body.split(b"\n")):
             entry = json.loads(line)

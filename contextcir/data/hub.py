@@ -1,10 +1,10 @@
 """Publish folders on the Hub: only files that are named, without local paths, and never a key or a token.
 
-Everything that this library publishes goes through [`publish_folder`].
+Everything that this library publishes goes through [`publish_files`].
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,14 +16,32 @@ from contextcir.data.portable import portable_copies
 from contextcir.data.secret_scan import refuse_secrets
 
 DATA_FILES = ("README.md", "*.parquet")
+LARGE = (".parquet", ".safetensors")
+PART_FILES, PART_BYTES = 100, 2_000_000_000  # of one commit, if an upload is larger
 COMMIT = "COMMIT_OF_THIS_MODEL"  # in a card: replaced by the commit that the card belongs to
 
 
-def publish_folder(
-    folder: str | os.PathLike,
+def publish_folder(folder: str | os.PathLike, name: str, *, files: Sequence[str], **options: Any) -> str:
+    """
+    Publish some files of a folder. Cards and records are published without the paths of this machine.
+
+    Args:
+        folder (`str` or `os.PathLike`): The folder. It is not changed.
+        name (`str`): Name on the Hub. The repository is created if it does not exist.
+        files (`Sequence[str]`): Patterns of the files to publish, relative to the folder; `*` matches folders as well.
+        **options: As for [`publish_files`], also for results and errors.
+    """
+    chosen = files_of(folder, files)
+    if not chosen:
+        raise ValueError(f"{folder} has none of {', '.join(files)}. There is nothing to publish.")
+    with TemporaryDirectory() as copies:
+        return publish_files(portable_copies(folder, chosen, Path(copies)), name, **options)
+
+
+def publish_files(
+    contents: Mapping[str, Path],
     name: str,
     *,
-    files: Sequence[str],
     kind: str = "model",
     public: bool = False,
     replace: Sequence[str] = (),
@@ -32,13 +50,17 @@ def publish_folder(
     token: str | None = None,
 ) -> str:
     """
-    Publish some files of a folder, in one commit. Cards and records are published without the paths of this machine.
+    Publish files as they are: in one commit, or large ones in several. After an interruption the same call goes on: what
+    the Hub has is not uploaded again.
+
+    Of a large upload, files whose names are new come first, a part of them with each commit. All others come last, in
+    one commit: cards, configs, manifests and what is replaced or deleted. So whoever reads meanwhile finds what was
+    there before, whole.
 
     Args:
-        folder (`str` or `os.PathLike`): The folder. It is not changed.
+        contents (`Mapping[str, Path]`): Name in the repository -> file.
         name (`str`): Name on the Hub. The repository is created if it does not exist.
-        files (`Sequence[str]`): Patterns of the files to publish, relative to the folder; `*` matches folders as well.
-        kind (`str`, defaults to `"model"`): `"model"` or `"dataset"`.
+        kind (`str`, defaults to `"model"`): `"model"`, `"dataset"` or `"space"` (of Docker).
         public (`bool`, defaults to `False`): Whether a repository that is created is public.
         replace (`Sequence[str]`): Patterns of the files to delete on the Hub if they are not published again, such as
             shards of an earlier build.
@@ -47,32 +69,50 @@ def publish_folder(
         token (`str`, *optional*): Token of the Hub; by default that of `hf auth login` or `HF_TOKEN`.
 
     Returns:
-        `str`: The commit. Where the card holds [`COMMIT`], a second commit puts the first one there.
+        `str`: The last commit. Where the card holds [`COMMIT`], one more puts that one there.
 
     Raises:
-        ValueError: A file seems to hold a key, token or password, or no file has such a name. Nothing is uploaded.
+        ValueError: A file seems to hold a key, token or password. Nothing is uploaded.
     """
-    chosen = files_of(folder, files)
-    if not chosen:
-        raise ValueError(f"{folder} has none of {', '.join(files)}. There is nothing to publish.")
-    with TemporaryDirectory() as copies:
-        contents = portable_copies(folder, chosen, Path(copies))
-        refuse_secrets(contents)
-        api = HfApi(token=token)
-        name = api.create_repo(name, repo_type=kind, private=not public, exist_ok=True).repo_id
-        there = api.list_repo_files(name, repo_type=kind, revision=revision) if replace else []
-        gone = [file for file in there if file not in contents and any(fnmatch(file, one) for one in replace)]
-        operations: list[Any] = [
-            *(CommitOperationAdd(file, str(path)) for file, path in contents.items()),
-            *(CommitOperationDelete(file) for file in gone),
-        ]
-        where: dict[str, Any] = {"repo_type": kind, "revision": revision}
-        commit = api.create_commit(name, operations, commit_message=message, **where).oid
-        card = contents["README.md"].read_text(encoding="utf-8") if "README.md" in contents else ""
-        if COMMIT in card:
-            again = CommitOperationAdd("README.md", card.replace(COMMIT, commit).encode())
-            api.create_commit(name, [again], commit_message="Name the commit in the card", **where)
-        return commit
+    refuse_secrets(contents)
+    api = HfApi(token=token)
+    sdk = {"space_sdk": "docker"} if kind == "space" else {}
+    name = api.create_repo(name, repo_type=kind, private=not public, exist_ok=True, **sdk).repo_id
+    where: dict[str, Any] = {"repo_type": kind, "revision": revision}
+    there = set(api.list_repo_files(name, **where))
+    *parts, last = in_parts(contents, there)
+    for part in parts:
+        added = [CommitOperationAdd(file, str(contents[file])) for file in part]
+        api.create_commit(name, added, commit_message=f"{message} ({len(part)} files of many)", **where)
+    gone = [file for file in there if file not in contents and any(fnmatch(file, one) for one in replace)]
+    operations: list[Any] = [
+        *(CommitOperationAdd(file, str(contents[file])) for file in last),
+        *(CommitOperationDelete(file) for file in gone),
+    ]
+    commit = api.create_commit(name, operations, commit_message=message, **where).oid
+    card = contents["README.md"].read_text(encoding="utf-8") if "README.md" in contents else ""
+    if COMMIT in card:
+        again = CommitOperationAdd("README.md", card.replace(COMMIT, commit).encode())
+        api.create_commit(name, [again], commit_message="Name the commit in the card", **where)
+    return commit
+
+
+def in_parts(contents: Mapping[str, Path], there: Collection[str]) -> list[list[str]]:
+    """Divide files into those of each commit: large ones with new names, and last all others."""
+    sizes = {file: path.stat().st_size for file, path in contents.items()}
+    if len(sizes) <= PART_FILES and sum(sizes.values()) <= PART_BYTES:
+        return [list(sizes)]
+    parts: list[list[str]] = [[]]
+    taken = 0
+    for file in sizes:
+        if file.endswith(LARGE) and file not in there:
+            if parts[-1] and (len(parts[-1]) == PART_FILES or taken + sizes[file] > PART_BYTES):
+                parts.append([])
+                taken = 0
+            parts[-1].append(file)
+            taken += sizes[file]
+    early = {file for part in parts for file in part}
+    return [*filter(None, parts), [file for file in sizes if file not in early]]
 
 
 def files_of(folder: str | os.PathLike, patterns: Sequence[str]) -> list[str]:

@@ -1,7 +1,8 @@
 """Find keys, tokens and passwords in texts and in the texts of Parquet files before they are published."""
 
+import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,10 @@ def _is_secret(value: str | None) -> bool:
     return value is None or (any(map(str.isdigit, value)) and any(map(str.isalpha, value)))
 
 
-def refuse_secrets(files: dict[str, Path]) -> None:
+def refuse_secrets(files: Mapping[str, Path]) -> None:
     """
-    Check files before they are published: texts by lines, and the texts in Parquet files by rows. Other files that are
-    no UTF-8 text, such as weights and pictures, are not read to the end.
+    Check files before they are published: texts by lines, the texts in Parquet files by rows, and those in the header of
+    safetensors files. Other files that are no UTF-8 text, such as weights and pictures, are not read to the end.
 
     Args:
         files (`dict[str, Path]`): Name on the Hub -> file.
@@ -60,12 +61,13 @@ def refuse_secrets(files: dict[str, Path]) -> None:
     for name, path in files.items():
         with open(path, "rb") as file:
             start = file.read(8192)
-        parquet = start.startswith(b"PAR1")
-        if b"\0" in start and not parquet:
+        parquet, safetensors = start.startswith(b"PAR1"), path.suffix == ".safetensors"
+        if b"\0" in start and not parquet and not safetensors:
             continue
         try:
             with open(path, encoding="utf-8") as text:
-                found = next(find_secrets(_text_rows(path) if parquet else text), None)
+                lines = _text_rows(path) if parquet else _header_texts(path) if safetensors else text
+                found = next(find_secrets(lines), None)
         except UnicodeDecodeError:
             continue
         except pa.ArrowInvalid as error:
@@ -85,6 +87,21 @@ def _text_rows(path: Path) -> Iterator[str]:
         for batch in file.iter_batches(columns=texts):
             for row in batch.to_pylist():
                 yield "\n".join(_strings(row))
+
+
+def _header_texts(path: Path) -> Iterator[str]:
+    """Yield the texts in the header of a safetensors file, such as the facts of a gallery's images."""
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        try:
+            metadata = json.loads(file.read(min(size, path.stat().st_size))).get("__metadata__", {})
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f"{path} is damaged ({error}). Nothing was uploaded. Write it again.") from error
+    for text in metadata.values():
+        try:
+            yield from _strings(json.loads(text))
+        except ValueError:
+            yield text
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -4,7 +4,10 @@ import json
 import os
 
 import pytest
+import torch
 from datasets import Features, Value
+from huggingface_hub.errors import HfHubHTTPError
+from safetensors.torch import save_file
 
 from contextcir.data.hub import COMMIT, publish_folder, upload_dataset
 from contextcir.data.parquet import write_parquet
@@ -31,7 +34,7 @@ def folder(tmp_path):
     for name, content in {
         "README.md": "# Model\n",
         "training.json": "{}",
-        "model.safetensors": "weights\0",
+        "model.safetensors": "\2\0\0\0\0\0\0\0{}",
         "figures/retrieval_grid.png": "\0",
         ".env": f"HF_TOKEN={HF}",
         "notes.txt": "notes",
@@ -159,6 +162,55 @@ def test_shards_of_an_earlier_build_are_removed(hub, folder):
     (folder / "train-1.parquet").unlink()
     upload_dataset(folder, "tester/data")
     assert sorted(hub.files("dataset", "tester/data")) == ["README.md", "train-0.parquet"]
+
+
+@pytest.mark.fault("E11", "an upload that broke off goes on with the same command, and uploads only what is missing")
+def test_a_large_upload_goes_on(hub, tmp_path, monkeypatch):
+    """The card and what is replaced come last, so that a reader meanwhile finds the old state whole."""
+    monkeypatch.setattr("contextcir.data.hub.PART_FILES", 3)
+    publish_folder(write_shards(tmp_path / "old", [0], "old"), "tester/data", kind="dataset", files=ALL)
+    before = dict(hub.files("dataset", "tester/data"))
+    folder = write_shards(tmp_path / "new", range(8), "new")
+    hub.commits_left, hub.uploaded = 2, []
+    with pytest.raises(HfHubHTTPError):
+        publish_folder(folder, "tester/data", kind="dataset", files=ALL)
+    meanwhile = hub.files("dataset", "tester/data")
+    assert {name: meanwhile[name] for name in before} == before  # nothing of it has been replaced
+    assert sorted(set(meanwhile) - set(before)) == [f"shards/{number}.safetensors" for number in range(1, 7)]
+    hub.commits_left, sent = None, len(hub.uploaded)
+    publish_folder(folder, "tester/data", kind="dataset", files=ALL)
+    assert sent + len(hub.uploaded[sent:]) == 8 == len(set(hub.uploaded))  # each shard once
+    found = hub.files("dataset", "tester/data")
+    assert found == {name: (folder / name).read_bytes() for name in found} and len(found) == 9
+    commits = hub.commits["dataset", "tester/data"]
+    publish_folder(folder, "tester/data", kind="dataset", files=ALL)
+    assert hub.commits["dataset", "tester/data"] == commits and len(hub.uploaded) == 8
+
+
+def test_a_small_upload_is_one_commit(hub, folder):
+    publish_folder(folder, "tester/model", files=FILES)
+    assert hub.commits["model", "tester/model"] == 1
+
+
+ALL = ("README.md", "shards/*")
+
+
+def write_shards(folder, numbers, text):
+    (folder / "shards").mkdir(parents=True)
+    (folder / "README.md").write_text(f"# {text}\n")
+    for number in numbers:
+        save_file({"a": torch.full((3,), number)}, folder / "shards" / f"{number}.safetensors", {"by": text})
+    return folder
+
+
+@pytest.mark.fault("E12", "texts in the header of a safetensors file are looked through before it is published")
+@pytest.mark.parametrize("kind", SECRETS)
+def test_secrets_in_safetensors(hub, tmp_path, kind):
+    header = json.dumps({"facts": {"note": ["a red mug", SECRETS[kind]]}})
+    save_file({"a": torch.zeros(2)}, tmp_path / "shard.safetensors", {"header": header})
+    with pytest.raises(ValueError, match=f"shard.safetensors, .*{kind}"):
+        publish_folder(tmp_path, "tester/data", files=["*.safetensors"], kind="dataset")
+    assert not hub.repos
 
 
 def test_damaged_parquet_is_named(hub, folder):

@@ -15,6 +15,7 @@ def test_published_files(tmp_path, monkeypatch):
     def train(args, argv):
         for name in (ADAPTER, "reformulation.txt", "README.md", "tokenizer.json", "training_args.bin", ".env"):
             (tmp_path / "out" / name).write_text("x")
+        (tmp_path / "out" / ADAPTER).write_bytes((2).to_bytes(8, "little") + b"{}")
         (tmp_path / "out" / RECORD).write_text(json.dumps({"base_model": str(tmp_path / "lm")}))
         (tmp_path / "out" / CONFIG).write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "lm")}))
         return {}
