@@ -20,7 +20,8 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.modeling_utils import load_state_dict
-from transformers.utils import logging
+from transformers.utils import cached_file, logging
+from transformers.utils.hub import extract_commit_hash
 
 logger = logging.get_logger(__name__)
 
@@ -123,6 +124,13 @@ def load_whole(load: Any, name_or_path: str | PathLike, *args: Any, **kwargs: An
 def hub_options(kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return those arguments of `from_pretrained` that say where files are."""
     return {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+
+
+def commit_of(name_or_path: str | PathLike, **where: Any) -> str | None:
+    """Return the commit of the config of a model on the Hub, which is that of its weights; `None` for a folder."""
+    if Path(name_or_path).is_dir():
+        return None
+    return extract_commit_hash(cached_file(str(name_or_path), "config.json", **where), None)
 
 
 def empty_text_of_tokenizer(

@@ -12,7 +12,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
-from .clip_loading import check_tokenizer, empty_text_of_tokenizer, hub_options, load_clip, load_whole
+from .clip_loading import check_tokenizer, commit_of, empty_text_of_tokenizer, hub_options, load_clip, load_whole
 from .sentence_transformers_files import write_sentence_transformers_files
 
 MAX_LOG_SCALE = 4.60517  # ln 100, rounded down: CLIP's bound
@@ -77,6 +77,8 @@ class CLIPBasedModel(PreTrainedModel):
         where = hub_options(kwargs)  # transformers takes some of them out
         model, info = load_whole(super().from_pretrained, name, *args, **kwargs)
         check_tokenizer(model.config, name, **where)
+        # By it a gallery names who embedded it. transformers keeps the commit no longer.
+        model.config._commit_hash = getattr(model.config, "_commit_hash", None) or commit_of(name, **where)
         return (model, info) if with_info else model
 
     @classmethod
