@@ -29,7 +29,7 @@ class GalleryArguments:
     _argument_group_name = "Gallery"
 
     action: Literal["info", "add", "remove", "verify", "merge"] = HfArg(help="What to do.")
-    gallery: str = HfArg(help="Folder of the gallery (of the new one, to merge).")
+    gallery: str = HfArg(help="Folder of the gallery (of the new one, to merge); or hf://user/name.")
     images: str | None = HfArg(default=None, help="To add: folder, text file of paths, or data set.")
     ids: list[str] | None = HfArg(default=None, help="To remove: ids of images.")
     galleries: list[str] | None = HfArg(default=None, help="To merge: galleries of one model.")
@@ -47,10 +47,13 @@ def main(argv: Sequence[str]) -> int:
     kinds = (GalleryArguments, EncoderChoice)
     args, choice = CommandParser(kinds, "contextcir gallery", __doc__, ("action", "gallery", "images")).parse(argv)
     from contextcir.retrieval.store.changes import faults, merge, require
+    from contextcir.retrieval.store.hub import PREFIX, fetch
     from contextcir.retrieval.store.operations import Outcome, add_images, remove_images
     from contextcir.retrieval.store.sources import Sources, find_source, open_source
 
-    folder = Path(args.gallery)
+    if args.gallery.startswith(PREFIX) and args.action not in ("info", "verify"):
+        raise ValueError(f"{args.gallery} is on the Hub, and stays as it is. {args.action} works on a local folder.")
+    folder = fetch(args.gallery)
     if args.action == "merge":
         manifest = merge([Path(one) for one in args.galleries], folder)
         return report(Outcome(manifest, 0, None, {}), args.gallery)

@@ -52,11 +52,14 @@ class ModelChoice:
             raise ValueError("Give --model: a folder of a run, or a name on the Hub.")
         logging.disable_progress_bar()
         device = torch.device(self.device) if self.device else own_device()
+        # The commit that made the gallery, unless another model is asked for: a later one would be refused.
+        pinned = made_by.revision if made_by and self.model is None and not os.path.exists(name) else None
         autocast = AUTOCAST[self.autocast] if self.autocast else (made_by.autocast if made_by else None)
         draft = {"draft_side": made_by.draft_side if made_by else None}
         return load_encoder(
-            name,
+            f"hf://{name}" if pinned else name,
             device,
+            revision=pinned,
             autocast=getattr(torch, autocast) if autocast else None,
             strict_device=self.device is not None,
             reading=lambda processor: draft | self.reading(processor, device),

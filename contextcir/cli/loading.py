@@ -54,6 +54,7 @@ def load_encoder(
     name: str,
     device: torch.device,
     *,
+    revision: str | None = None,
     autocast: torch.dtype | None = None,
     strict_device: bool = False,
     reading: Callable[[Any], Mapping[str, Any]] | None = None,
@@ -65,6 +66,7 @@ def load_encoder(
     Args:
         name (`str`): Folder or Hub name.
         device (`torch.device`): Where it runs.
+        revision (`str`, *optional*): Commit of a model on the Hub.
         autocast (`torch.dtype`, *optional*): Embed under autocast to this type.
         strict_device (`bool`, defaults to `False`): Refuse a device that onnxruntime cannot use, instead of taking the
             CPU with a warning.
@@ -76,7 +78,7 @@ def load_encoder(
     """
     exported = read_record(locate(name))
     if exported is None:
-        model, processor = load_model(name, device)
+        model, processor = load_model(name, device, revision)
         more = reading(processor) if reading else {}
         retriever = DenseRetriever.from_model(model, processor, autocast=autocast, **options, **more)
         return Encoder(model, processor, retriever)
@@ -90,9 +92,9 @@ def load_encoder(
     return Encoder(None, processor, OnnxEncoder(locate(name), processor, where, **options, **more))
 
 
-def load_model(name: str, device: torch.device):
+def load_model(name: str, device: torch.device, revision: str | None = None):
     """
-    Load a model that embeds queries, in float32, and its processor.
+    Load a model that embeds queries, in float32, and its processor; of one on the Hub, the commit `revision`.
 
     Raises:
         `ValueError`: The model does not embed queries, or is an exported one.
@@ -100,13 +102,13 @@ def load_model(name: str, device: torch.device):
     name = locate(name)
     if (exported := read_record(name)) is not None:
         raise ValueError(f"{name} is an export of {exported['model']}, and the model itself is needed here.")
-    model = AutoModel.from_pretrained(name, dtype=torch.float32).to(device)
+    model = AutoModel.from_pretrained(name, revision=revision, dtype=torch.float32).to(device)
     if not isinstance(model, RetrievalModel):
         raise ValueError(
             f"{name} is a {type(model).__name__}, which has no get_query_features. To measure a CLIP model, give"
             f" --baselines --clip {name}."
         )
-    return model, AutoProcessor.from_pretrained(name)
+    return model, AutoProcessor.from_pretrained(name, revision=revision)
 
 
 def find_clip(name: str) -> str:

@@ -1,11 +1,11 @@
 """Publish a trained model, with what has been measured and drawn since its training in the card.
 
-    contextcir publish runs/mine my-name/mine
+    contextcir publish model runs/mine my-name/mine
 
 Before, `contextcir benchmark --retriever runs/mine ... --output runs/mine/metrics.json` and `contextcir visualize
 --run runs/mine ...` give the card its intervals and its picture.
 
-The repository is private unless `--hub_public`. Published are weights, configs, processor, tokenizer, code, card,
+The repository is private unless `--public`. Published are weights, configs, processor, tokenizer, code, card,
 `training.json`, `metrics.json` and figures, and nothing else that lies in the folder. Paths of this machine are made
 relative, or replaced by names on the Hub. A key or token in one of the files ends the command before anything is
 uploaded. `contextcir train --push_to_hub` does the same at the end of a training.
@@ -29,16 +29,18 @@ class PublishArguments:
 
     folder: str = HfArg(help="Output folder of `contextcir train`.")
     name: str = HfArg(help="Hub name, such as my-name/my-model.")
-    hub_public: bool = HfArg(default=False, help="Publish the model for everybody to see.")
-    hub_license: str | None = HfArg(
-        default=None, help="Licence in the card; by default that of the base model's card, or other."
+    public: bool = HfArg(default=False, aliases=["--hub_public"], help="Publish the model for everybody to see.")
+    license: str | None = HfArg(
+        default=None,
+        aliases=["--hub_license"],
+        help="Licence in the card; by default that of the base model's card, or other.",
     )
     branch: str | None = HfArg(default=None, help="Branch to publish to; by default main.")
 
 
 def main(argv: Sequence[str]) -> str:
     """Render the card and publish the folder. Returns the commit."""
-    parser = CommandParser([PublishArguments], "contextcir publish", __doc__, ("folder", "name"))
+    parser = CommandParser([PublishArguments], "contextcir publish model", __doc__, ("folder", "name"))
     (args,) = parser.parse(argv)
     from contextcir.data.hub import COMMIT
     from contextcir.runtime.locations import shipped
@@ -47,9 +49,9 @@ def main(argv: Sequence[str]) -> str:
 
     record, config = (read(Path(args.folder, name)) for name in ("training.json", "config.json"))
     template = shipped(f"model_cards/{config.get('model_type')}_template.md")
-    options = {"title": args.name.split("/")[-1], "hub_name": args.name, "licence": args.hub_license}
+    options = {"title": args.name.split("/")[-1], "hub_name": args.name, "licence": args.license}
     render_card(args.folder, record, template, revision=COMMIT, **options)
-    commit = publish_model(args.folder, args.name, public=args.hub_public, revision=args.branch)
+    commit = publish_model(args.folder, args.name, public=args.public, revision=args.branch)
     render_card(args.folder, record, template, revision=commit, **options)
     print(f"Published: {args.name}, commit {commit}")
     return commit
@@ -63,9 +65,3 @@ def read(path: Path) -> dict:
         raise ValueError(
             f"{path} cannot be read ({error}). Give the output folder of `contextcir train`, which holds it."
         ) from error
-
-
-if __name__ == "__main__":
-    from contextcir.cli.main import script
-
-    script("publish")

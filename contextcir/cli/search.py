@@ -28,7 +28,7 @@ class SearchArguments:
 
     _argument_group_name = "Search"
 
-    gallery: str = HfArg(help="Folder of the gallery.")
+    gallery: str = HfArg(help="Folder of the gallery, or hf://user/name@REVISION for one on the Hub.")
     image: str | None = HfArg(default=None, help="Reference image: a file, or the id of one in the gallery.")
     text: str = HfArg(default="", help="What should be different.")
     k: int = HfArg(default=10, aliases=["-k"], help="Number of results.")
@@ -63,10 +63,12 @@ def main(argv: Sequence[str]) -> Found:
     from contextcir.retrieval.base import Gallery
     from contextcir.retrieval.filters import parse_filters
     from contextcir.retrieval.store.changes import require
+    from contextcir.retrieval.store.hub import fetch
 
     where = parse_filters(args.filter or [])
-    retriever = choice.retriever(require(Path(args.gallery)).encoder)
-    gallery = Gallery.open(args.gallery, retriever)
+    folder = fetch(args.gallery)
+    retriever = choice.retriever(require(folder).encoder)
+    gallery = Gallery.open(folder, retriever)
     engine.open(gallery)
     exclude = [args.image] if args.image in gallery.positions else []
     start = time.perf_counter()

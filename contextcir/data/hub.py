@@ -50,8 +50,8 @@ def publish_files(
     token: str | None = None,
 ) -> str:
     """
-    Publish files as they are: in one commit, or large ones in several. After an interruption the same call goes on: what
-    the Hub has is not uploaded again.
+    Publish files as they are: in one commit, or large ones in several. After an interruption the same call goes on:
+    what the Hub has is not uploaded again.
 
     Of a large upload, files whose names are new come first, a part of them with each commit. All others come last, in
     one commit: cards, configs, manifests and what is replaced or deleted. So whoever reads meanwhile finds what was
@@ -76,8 +76,8 @@ def publish_files(
     """
     refuse_secrets(contents)
     api = HfApi(token=token)
-    sdk = {"space_sdk": "docker"} if kind == "space" else {}
-    name = api.create_repo(name, repo_type=kind, private=not public, exist_ok=True, **sdk).repo_id
+    sdk = "docker" if kind == "space" else None
+    name = api.create_repo(name, repo_type=kind, private=not public, exist_ok=True, space_sdk=sdk).repo_id
     where: dict[str, Any] = {"repo_type": kind, "revision": revision}
     there = set(api.list_repo_files(name, **where))
     *parts, last = in_parts(contents, there)
@@ -95,6 +95,11 @@ def publish_files(
         again = CommitOperationAdd("README.md", card.replace(COMMIT, commit).encode())
         api.create_commit(name, [again], commit_message="Name the commit in the card", **where)
     return commit
+
+
+def commit_of(name: str, kind: str, revision: str | None = None, token: str | None = None) -> str:
+    """Return the commit of a repository that a branch or tag, by default the main one, names."""
+    return str(HfApi(token=token).repo_info(name, repo_type=kind, revision=revision).sha)
 
 
 def in_parts(contents: Mapping[str, Path], there: Collection[str]) -> list[list[str]]:

@@ -49,8 +49,8 @@ def _is_secret(value: str | None) -> bool:
 
 def refuse_secrets(files: Mapping[str, Path]) -> None:
     """
-    Check files before they are published: texts by lines, the texts in Parquet files by rows, and those in the header of
-    safetensors files. Other files that are no UTF-8 text, such as weights and pictures, are not read to the end.
+    Check files before they are published: texts by lines, the texts in Parquet files by rows, and those in the header
+    of safetensors files. Other files that are no UTF-8 text, such as weights and pictures, are not read to the end.
 
     Args:
         files (`dict[str, Path]`): Name on the Hub -> file.

@@ -125,7 +125,7 @@ class Gallery:
         Open a stored gallery.
 
         Args:
-            folder (`str` or `os.PathLike`): Its folder.
+            folder (`str` or `os.PathLike`): Its folder; or `hf://user/name@REVISION` for one on the Hub.
             retriever ([`~contextcir.retrieval.dense.DenseRetriever`], *optional*): Embeds queries. It must have the
                 model that the gallery was embedded by.
 
@@ -136,8 +136,9 @@ class Gallery:
             `StoreError`: There is no gallery, it is damaged, or another model made it (both are named).
         """
         from contextcir.retrieval.store.gallery import StoredGallery
+        from contextcir.retrieval.store.hub import fetch
 
-        return StoredGallery.load(folder, retriever)
+        return StoredGallery.load(fetch(folder), retriever)
 
     def embeds_by(self, retriever: "DenseRetriever") -> "Rows | None":
         """The embeddings that the gallery has, `(len(self), dim)`. One in memory has none."""

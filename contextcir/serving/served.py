@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from contextcir.data.portable import portable_path
 from contextcir.retrieval.store.gallery import StoredGallery
 from contextcir.retrieval.store.layout import MANIFEST, StoreError
 from contextcir.serving.schemas import Choice, Column, Example
@@ -111,8 +112,9 @@ class GalleryFacts:
 
     @property
     def name(self) -> str:
-        """Name of its folder, without where that is."""
-        return self.gallery.folder.absolute().name
+        """Name of its folder, without where that is, or its name on the Hub."""
+        folder = self.gallery.folder.absolute()
+        return portable_path(str(folder), folder)
 
     @property
     def model(self) -> str:

@@ -34,7 +34,7 @@ def test_every_command_has_help(name, capsys):
     except SystemExit as end:
         assert end.code == 0
     text = capsys.readouterr().out
-    assert f"contextcir {name}" in text and ("Example:" in text or name == "data")
+    assert f"contextcir {name}" in text and ("Example:" in text or name in ("data", "publish"))
 
 
 def test_all_options_of_training_are_listed_on_request(capsys):

@@ -266,7 +266,7 @@ class _StoredImages(Sequence):
     def __getitem__(self, place: Any) -> Any:
         try:
             return self.gallery.sources.image(self.ids[place])
-        except StoreError as error:
+        except (StoreError, OSError) as error:  # the latter of a data set that cannot be reached
             raise ImageError(f"gallery image {self.ids[place]!r}: {error}") from error
 
 

@@ -21,6 +21,7 @@ from contextcir.retrieval.store.layout import StoreError
 
 METADATA_FILES = ("metadata.csv", "metadata.jsonl")  # as `datasets` reads an image folder, with a column file_name
 DATA_FILES = (".parquet", ".arrow", ".tar")  # a folder that has such files is a data set; tar is WebDataset
+UNPUBLISHED = "unpublished"  # kind of a source that a published gallery does not tell
 SCALARS = (str, int, float, bool)
 Facts = Mapping[str, Any]  # column -> `str`, `int`, `float`, `bool` or `None`
 
@@ -202,6 +203,8 @@ def open_source(description: Mapping[str, Any]) -> Source:
     kind, facts = description["kind"], {key: value for key, value in description.items() if key != "kind"}
     if kind == "memory":
         raise StoreError("The gallery was built from an object in memory, which is gone: its images are not at hand.")
+    if kind == UNPUBLISHED:
+        raise StoreError("The images of this gallery were not published with it.")
     if kind == "folder":
         return FolderSource(facts["path"])
     if kind == "files":
