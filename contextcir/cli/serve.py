@@ -7,8 +7,9 @@
         --base_url http://localhost:8000/v1 --free
 
 Only this machine reaches the server, unless `--public` is given. Then every request needs a token, which is printed
-as part of the page's address; put a proxy with TLS in front of it. Uploads are held in memory until they are answered,
-and nothing that a user types or chooses is logged.
+as part of the page's address; put a proxy with TLS in front of it. `--anonymous` asks for none: it is for a Space, or
+for a proxy that asks who it is (`contextcir publish space`). Uploads are held in memory until they are answered, and
+nothing that a user types or chooses is logged.
 
 The gallery may be rebuilt meanwhile: the server changes over when the new generation is whole. The page shows where
 the model looks for noun phrases if the model has such maps and the extra `parse` is installed. It re-ranks by
@@ -24,7 +25,6 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from transformers.hf_argparser import HfArg
@@ -46,12 +46,20 @@ class ServeArguments:
 
     _argument_group_name = "Server"
 
-    gallery: str = HfArg(help="Folder of the gallery.")
+    gallery: str = HfArg(help="Folder of the gallery, or hf://user/name@REVISION for one on the Hub.")
     threads: int | None = HfArg(default=None, help="CPU threads of the model; by default all cores.")
-    host: str = HfArg(default=LOOPBACK, help="Address to listen on. Another one than this machine's needs --public.")
+    host: str | None = HfArg(
+        default=None, help=f"Address to listen on (default: {LOOPBACK}, with --public {EVERYWHERE})."
+    )
     port: int = HfArg(default=8080, help="Port; 0: any free one.")
-    public: bool = HfArg(default=False, help=f"Let other machines in, with a token (by default on {EVERYWHERE}).")
+    public: bool = HfArg(default=False, help="Let other machines in, with a token.")
     token: str | None = HfArg(default=None, help="Token that requests must carry; with --public one is made.")
+    anonymous: bool = HfArg(
+        default=False, help="With --public: ask for no token. For a Space, or behind a proxy that asks who it is."
+    )
+    framed_by: list[str] | None = HfArg(
+        default=None, help="Sites that may show the page in a frame, such as https://huggingface.co (default: none)."
+    )
     examples: str | None = HfArg(
         default=None, help='File of lines {"id": ..., "text": ...} that the page begins with.'
     )
@@ -60,12 +68,12 @@ class ServeArguments:
     log_requests: bool = HfArg(default=False, help="Print method, route, status and time of each request.")
 
     def __post_init__(self):
-        local = self.host in (LOOPBACK, "localhost", "::1")
-        if self.public and local:
-            self.host = EVERYWHERE
-        elif not self.public and not local:
+        self.host = self.host or (EVERYWHERE if self.public else LOOPBACK)
+        if not self.public and self.host not in (LOOPBACK, "localhost", "::1"):
             raise ValueError(f"Other machines reach {self.host}: give --public, which asks them for a token.")
-        if self.public and self.token is None:
+        if self.anonymous and (not self.public or self.token is not None):
+            raise ValueError("--anonymous goes with --public and without --token: it lets everybody in.")
+        if self.public and not self.anonymous and self.token is None:
             self.token = secrets.token_urlsafe(24)
         if not 0 <= self.port <= 65535 or (self.threads is not None and self.threads < 1):
             raise ValueError(f"Got port {self.port} and threads {self.threads}, expected 0 to 65535 and at least 1.")
@@ -83,7 +91,13 @@ def main(argv: Sequence[str]) -> int:
     check(scope, servers)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     logging.getLogger("contextcir.serving").setLevel(logging.INFO if args.log_requests else logging.ERROR)
-    settings = Settings(token=args.token, hosts=None if args.public else OWN_NAMES, queue=args.queue, batch=args.batch)
+    settings = Settings(
+        token=args.token,
+        hosts=None if args.public else OWN_NAMES,
+        frames=tuple(args.framed_by or ()),
+        queue=args.queue,
+        batch=args.batch,
+    )
     examples = read_examples(args.examples) if args.examples else []
     listening = listen(args.host, args.port)  # before the model is loaded: a port that is taken is known at once
     gallery, abilities = open_gallery(args, choice, engine)
@@ -102,13 +116,15 @@ def open_gallery(args: ServeArguments, choice: ModelChoice, engine: EngineChoice
 
     from contextcir.retrieval.base import Gallery
     from contextcir.retrieval.store.changes import require
+    from contextcir.retrieval.store.hub import fetch
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    model, processor, retriever = choice.load(require(Path(args.gallery)).encoder)
+    folder = fetch(args.gallery)
+    model, processor, retriever = choice.load(require(folder).encoder)
 
     def open_again() -> Any:
-        gallery = Gallery.open(args.gallery, retriever)
+        gallery = Gallery.open(folder, retriever)
         engine.open(gallery)
         return gallery
 
@@ -182,7 +198,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def address(args: ServeArguments, listening: socket.socket) -> str:
     """The address of the page, with the token if there is one."""
-    host = socket.gethostname() if args.host in (EVERYWHERE, "::") else args.host
+    host = socket.gethostname() if args.host in (EVERYWHERE, "::") else str(args.host)
     host = f"[{host}]" if ":" in host else host
     return f"http://{host}:{listening.getsockname()[1]}/" + (f"#token={args.token}" if args.token else "")
 

@@ -23,6 +23,7 @@ logger = logging.getLogger("contextcir.serving")
 
 OPEN = ("/", "/health", "/openapi.json")  # without a token; and the files of the page
 STATIC = "/static/"
+NOBODY = "'none'"
 HEADERS = {
     "Content-Security-Policy": "; ".join(
         [
@@ -33,16 +34,21 @@ HEADERS = {
             "connect-src 'self'",
             "base-uri 'none'",
             "form-action 'none'",
-            "frame-ancestors 'none'",
         ]
     ),
     "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",  # no other site may show the pictures
     "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
+
+
+def headers_of(settings: Settings) -> dict[str, str]:
+    """The headers of every answer. X-Frame-Options knows no list of sites: browsers that have frame-ancestors ignore
+    it."""
+    policy = f"{HEADERS['Content-Security-Policy']}; frame-ancestors {' '.join(settings.frames) or NOBODY}"
+    return HEADERS | {"Content-Security-Policy": policy} | ({} if settings.frames else {"X-Frame-Options": "DENY"})
 
 
 class Guard:
@@ -57,6 +63,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, settings: Settings, observe: Callable[[str, int, float], None]):
         self.app, self.settings, self.observe = app, settings, observe
+        self.headers = headers_of(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -69,7 +76,7 @@ class Guard:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
+                for name, value in self.headers.items():
                     headers[name] = value
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
@@ -103,7 +110,9 @@ class Guard:
         if self.settings.hosts is not None and _name(host) not in self.settings.hosts:
             raise RefusedError(421, f"This server is not called {host[:100]!r}, but {', '.join(self.settings.hosts)}.")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        # A proxy may forward under its own name. Pages of other sites cannot set this header: browsers ask us before.
+        names = {host.lower(), headers.get("x-forwarded-host", host).lower()}
+        if origin is not None and urlsplit(origin).netloc.lower() not in names:
             raise RefusedError(403, "Pages of other sites may not ask this server.")
         path = scope["path"]
         if self.settings.token is None or path in OPEN or path.startswith(STATIC):
