@@ -27,6 +27,7 @@ from contextcir.runtime.leaving import leave_with
 from datasets_scripts.publishing import finish, write_card
 
 BENCHMARKS = {"cirr": cirr, "circo": circo, "fashioniq": fashioniq, "lasco": lasco}
+NAMES = {"cirr": "CIRR", "circo": "CIRCO", "fashioniq": "FashionIQ", "lasco": "LaSCo"}
 IMAGES = ("reference_image", "target_image")
 
 
@@ -87,7 +88,8 @@ def main(argv: Sequence[str]) -> dict[str, int]:
         output,
         "published.md",
         splits,
-        header={"license": "other", "tags": ["composed-image-retrieval"]},
+        header={"license": "other", "pretty_name": NAMES[args.benchmark], "tags": ["composed-image-retrieval"]},
+        rows=sum(counts.values()),
         name=args.benchmark,
         description=(module.__doc__ or "").strip().split("\n\n")[0],
         counts=counts,

@@ -119,8 +119,9 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     building.mkdir()
     record = build(args, building)
     splits = {"triplets": ("train", "validation"), **dict.fromkeys(BENCHMARK_CONFIGS, ("validation", "test"))}
-    header = {"license": "apache-2.0", "tags": ["composed-image-retrieval", "synthetic"]}
-    write_card(building, "scenes.md", splits, header=header, default="triplets", kinds=KINDS, **record)
+    header = {"license": "apache-2.0", "pretty_name": "Scenes", "tags": ["composed-image-retrieval", "synthetic"]}
+    rows = sum(record["counts"].values())
+    write_card(building, "scenes.md", splits, header=header, rows=rows, default="triplets", kinds=KINDS, **record)
     replace_folder(building, output)
 
     for metric, found in record["bounds"].items():

@@ -13,6 +13,7 @@ from contextcir.captions.pipeline import ResultLog
 from contextcir.captions.run import Run
 from contextcir.chat.ledger import Ledger
 from contextcir.chat.prompts import prompts_hash
+from contextcir.data.card_fields import TASKS, size_category
 from contextcir.data.hub import upload_dataset
 from contextcir.data.source_card import inherited
 
@@ -89,8 +90,10 @@ def write_card(
         name (`str`): The title of the card.
     """
     header, text = inherited(report.get("source"), tags=["composed-image-retrieval", "synthetic", report["recipe"]])
+    about = {"language": "en", "pretty_name": name.split("/")[-1], "task_categories": TASKS}
+    about["size_categories"] = [size_category(report["triplets"]["total"])]
     data = DatasetCardData(
-        **{"language": "en"} | header,
+        **about | header,
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "triplets/train-*.parquet"}]}],
         dataset_info={"config_name": "default", **info._to_yaml_dict()},
     )

@@ -93,8 +93,9 @@ def add_to_triplets(args: PhraseArguments, extractor) -> dict[str, dict[str, int
         file = re.sub(r"-\d{5}-of-\d{5}(?=\.parquet$)", "-00000-of-00001", first.name)
         rows = embedded_rows(triplets[split])
         write_parquet(rows, TRIPLET_FEATURES, first.parent, split, file=file, replaces=files)
+    size = sum(found["rows"] for found in counts.values())
     if replaced and folder.resolve() != Path(name).resolve():
-        write_derived_card(folder, folder.resolve().name, note(args, extractor), source=name)
+        write_derived_card(folder, folder.resolve().name, note(args, extractor), source=name, rows=size)
     if args.push_to_hub is not None:
         publish(triplets, args, note(args, extractor))
     return counts

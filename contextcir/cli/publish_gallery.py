@@ -84,7 +84,7 @@ def card(manifest: Any, args: GalleryArguments) -> str:
     from huggingface_hub import DatasetCardData
     from jinja2 import Template
 
-    from contextcir.data.card_fields import size_category
+    from contextcir.data.card_fields import TASKS, size_category
     from contextcir.data.hub import COMMIT
     from contextcir.data.source_card import inherited
     from contextcir.retrieval.store.hub import IMAGES
@@ -96,7 +96,7 @@ def card(manifest: Any, args: GalleryArguments) -> str:
     header = {key: value for key, value in header.items() if key in kept}
     header.setdefault("license", args.license)
     count, title = manifest.count - len(manifest.bad), args.name.split("/")[-1]
-    header |= {"pretty_name": title, "task_categories": ["image-to-image"], "size_categories": [size_category(count)]}
+    header |= {"pretty_name": title, "task_categories": TASKS, "size_categories": [size_category(count)]}
     files = [{"config_name": IMAGES, "data_files": [{"split": "train", "path": f"{IMAGES}/*.parquet"}]}]
     header |= {"configs": files} if args.with_images else {"viewer": False}
     images = f"in `{IMAGES}/`, made smaller" if args.with_images else ", ".join(sources) or "not published"

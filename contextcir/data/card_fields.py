@@ -10,6 +10,7 @@ import re
 from huggingface_hub import DatasetCard
 
 HEADER = ("license", "language", "pretty_name", "task_categories", "size_categories", "tags")
+TASKS = ["image-feature-extraction"]  # of the Hub's tasks, the one that retrieval belongs to
 SIZES = (1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9)
 NAMES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B")
 

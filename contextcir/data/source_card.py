@@ -7,6 +7,8 @@ from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from contextcir.data.card_fields import TASKS, size_category
+
 # Of the header of a source: what describes its files, and not what is in them.
 _OF_FILES = ("configs", "dataset_info", "viewer", "size_categories")
 _MARK = "<!-- the card of the source follows -->"
@@ -66,6 +68,7 @@ def write_derived_card(
     source: str,
     configs: Sequence[dict[str, Any]] | None = None,
     tags: Sequence[str] = ("composed-image-retrieval",),
+    rows: int | None = None,
 ) -> None:
     """
     Write `README.md` of a data set that was made from another one.
@@ -79,8 +82,12 @@ def write_derived_card(
             `datasets` finds the splits by the names of the files. For a local folder, leave them out: with them,
             `datasets` 5.2 takes what it has cached of any folder of that name, whatever the files hold now.
         tags (`Sequence[str]`): Further tags.
+        rows (`int`, *optional*): Number of rows, for the category of its size.
     """
     header, text = inherited(source, tags=tags)
+    header["pretty_name"] = title
+    header.setdefault("task_categories", TASKS)
+    header |= {"size_categories": [size_category(rows)]} if rows else {}
     data = DatasetCardData(**header, configs=configs and list(configs))
     content = f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n{note}\n\n{text}"
     Path(folder, "README.md").write_text(content.rstrip() + "\n", encoding="utf-8")

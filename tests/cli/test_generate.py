@@ -37,6 +37,7 @@ from contextcir.scenes.truth import Truth
 from research import score_scene_captions
 from tests.fake_chat_server import FakeChatServer, Reply, error
 from tests.loopback_hub import LoopbackHub
+from tests.whole_card import check_card
 
 ROOT = Path(__file__).parents[2]
 PAIRS = 8
@@ -173,6 +174,11 @@ def test_the_report_adds_up(done):
     assert report["captions"]["kept"] + sum(report["captions"]["dropped"].values()) == len(captions)
     assert report["requests"]["requests"] == report["requests"]["sends"] == 3 * PAIRS
     assert report["triplets"]["total"] == sum(report["triplets"]["changes"].values())
+
+
+@pytest.mark.fault("E15", "cards of built data sets have what a complete Croissant record needs")
+def test_the_card_is_complete(done):
+    check_card(done)
 
 
 def test_the_card_gives_the_provenance(done):

@@ -5,8 +5,10 @@ import shutil
 
 import pytest
 import yaml
+from datasets import Features, Value
 
 from contextcir.cli import publish
+from contextcir.data.parquet import write_parquet
 from tests.loopback_hub import LoopbackHub
 from tests.training.test_card import METRICS, RECORD
 
@@ -52,3 +54,23 @@ def test_a_folder_without_a_record_is_refused(hub, trained):
     with pytest.raises(ValueError, match="training.json.*contextcir train"):
         publish.main([str(trained), "tester/mine"])
     assert not hub.repos
+
+
+def test_a_data_set_is_published(hub, tmp_path, capsys):
+    folder = tmp_path / "hats"
+    write_parquet([{"id": "a"}], Features({"id": Value("string")}), folder / "triplets", "train")
+    (folder / "notes.txt").write_text("notes")
+    with pytest.raises(ValueError, match="README.md"):
+        publish.main(["dataset", str(folder), "tester/hats"])
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n\n# Hats\n")
+    publish.main(["dataset", str(folder), "tester/hats", "--public"])
+    assert "lacks language, pretty_name" in capsys.readouterr().out
+    assert set(hub.files("dataset", "tester/hats")) == {"README.md", "triplets/train-00000.parquet"}
+    assert not hub.private["dataset", "tester/hats"]
+
+
+def test_old_and_new_words_for_a_model(hub, trained):
+    publish.main(["model", str(trained), "tester/new", "--public", "--license", "mit"])
+    publish.main([str(trained), "tester/old", "--hub_public", "--hub_license", "mit"])
+    new, old = (hub.files("model", f"tester/{name}") for name in ("new", "old"))
+    assert set(new) == set(old) and not hub.private["model", "tester/new"] and not hub.private["model", "tester/old"]

@@ -14,6 +14,7 @@ from PIL import Image
 from contextcir.benchmarks import grocery
 from contextcir.data.triplets import load_triplets
 from datasets_scripts import build_grocery
+from tests.whole_card import check_card
 
 ROOT = Path(__file__).parents[2]
 CIR_DATA_ROOT = os.environ.get("CIR_DATA_ROOT")
@@ -84,6 +85,11 @@ def test_the_triplets(built):
     for row in train:
         assert row["reference_id"].startswith("train/") and row["target_id"].startswith("train/")
         assert label_of(row["reference_id"]) != label_of(row["target_id"])
+
+
+@pytest.mark.fault("E15", "cards of built data sets have what a complete Croissant record needs")
+def test_the_card_is_complete(built):
+    check_card(built)
 
 
 def test_datasets_finds_the_configurations_by_the_card(built):

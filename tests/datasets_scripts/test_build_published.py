@@ -15,6 +15,7 @@ from contextcir.data.triplets import load_triplets
 from datasets_scripts import build_published
 from tests.benchmarks.test_cirr import NAMES, mini  # noqa: F401 (a fixture)
 from tests.loopback_hub import LoopbackHub
+from tests.whole_card import check_card
 
 PUSH_AND_LOAD = """
 import sys
@@ -73,6 +74,11 @@ def test_triplets_can_be_trained_on(built):
     triplets = load_triplets(str(output / "triplets"), "train", require_noun_phrases=False)
     assert triplets["id"] == ["100", "101", "102", "103"]
     assert triplets[2]["target_image"]["bytes"] == (root / "dev" / f"{NAMES[3]}.png").read_bytes()
+
+
+@pytest.mark.fault("E15", "cards of built data sets have what a complete Croissant record needs")
+def test_the_card_is_complete(built):
+    check_card(built[1])
 
 
 def test_the_card_names_source_licence_and_counts(built):
