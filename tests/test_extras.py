@@ -17,7 +17,7 @@ LOGGERS = {
     "tensorboard",
     "trackio",
     "wandb",
-}  # for `report_to`, at the user's choice: not part of `make install`, nor pinned
+}  # for `report_to`: not part of `make install`, nor pinned
 UNREACHABLE = re.compile(r"NewConnectionError|ConnectTimeoutError|NameResolutionError|ProxyError|ReadTimeoutError")
 
 
