@@ -86,6 +86,9 @@ class BenchmarkArguments:
         default=None, help="Measure the model with its gallery in one byte or bit a dimension, too."
     )
     autocast: Literal["no", "bf16", "fp16"] = HfArg(default="no", help="Precision to encode in.")
+    truncate_dim: int | None = HfArg(
+        default=None, help="Numbers of an embedding of the model that are kept; by default all."
+    )
 
     def __post_init__(self):
         if self.retriever is None and not (self.baselines and self.clip):
@@ -134,6 +137,9 @@ def check(choice: BenchmarkChoice, args: BenchmarkArguments, scope_args, server_
     uses_clip = args.baselines or args.retriever in (*ZERO_SHOT, *CHAT)
     if args.clip and not uses_clip:
         raise ValueError(f"--clip has no effect with --retriever {args.retriever} and without --baselines.")
+    embeds = args.retriever and args.retriever not in CHAT and kind_of(args.retriever) in ("own", "st")
+    if args.truncate_dim and not embeds:
+        raise ValueError("--truncate_dim is for a model of this library or of sentence-transformers.")
     if args.submission and args.missing == "skip":
         raise ValueError("A submission needs all queries and images: leave out --missing skip.")
     if args.retriever in CHAT and not scope_args.trace:
@@ -251,7 +257,8 @@ def retrievers(
         for label, retriever in method(*scope, clip or PAPER_CLIP, device, options, record.facts):
             yield Entry(label, retriever, {"spec": args.retriever, "clip": scope[0].rerank or clip})
     elif args.retriever:
-        entry = build(args.retriever, how, clip, device, dict(options))
+        cut = {"truncate_dim": args.truncate_dim} if args.truncate_dim else {}
+        entry = build(args.retriever, how, clip, device, options | cut)
         yield entry
         if args.index:
             if not isinstance(entry.retriever, DenseRetriever) or how.compose == "product":

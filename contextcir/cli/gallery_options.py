@@ -27,6 +27,10 @@ class ModelChoice:
         default=None, help="cpu, cuda or cuda:N (default: the accelerator of this process if there is one)."
     )
 
+    truncate_dim: int | None = HfArg(
+        default=None, help="Numbers of an embedding that are kept (default: the gallery's, or all)."
+    )
+
     def retriever(self, made_by: "Identity | None" = None) -> Any:
         """Load the model and make a [`~contextcir.retrieval.dense.DenseRetriever`], see [`ModelChoice.load`]."""
         return self.load(made_by)[2]
@@ -55,14 +59,15 @@ class ModelChoice:
         # The commit that made the gallery, unless another model is asked for: a later one would be refused.
         pinned = made_by.revision if made_by and self.model is None and not os.path.exists(name) else None
         autocast = AUTOCAST[self.autocast] if self.autocast else (made_by.autocast if made_by else None)
-        draft = {"draft_side": made_by.draft_side if made_by else None}
+        own: dict[str, Any] = {"draft_side": made_by.draft_side if made_by else None}
+        own["truncate_dim"] = self.truncate_dim or (made_by.truncate_dim if made_by else None)
         return load_encoder(
             f"hf://{name}" if pinned else name,
             device,
             revision=pinned,
             autocast=getattr(torch, autocast) if autocast else None,
             strict_device=self.device is not None,
-            reading=lambda processor: draft | self.reading(processor, device),
+            reading=lambda processor: own | self.reading(processor, device),
         )
 
     def reading(self, processor: Any, device: Any) -> dict[str, Any]:

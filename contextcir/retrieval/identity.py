@@ -32,6 +32,7 @@ class Identity:
             here so that a difference has a name.
         draft_side (`int`, *optional*): JPEG files are decoded at a reduced size, see
             [`~contextcir.data.images.load_image`].
+        truncate_dim (`int`, *optional*): Embeddings are cut to so many numbers.
     """
 
     model: str
@@ -42,13 +43,15 @@ class Identity:
     autocast: str | None = None
     draft_side: int | None = None
     image_fit: str = "crop"
+    truncate_dim: int | None = None
 
     @property
     def fingerprint(self) -> str:
         """`str`: 32 hex digits. The name of the model counts only where its weights are unknown: a model is the same
         under another name."""
         who = (self.weights,) if self.weights else (self.model, self.revision)
-        return digest([*who, self.processor, self.dtype, self.autocast, self.draft_side])[:32]
+        cut = () if self.truncate_dim is None else (self.truncate_dim,)  # whole ones keep the digests that they had
+        return digest([*who, self.processor, self.dtype, self.autocast, self.draft_side, *cut])[:32]
 
     def difference(self, other: "Identity") -> str:
         """Name what differs from another identity, with both values: `weights 1a2b (runs/a), got 3c4d (runs/b)`."""
