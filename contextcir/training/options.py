@@ -90,6 +90,11 @@ class LossOptions:
         help="Widths, such as 512 256 128 64, at which the first numbers of an embedding are trained to serve as one."
         " The first is the model's own.",
     )
+    hard_negatives: int = HfArg(
+        default=0,
+        help="Mined negatives of each triplet that a step takes, drawn from those that `contextcir mine` has found. "
+        "They are negatives of all queries of the global batch.",
+    )
     learn_temperature: bool = HfArg(default=True, help="Whether the temperature of the contrastive loss is learned.")
     ema_momentum: float | None = HfArg(
         default=None,
