@@ -49,7 +49,7 @@ def cut(batch: Mapping[str, Tensor], size: int) -> list[Chunk]:
     Args:
         batch (`Mapping`): Arguments of the model's `forward`, as from
             [`~contextcir.training.collator.TripletCollator`].
-        size (`int`): Texts of a chunk. It has at most twice as many images.
+        size (`int`): Texts of a chunk. It has at most twice as many images, and its share of mined negatives.
 
     Raises:
         ValueError: The batch holds something else, which cannot be cut.
@@ -60,7 +60,7 @@ def cut(batch: Mapping[str, Tensor], size: int) -> list[Chunk]:
     texts = references.argsort(stable=True).split(size)
     chunks = []
     for rows, chosen in zip(texts, _share_out(targets, [references[rows] for rows in texts]), strict=True):
-        filler = (targets[chosen] if len(chosen) else references[rows])[:1].expand(len(rows) - len(chosen))
+        filler = (targets[chosen] if len(chosen) else references[rows])[:1].expand(max(len(rows) - len(chosen), 0))
         images, places = torch.cat([references[rows], targets[chosen], filler]).unique(return_inverse=True)
         inputs = {name: batch[name][rows] for name in TEXTS if name in batch}
         inputs |= {name: batch[name][images] for name in IMAGES if name in batch}

@@ -8,7 +8,7 @@ from transformers.models.clip.modeling_clip import CLIPAttention
 
 from contextcir.training.adapters import lora_config
 from contextcir.training.grad_cache import cut
-from contextcir.training.trainer import NOT_MODEL_INPUTS
+from contextcir.training.objective import NOT_MODEL_INPUTS
 from tests.models.conftest import IMAGE_QUERIES
 from tests.tiny_triplets import png, triplet, triplets
 from tests.training.conftest import changed, logged, weights

@@ -110,7 +110,7 @@ def test_the_loss_of_a_step_has_them_as_terms(build, mask):
         ("contextcir", {"ema_momentum": 0.5}),
         ("instructcir", {}),
         ("instructcir", {"ema_momentum": 0.5}),
-        ("baseline", {}),
+        ("cir_baseline", {}),
     ],
     ids=str,
 )
@@ -123,6 +123,18 @@ def test_every_model_trains_with_them(build, kind, options):
     assert moved == set(weights(with_them)) - {"combiner_weight"}
     for one, other in zip(logged(plain), logged(with_them), strict=True):
         assert other["loss_contrastive"] > one["loss_contrastive"]  # more terms
+
+
+@pytest.mark.parametrize("options", [{}, {"ema_momentum": 0.5}, {"matryoshka_dims": [20, 10]}], ids=str)
+def test_chunks_give_the_same_step(build, options):
+    data = mined() | {"hard_negatives": 2, "optim": "sgd", "learning_rate": 0.1, **options}
+    whole, chunked = build(**data, output="whole"), build(**data, output="chunked", grad_cache_chunk=3)
+    start = weights(whole)
+    for trainer in (whole, chunked):
+        trainer.train()
+    assert changed(start, weights(whole))
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(weights(chunked)[name], value, atol=1e-5, rtol=1e-4)
 
 
 def test_negatives_that_are_not_used_change_nothing(build):

@@ -225,7 +225,7 @@ def break_loss(monkeypatch):
             calls.append(1)
             return contrastive_loss(*args, **kwargs) * (value if len(calls) == step else 1.0)
 
-        monkeypatch.setattr("contextcir.training.trainer.contrastive_loss", broken)
+        monkeypatch.setattr("contextcir.training.objective.contrastive_loss", broken)
 
     return break_loss
 
