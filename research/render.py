@@ -7,19 +7,17 @@ A part of a page between `<!-- NAME -->` and `<!-- /NAME -->` is written by the 
 JSON files are written by `contextcir benchmark` and `research/bench`; `demo.json` holds the duration of `make demo`.
 """
 
-import json
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from research import reference
 from research.faults import faults
 from research.leaderboard import leaderboard
 from research.mining import mining_parts
+from research.tables import RESULTS, ROOT, goals, provenance, read, source, table
 
-ROOT = Path(__file__).parent.parent
 PAGES = [  # pages with marked parts, relative to the root
     "README.md",
     "docs/api.md",
@@ -31,43 +29,8 @@ PAGES = [  # pages with marked parts, relative to the root
     "docs/search.md",
     "docs/speed.md",
 ]
-RESULTS = ROOT / "docs" / "results"
 STAGES = ("retrieved", "verified", "evaluated")  # of ImageScope
 METRICS = ("recall@1", "recall@5", "recall@10", "recall_subset@1")
-
-
-def read(name: str) -> dict[str, Any]:
-    """Read a file of `docs/results`."""
-    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """Return a Markdown table with the first column aligned left and the others right."""
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def goals(rows: list[dict[str, Any]], column: str = "value") -> str:
-    """Return the table of a bench: measured values and their goals."""
-    cells = [
-        [row["name"], f"{row[column]:.2f}" if row[column] >= 0.1 else f"{row[column]:.2g}", row["goal"]]
-        + [("yes" if row["met"] else "**no**") if row["goal"] else ""]
-        for row in rows
-    ]
-    return table(["", "measured", "goal", "met"], cells)
-
-
-def source(record: dict[str, Any]) -> str:
-    """Return the command and the commit of a record. Records of scripts begin with their name, without `python`."""
-    command = record["command"]
-    python = "python " if command.split()[0].endswith(".py") else ""
-    return f"`{python}{command}` at commit `{record['commit'][:7]}`"
-
-
-def provenance(record: dict[str, Any]) -> str:
-    """Describe in one sentence how a benchmark was measured."""
-    sizes = f"{record['num_queries']:,} queries, gallery of {record['gallery_size']:,}"
-    return f"{sizes}, protocol `{record['protocol_id']}`; {source(record)}."
 
 
 def measured(name: str) -> str:
