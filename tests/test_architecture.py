@@ -20,6 +20,7 @@ FLOORS = (  # from the ground up; `contextcir/__init__.py` names what is public,
     "captions",
     "benchmarks",
     "evaluation",
+    "bridges",
     "visualization",
     "serving",
     "cli",
@@ -32,6 +33,10 @@ HOMES = {  # library -> the only files that may import it
     "lancedb": {"contextcir/retrieval/engines/lance.py"},
     "psycopg": {"contextcir/retrieval/engines/postgres.py"},
     "pgvector": {"contextcir/retrieval/engines/postgres.py"},
+    "onnx": {"contextcir/bridges/onnx_export.py"},
+    "onnx_ir": {"contextcir/bridges/onnx_export.py"},
+    "onnxscript": {"contextcir/bridges/onnx_export.py"},
+    "onnxruntime": {"contextcir/bridges/onnx_export.py", "contextcir/bridges/onnx_encoder.py"},
     "torchvision": set(),
 }
 SERVERS = {"fastapi", "starlette", "uvicorn", "prometheus_client", "python_multipart"}  # of `contextcir/serving`

@@ -39,11 +39,10 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     """Audit a model, write the findings, and return them."""
     choice, args = CommandParser([BenchmarkChoice, AuditArguments], "contextcir audit", __doc__).parse(argv)
     from contextcir.benchmarks.base import evenly_spaced
-    from contextcir.cli.loading import find_clip, load_clip_baselines, load_model
+    from contextcir.cli.loading import find_clip, load_clip_baselines, load_encoder
     from contextcir.evaluation.audit import audit, check_auditable
     from contextcir.evaluation.audit_page import audit_page
     from contextcir.phrases.extractor import NounPhraseExtractor
-    from contextcir.retrieval.dense import DenseRetriever
     from contextcir.runtime.distributed import process_state
     from contextcir.runtime.provenance import provenance
     from contextcir.visualization import audit_figures, save_png
@@ -72,7 +71,7 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
         embeds = image_only.gallery_embeds(gallery)
         return tuple((embeds @ half).cpu().numpy() for half in halves[gallery, query.id])
 
-    composed = DenseRetriever.from_model(*load_model(args.retriever, device), **options)
+    composed = load_encoder(args.retriever, device, **options).retriever
     result = audit(parts, composed, image_only, text_only, similarity, spans)
     record = {
         "retriever": args.retriever,

@@ -108,7 +108,7 @@ def check(choice: BenchmarkChoice, args: BenchmarkArguments, scope_args, server_
 
 def run(choice: BenchmarkChoice, args: BenchmarkArguments, scope: Scope, name: str, output: str | None, command: str):
     """Measure everything that is asked for on one benchmark. Returns the record as a `dict`."""
-    from contextcir.cli.loading import load_model
+    from contextcir.cli.loading import load_encoder
     from contextcir.evaluation.measure import Record
     from contextcir.runtime.distributed import process_state
 
@@ -117,17 +117,18 @@ def run(choice: BenchmarkChoice, args: BenchmarkArguments, scope: Scope, name: s
     if not (record.is_scored or args.submission):
         raise ValueError(f"The targets of {record.facts['protocol_id']} are not public: give --submission.")
     given = [choice, args, *(scope or ())]
-    options = {option: value for some in given for option, value in asdict(some).items()}
-    record.facts |= {"clip": clip, "arguments": options, "command": command}
-    model = load_model(args.retriever, state.device) if args.retriever and not scope else None
-    for label, retriever in retrievers(args, scope, model, clip, record):
+    arguments = {option: value for some in given for option, value in asdict(some).items()}
+    record.facts |= {"clip": clip, "arguments": arguments, "command": command}
+    options = encoding(args)
+    encoder = load_encoder(args.retriever, state.device, **options) if args.retriever and not scope else None
+    for label, retriever in retrievers(args, scope, encoder, options, clip, record):
         rankings = record.add(label, retriever)
         if label == args.retriever and args.submission and state.is_main_process:
             module: Any = benchmark_module(name)
             write_submission(module.submission(record.parts, rankings), Path(args.submission))
     if state.is_main_process:
-        if args.retriever and model:
-            record.add_grounding(args.retriever, *model, batch_size=args.batch_size)
+        if args.retriever and encoder:
+            record.add_grounding(args.retriever, encoder.model, encoder.processor, batch_size=args.batch_size)
         if record.results:
             print(record)
         if output:
@@ -148,32 +149,38 @@ def choose_clip(args: BenchmarkArguments, scope: Scope) -> str | None:
     return args.clip or (find_clip(model) if model else None)
 
 
-def retrievers(args: BenchmarkArguments, scope: Scope, model, clip: str | None, record) -> Iterator[tuple[str, Any]]:
-    """The retriever that is measured, and the baselines that can answer the queries, with their names."""
+def encoding(args: BenchmarkArguments) -> dict[str, Any]:
+    """Options of all retrievers: how images are read, and in which precision they are embedded."""
     import torch
 
-    from contextcir.cli.loading import load_clip_baselines
-    from contextcir.retrieval.baselines import WITHOUT_REFERENCE
-    from contextcir.retrieval.dense import DenseRetriever
-    from contextcir.retrieval.engines.retriever import QuantisedRetriever
     from contextcir.retrieval.store.cache import GalleryCache
-    from contextcir.runtime.distributed import process_state
 
     precisions = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
     options: dict[str, Any] = {"batch_size": args.batch_size, "autocast": precisions[args.autocast]}
     options["num_workers"] = args.num_workers
     if args.gallery_cache:
         options["keep"] = GalleryCache(args.gallery_cache)
+    return options
+
+
+def retrievers(
+    args: BenchmarkArguments, scope: Scope, encoder, options: dict[str, Any], clip: str | None, record
+) -> Iterator[tuple[str, Any]]:
+    """The retriever that is measured, and the baselines that can answer the queries, with their names."""
+    from contextcir.cli.loading import load_clip_baselines
+    from contextcir.retrieval.baselines import WITHOUT_REFERENCE
+    from contextcir.retrieval.engines.retriever import QuantisedRetriever
+    from contextcir.runtime.distributed import process_state
+
     device = process_state().device
     if scope:
         from contextcir.cli.imagescope import imagescope
 
         yield from imagescope(*scope, clip or PAPER_CLIP, record.facts["benchmark"], device, options)
-    elif model:
-        dense = DenseRetriever.from_model(*model, **options)
-        yield str(args.retriever), dense
+    elif encoder:
+        yield str(args.retriever), encoder.retriever
         if args.index:
-            yield f"{args.retriever}, {args.index}", QuantisedRetriever(dense, args.index)
+            yield f"{args.retriever}, {args.index}", QuantisedRetriever(encoder.retriever, args.index)
     if args.baselines and clip and record.is_scored:
         with_references = all(query.has_reference for part in record.parts for query in part.queries)
         left_out = []

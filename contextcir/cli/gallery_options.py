@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from transformers.hf_argparser import HfArg
 
 if TYPE_CHECKING:
+    from contextcir.cli.loading import Encoder
     from contextcir.retrieval.identity import Identity
 
 AUTOCAST = {"no": None, "bf16": "bfloat16", "fp16": "float16"}
@@ -22,37 +23,44 @@ class ModelChoice:
     autocast: Literal["no", "bf16", "fp16"] | None = HfArg(
         default=None, help="Precision to embed in (default: the gallery's, or no)."
     )
+    device: str | None = HfArg(
+        default=None, help="cpu, cuda or cuda:N (default: the accelerator of this process if there is one)."
+    )
 
     def retriever(self, made_by: "Identity | None" = None) -> Any:
         """Load the model and make a [`~contextcir.retrieval.dense.DenseRetriever`], see [`ModelChoice.load`]."""
         return self.load(made_by)[2]
 
-    def load(self, made_by: "Identity | None" = None) -> tuple[Any, Any, Any]:
+    def load(self, made_by: "Identity | None" = None) -> "Encoder":
         """
-        Load the model on this process's device.
+        Load the model, or a folder of `contextcir export`.
 
         Args:
             made_by ([`~contextcir.retrieval.identity.Identity`], *optional*): Who made the gallery.
 
         Returns:
-            `tuple`: The model, its processor, and the [`~contextcir.retrieval.dense.DenseRetriever`] of both.
+            [`~contextcir.cli.loading.Encoder`]: The model, `None` if it is exported, its processor, and the
+            [`~contextcir.retrieval.dense.DenseRetriever`] of both.
         """
         import torch
         from transformers.utils import logging
 
-        from contextcir.cli.loading import load_model
-        from contextcir.retrieval.dense import DenseRetriever
+        from contextcir.cli.loading import load_encoder
 
         name = self.model or (made_by.model if made_by else None)
         if name is None:
             raise ValueError("Give --model: a folder of a run, or a name on the Hub.")
         logging.disable_progress_bar()
-        device = own_device()
-        model, processor = load_model(name, device)
+        device = torch.device(self.device) if self.device else own_device()
         autocast = AUTOCAST[self.autocast] if self.autocast else (made_by.autocast if made_by else None)
-        dtype = getattr(torch, autocast) if autocast else None
-        options = {"draft_side": made_by.draft_side if made_by else None} | self.reading(processor, device)
-        return model, processor, DenseRetriever.from_model(model, processor, autocast=dtype, **options)
+        draft = {"draft_side": made_by.draft_side if made_by else None}
+        return load_encoder(
+            name,
+            device,
+            autocast=getattr(torch, autocast) if autocast else None,
+            strict_device=self.device is not None,
+            reading=lambda processor: draft | self.reading(processor, device),
+        )
 
     def reading(self, processor: Any, device: Any) -> dict[str, Any]:
         """Options of the retriever that say how images are read."""

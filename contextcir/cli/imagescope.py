@@ -11,11 +11,10 @@ from contextcir.chat.dispatch import Dispatcher
 from contextcir.chat.ledger import Ledger
 from contextcir.chat.server import ChatServer
 from contextcir.cli.imagescope_arguments import IMAGESCOPE, PAPER_MODELS, ImageScopeArguments
-from contextcir.cli.loading import load_clip, load_model
+from contextcir.cli.loading import load_clip, load_encoder
 from contextcir.cli.servers import ServerArguments
 from contextcir.retrieval.base import Retriever
 from contextcir.retrieval.baselines import clip_baselines
-from contextcir.retrieval.dense import DenseRetriever
 from contextcir.retrieval.imagescope import ImageScope, Panel, ReasonedRetriever, Role, Roles
 from contextcir.retrieval.store.cache import GalleryCache
 from contextcir.runtime.distributed import process_state
@@ -31,7 +30,7 @@ def imagescope(
     with panel_of(args, servers, benchmark) as panel:
         first: Retriever
         if args.rerank:
-            first = DenseRetriever.from_model(*load_model(args.rerank, device), **options)
+            first = load_encoder(args.rerank, device, **options).retriever
         else:
             model, processor = load_clip(clip, device), ContextCIRProcessor.from_pretrained(locate(clip))
             dense = clip_baselines(model, processor, **options)["CLIP, text only"]

@@ -22,6 +22,7 @@ COMMANDS = {  # name -> module with a `main`, what it does
     "generate": ("contextcir.cli.generate", "write captions of differences with a chat model"),
     "phrases": ("contextcir.cli.phrases", "find the noun phrases of texts or of a data set"),
     "visualize": ("contextcir.cli.visualize", "draw what a model finds, and where phrases look"),
+    "export": ("contextcir.cli.export", "export a model as ONNX graphs"),
     "publish": ("contextcir.cli.publish", "publish a trained model on the Hub"),
     "oracle": ("contextcir.cli.oracle", "serve a stand-in for a multimodal model, on drawn scenes"),
     "data": ("contextcir.cli.data", "build data sets"),

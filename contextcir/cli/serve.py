@@ -106,7 +106,6 @@ def open_gallery(args: ServeArguments, choice: ModelChoice, engine: EngineChoice
     if args.threads:
         torch.set_num_threads(args.threads)
     model, processor, retriever = choice.load(require(Path(args.gallery)).encoder)
-    model.eval()
 
     def open_again() -> Any:
         gallery = Gallery.open(args.gallery, retriever)

@@ -124,13 +124,9 @@ class DenseRetriever:
                 return model.get_image_features(pixel_values.to(device, non_blocking=True))
 
         def encode_queries(images: list[Image.Image | None], texts: list[str]) -> torch.Tensor:
-            blank = torch.tensor([image is None for image in images])
-            images = [Image.new("RGB", (1, 1)) if image is None else image for image in images]
             with evaluation_mode(module, autocast) as device:
-                inputs = processor(images=images, text=texts, return_tensors="pt")
-                inputs["pixel_values"][blank] = 0  # the mean colour, as in `get_text_features`
-                names = ("pixel_values", "input_ids", "attention_mask")
-                return model.get_query_features(**{name: inputs[name].to(device) for name in names})
+                inputs = query_inputs(processor, images, texts)
+                return model.get_query_features(**{name: tensor.to(device) for name, tensor in inputs.items()})
 
         options.setdefault("identity", ModelIdentity(module, processor, autocast))
         galleries = GalleryEmbeds(partial(weights_state, module))
@@ -293,6 +289,17 @@ class PixelValues:
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         return self.processor(images=[image], return_tensors="pt")["pixel_values"][0]
+
+
+def query_inputs(
+    processor: Any, images: Sequence[Image.Image | None], texts: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    """Preprocess queries with a processor of transformers: the arguments of `get_query_features`. A query without an
+    image gets a blank one in the mean colour, as in `get_text_features`."""
+    filled = [Image.new("RGB", (1, 1)) if image is None else image for image in images]
+    inputs = processor(images=filled, text=list(texts), return_tensors="pt")
+    inputs["pixel_values"][torch.tensor([image is None for image in images])] = 0
+    return {name: inputs[name] for name in ("pixel_values", "input_ids", "attention_mask")}
 
 
 def normalize(embeds: torch.Tensor) -> torch.Tensor:
