@@ -66,6 +66,7 @@ bench: data/scenes/triplets/.noun_phrases runs/demo/model.safetensors  ## Measur
 	$(BIN)/python -m research.bench.engines --output docs/results/bench_engines.json
 	$(BIN)/contextcir index data/scenes --config gallery --split test --model runs/demo --output runs/scenes-gallery
 	$(BIN)/python -m research.bench.serve_load runs/scenes-gallery --output docs/results/bench_serve.json
+	$(BIN)/python -m research.bench.onnx_speed --model runs/demo --data_root data/scenes --output docs/results/bench_onnx.json
 	$(BIN)/python -m research.bench.captions --output docs/results/bench_captions.json
 	$(BIN)/python -m research.bench.imagescope --figure docs/figures/imagescope_errors.png
 	$(BIN)/python -m research.bench.imagescope_speed --split test --latency 0.4

@@ -256,7 +256,36 @@ def served() -> str:
     )
 
 
+def exported() -> str:
+    """Return the tables of `research.bench.onnx_speed`: speed, size and recall of exported models."""
+    record = read("bench_onnx.json")
+    graphs = {"gallery.onnx": "images/s", "query.onnx": "queries/s"}
+    rows = [
+        [f"{row['shapes']}, {unit}", *(f"{rate:,.0f}" for rate in row["rates"][graph].values())]
+        for row in record["rows"]
+        for graph, unit in graphs.items()
+    ]
+    sizes = [
+        [f"{row['shapes']}, MB of both graphs", "", *(f"{size:,.0f}" for size in row["megabytes"].values())]
+        for row in record["rows"]
+    ]
+    recall = record["recall"]
+    metrics = list(next(iter(recall["metrics"].values())))
+    scores = [
+        [f"the demo, {metric}", *(f"{found[metric]:.1f}" for found in recall["metrics"].values())]
+        for metric in metrics
+    ]
+    threads = f"{record['threads']} thread{'s' if record['threads'] > 1 else ''}"
+    how = f"Batches of {record['batch']}, {record['machine']}, {threads}, medians of {record['repeats']}"
+    libraries = ", ".join(f"{name} {record['versions'][name]}" for name in ("torch", "onnxruntime"))
+    return table(["", *recall["metrics"]], [*rows, *sizes, *scores]) + (
+        f"\n\n{how}, {libraries}; recall of {recall['num_queries']:,} queries, protocol `{recall['protocol_id']}`;"
+        f" `python -m research.bench.onnx_speed` at commit `{record['commit'][:7]}`."
+    )
+
+
 PARTS = {
+    "exported": exported,
     "served": served,
     "faults": faults,
     "galleries": galleries,
