@@ -4,7 +4,7 @@ Memory is bounded by the block sizes, and the gallery may be a file on disk. Of 
 first (`torch.topk` leaves their order undefined).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -30,6 +30,24 @@ class Sliced(Protocol):
 
 
 Rows = torch.Tensor | np.ndarray | Sliced
+Score = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # as `similarity`
+
+
+def similarity(queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
+    """
+    Compute the scores of gallery rows for queries.
+
+    Args:
+        queries (`torch.Tensor` of shape `(num_queries, dim)`, or `(num_queries, parts, dim)`):
+            With parts, the score is the product of their dot products; negative similarities are clamped to 0.
+        gallery (`torch.Tensor` of shape `(size, dim)`, or `(num_queries, size, dim)`): One for all, or for each query.
+
+    Returns:
+        `torch.Tensor` of shape `(num_queries, size)`
+    """
+    if queries.ndim == 2:
+        return queries @ gallery.T if gallery.ndim == 2 else (gallery @ queries[:, :, None])[:, :, 0]
+    return torch.stack([similarity(part, gallery).relu() for part in queries.unbind(1)]).prod(dim=0)
 
 
 @torch.no_grad()
@@ -41,6 +59,7 @@ def search(
     exclude: torch.Tensor | None = None,
     allowed: torch.Tensor | None = None,
     block_size: int | None = None,
+    score: Score = similarity,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
     Find the `k` gallery rows with the highest dot product for each query, in float32, exactly.
@@ -55,6 +74,7 @@ def search(
             One gallery index to leave out for each query, or -1.
         allowed (`torch.Tensor` of shape `(gallery_size,)`, *optional*): bool, the rows that may be found.
         block_size (`int`, *optional*): Gallery rows ranked at a time; by default as many as give 64 MB of scores.
+        score (`Callable`, *optional*): Another function of queries and gallery rows than [`similarity`].
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor]`: Scores (float32) and gallery indices (int64), both of shape
@@ -72,7 +92,7 @@ def search(
     shape = len(query_embeds), min(k, len(gallery_embeds))
     scores = torch.full(shape, -torch.inf, device=query_embeds.device)
     indices = torch.full(shape, -1, device=query_embeds.device)
-    for start, rows, block in _score_blocks(query_embeds, gallery_embeds, exclude, block_size):
+    for start, rows, block in _score_blocks(query_embeds, gallery_embeds, exclude, block_size, score):
         if allowed is not None:
             block.masked_fill_(~allowed[start : start + block.shape[1]].to(block.device), -torch.inf)
         values, places = _top(block, k)
@@ -92,6 +112,7 @@ def ranks(
     *,
     exclude: torch.Tensor | None = None,
     block_size: int | None = None,
+    score: Score = similarity,
 ) -> torch.Tensor:
     """
     Find the rank of one gallery row for each query, without ranking the others. `wanted` of shape `(num_queries,)` has
@@ -111,31 +132,14 @@ def ranks(
     found = torch.empty(len(wanted), device=query_embeds.device)
     above = torch.zeros_like(wanted)
     # Both passes use the same blocks: matrix products of other shapes may differ in the last bit.
-    for start, rows, block in _score_blocks(query_embeds, gallery_embeds, exclude, block_size):
+    for start, rows, block in _score_blocks(query_embeds, gallery_embeds, exclude, block_size, score):
         inside, places = _inside(wanted[rows] - start, block)
         found[rows][inside] = block[inside, places]
-    for start, rows, block in _score_blocks(query_embeds, gallery_embeds, exclude, block_size):
+    for start, rows, block in _score_blocks(query_embeds, gallery_embeds, exclude, block_size, score):
         best = found[rows, None]
         earlier = torch.arange(block.shape[1], device=block.device) < (wanted[rows] - start)[:, None]
         above[rows] += ((block > best) | ((block == best) & earlier)).sum(dim=1)
     return above
-
-
-def similarity(queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
-    """
-    Compute the scores of gallery rows for queries.
-
-    Args:
-        queries (`torch.Tensor` of shape `(num_queries, dim)`, or `(num_queries, parts, dim)`):
-            With parts, the score is the product of their dot products; negative similarities are clamped to 0.
-        gallery (`torch.Tensor` of shape `(size, dim)`, or `(num_queries, size, dim)`): One for all, or for each query.
-
-    Returns:
-        `torch.Tensor` of shape `(num_queries, size)`
-    """
-    if queries.ndim == 2:
-        return queries @ gallery.T if gallery.ndim == 2 else (gallery @ queries[:, :, None])[:, :, 0]
-    return torch.stack([similarity(part, gallery).relu() for part in queries.unbind(1)]).prod(dim=0)
 
 
 def gather(gallery_embeds: Rows, places: torch.Tensor) -> torch.Tensor:
@@ -189,7 +193,7 @@ def _check_rows(name: str, rows: torch.Tensor, lowest: int, num_queries: int, ga
 
 
 def _score_blocks(
-    query_embeds: torch.Tensor, gallery_embeds: Rows, exclude: torch.Tensor, block_size: int
+    query_embeds: torch.Tensor, gallery_embeds: Rows, exclude: torch.Tensor, block_size: int, score: Score
 ) -> Iterator[tuple[int, slice, torch.Tensor]]:
     """Yield the first gallery index of a block, rows of the queries, and their scores `(queries, block)`, which are
     `-inf` for excluded rows."""
@@ -203,7 +207,7 @@ def _score_blocks(
             scores = torch.empty(len(queries), stop - start, device=queries.device)
             for at in range(start, stop, length):
                 piece = _piece(gallery_embeds, slice(at, min(at + length, stop)), queries.device)
-                scores[:, at - start : at - start + len(piece)] = found = similarity(queries, piece)
+                scores[:, at - start : at - start + len(piece)] = found = score(queries, piece)
                 # A bad row shows in its scores, which are fewer than its values. With parts, a clamp may hide it.
                 if queries.ndim == 3 or not torch.isfinite(found.sum()):
                     _check_finite(piece, "gallery_embeds", at)
