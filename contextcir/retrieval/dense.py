@@ -17,7 +17,7 @@ from contextcir.data.images import ImageError
 from contextcir.retrieval.base import Gallery, Query, Ranking, check_searchable
 from contextcir.retrieval.identity import Identity, ModelIdentity
 from contextcir.retrieval.index import Rows, nonfinite_row
-from contextcir.retrieval.loading import ImageLoader, image_batches, read_ahead
+from contextcir.retrieval.loading import ImageLoader, image_batches, read_ahead, stack
 from contextcir.retrieval.ranking import rank
 from contextcir.runtime.distributed import process_state
 from contextcir.runtime.inference import evaluation_mode, weights_state
@@ -64,8 +64,9 @@ class DenseRetriever:
         encode_queries (`Callable[[list[Image.Image | None], list[str]], torch.Tensor]`):
             Reference images (`None` for a query without one) and texts -> L2-normalised `(batch_size, dim)`, or
             `(batch_size, parts, dim)`, see [`~contextcir.retrieval.index.similarity`].
-        prepare (`Callable[[Image.Image], torch.Tensor]`, *optional*): Preprocessing of one gallery image, done ahead
-            in threads or worker processes. `encode_images` then gets the stacked tensors, `(batch_size, ...)`.
+        prepare (`Callable[[Image.Image], Any]`, *optional*): Preprocessing of one gallery image, done ahead in threads
+            or worker processes. `encode_images` then gets the stacked tensors, `(batch_size, ...)`, or a list of what
+            else it gives.
         identity ([`~contextcir.retrieval.identity.Identity`] or `Callable[[], Identity]`, *optional*): Who embeds.
             Needed to store a gallery.
         batch_size (`int`, *optional*, defaults to 64): Images, or queries, that each process encodes at a time.
@@ -83,7 +84,7 @@ class DenseRetriever:
         encode_images: EncodeImages,
         encode_queries: EncodeQueries,
         *,
-        prepare: Callable[[Image.Image], torch.Tensor] | None = None,
+        prepare: Callable[[Image.Image], Any] | None = None,
         identity: Identity | Callable[[], Identity] | None = None,
         batch_size: int = 64,
         num_workers: int = 0,
@@ -157,7 +158,7 @@ class DenseRetriever:
         with torch.inference_mode():
             prepared: Any = list(images)
             if self.prepare is not None:
-                prepared = torch.stack([self.prepare(image) for image in images])
+                prepared = stack([self.prepare(image) for image in images])
             return self.encode_images(prepared).float()
 
     def embed_queries(self, images: Sequence[Image.Image | None], texts: Sequence[str]) -> torch.Tensor:

@@ -99,11 +99,14 @@ class ImageBatch:
 def collate(loaded: Sequence[LoadedImage]) -> ImageBatch:
     """Stack the pixels of a batch."""
     good = [one for one in loaded if one.pixels is not None]
-    pixels: Any = [one.pixels for one in good]
-    if pixels and isinstance(pixels[0], torch.Tensor):
-        pixels = torch.stack(pixels)
+    pixels = stack([one.pixels for one in good])
     bare = [LoadedImage(one.place, one.digest, error=one.error) for one in loaded]
     return ImageBatch(bare, [one.place for one in good], pixels)
+
+
+def stack(prepared: list[Any]) -> Any:
+    """Stack what `prepare` made of images, where it gives tensors; anything else stays a list."""
+    return torch.stack(prepared) if prepared and isinstance(prepared[0], torch.Tensor) else prepared
 
 
 def image_batches(
