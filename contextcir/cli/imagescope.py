@@ -1,7 +1,7 @@
 """Build ImageScope from its options: the four roles, their servers, and one ledger for each process."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,12 +12,14 @@ from contextcir.chat.ledger import Ledger
 from contextcir.chat.server import ChatServer
 from contextcir.cli.imagescope_arguments import IMAGESCOPE, PAPER_MODELS, ImageScopeArguments
 from contextcir.cli.loading import load_clip, load_model
+from contextcir.cli.retriever_arguments import CIREVL
 from contextcir.cli.servers import ServerArguments
 from contextcir.retrieval.base import Retriever
 from contextcir.retrieval.baselines import clip_baselines
 from contextcir.retrieval.dense import DenseRetriever
 from contextcir.retrieval.imagescope import ImageScope, Panel, ReasonedRetriever, Role, Roles
 from contextcir.retrieval.store.cache import GalleryCache
+from contextcir.retrieval.zero_shot import cirevl as cirevl_method
 from contextcir.runtime.distributed import process_state
 from contextcir.runtime.locations import locate
 from modeling_contextcir import ContextCIRProcessor
@@ -42,10 +44,23 @@ def imagescope(
         yield IMAGESCOPE, ImageScope(panel, first, verified=args.verified, evaluated=args.evaluated)
 
 
+def cirevl(
+    args: ImageScopeArguments, servers: ServerArguments, clip: str, benchmark: str, device: torch.device, options: dict
+) -> Iterator[tuple[str, Retriever]]:
+    """Yield CIReVL with its name. Arguments as for [`imagescope`]."""
+    options = {"keep": GalleryCache(Path(args.cache, "galleries"))} | options
+    model, processor = load_clip(clip, device), ContextCIRProcessor.from_pretrained(locate(clip))
+    with panel_of(args, servers, benchmark, cirevl_method.ROLES) as panel:
+        dense = clip_baselines(model, processor, **options)["CLIP, text only"]
+        yield CIREVL, cirevl_method.CirevlRetriever(panel, dense)
+
+
 @contextmanager
-def panel_of(args: ImageScopeArguments, servers: ServerArguments, benchmark: str) -> Iterator[Panel]:
-    """Connect the four roles to their servers, with a ledger and an equal share of the budget for each process. At the
-    end, requests in flight get some time to finish."""
+def panel_of(
+    args: ImageScopeArguments, servers: ServerArguments, benchmark: str, asked: Collection[str] = tuple(PAPER_MODELS)
+) -> Iterator[Panel]:
+    """Connect the roles that are asked to their servers, with a ledger and an equal share of the budget for each
+    process. At the end, requests in flight get some time to finish."""
     state, loop = process_state(), asyncio.new_event_loop()
     trace, cache = args.trace or IMAGESCOPE, Path(args.cache).expanduser()  # the command requires a trace
     # The number of processes is a setting: with another one, the ledgers of missing processes would not be counted.
@@ -54,7 +69,7 @@ def panel_of(args: ImageScopeArguments, servers: ServerArguments, benchmark: str
     dispatchers: dict[tuple[str, str], tuple[ChatServer, Dispatcher]] = {}
     roles = {}
     with Ledger(Path(trace, f"answers-{state.process_index}"), settings, max_usd) as ledger:
-        for role in PAPER_MODELS:
+        for role in asked:
             model, url = args.server_of(role, servers.base_url)
             if (model, url) not in dispatchers:
                 server = servers.build(model, url)
@@ -64,7 +79,8 @@ def panel_of(args: ImageScopeArguments, servers: ServerArguments, benchmark: str
             roles[role] = Role(name, dispatchers[model, url][1].ask)
         waiting = 20 * servers.concurrency
         try:
-            yield Panel(Roles(**roles), trace, cache=cache, benchmark=benchmark, waiting=waiting, loop=loop)
+            others = {role: roles["reasoner"] for role in PAPER_MODELS}  # of a method without them, never asked
+            yield Panel(Roles(**(others | roles)), trace, cache=cache, benchmark=benchmark, waiting=waiting, loop=loop)
         finally:
             for server, dispatcher in dispatchers.values():
                 loop.run_until_complete(dispatcher.close())

@@ -29,7 +29,7 @@ def _url(role: str) -> Any:
 class ImageScopeArguments:
     """Models and servers of ImageScope's roles, and numbers of candidates."""
 
-    _argument_group_name = "ImageScope (--retriever imagescope)"
+    _argument_group_name = "ImageScope and CIReVL (--retriever imagescope, cirevl)"
 
     trace: str | None = HfArg(default=None, help="Folder of answers and of the trace. A stopped run continues there.")
     chat_model: str | None = HfArg(default=None, help="Model of all roles without a model of their own.")
