@@ -16,6 +16,7 @@ from typing import Any
 
 from research import reference
 from research.faults import faults
+from research.leaderboard import leaderboard
 
 ROOT = Path(__file__).parent.parent
 PAGES = [  # pages with marked parts, relative to the root
@@ -24,6 +25,7 @@ PAGES = [  # pages with marked parts, relative to the root
     "docs/commands.md",
     "docs/faults.md",
     "docs/imagescope.md",
+    "docs/leaderboard.md",
     "docs/results.md",
     "docs/search.md",
     "docs/speed.md",
@@ -259,6 +261,7 @@ def served() -> str:
 PARTS = {
     "served": served,
     "faults": faults,
+    "leaderboard": lambda: leaderboard(RESULTS),
     "galleries": galleries,
     "engines": engines,
     "commands": reference.commands,

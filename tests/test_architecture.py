@@ -32,6 +32,7 @@ HOMES = {  # library -> the only files that may import it
     "lancedb": {"contextcir/retrieval/engines/lance.py"},
     "psycopg": {"contextcir/retrieval/engines/postgres.py"},
     "pgvector": {"contextcir/retrieval/engines/postgres.py"},
+    "sentence_transformers": {"contextcir/retrieval/st.py"},
     "torchvision": set(),
 }
 SERVERS = {"fastapi", "starlette", "uvicorn", "prometheus_client", "python_multipart"}  # of `contextcir/serving`

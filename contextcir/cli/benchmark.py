@@ -3,6 +3,8 @@
     contextcir benchmark --retriever runs/demo --benchmark scenes --data_root data/scenes --baselines
     contextcir benchmark --retriever runs/mine --benchmark cirr --data_root CIRR --split test1 --submission submissions
     contextcir benchmark --retriever runs/mine --benchmark all --data_root benchmarks --output results
+    contextcir benchmark --retriever hf:google/siglip-base-patch16-224 --compose sum --benchmark cirr --data_root CIRR
+    contextcir benchmark --retriever my_package:Model --benchmark cirr --data_root CIRR --export_run runs/mine.trec
     contextcir benchmark --retriever imagescope --benchmark circo --data_root CIRCO --trace runs/circo --free \\
         --chat_model Qwen/Qwen2.5-VL-7B-Instruct --base_url http://localhost:8000/v1
     torchrun --nproc_per_node 2 -m contextcir.cli.benchmark --retriever user/model --benchmark grocery --data_root data
@@ -15,6 +17,12 @@ are not public (cirr test1, circo test), there are no other results.
 
 `--baselines` measures CLIP beside the model: the reference image alone, the text alone, their sum, spherical
 interpolation and product. The CLIP is the one that the model was trained from, or `--clip`.
+
+`--retriever` is a model of this library, or one of others: `st:NAME` of sentence-transformers, `hf:NAME` of
+transformers, `file.py` or `module:name` with two functions of your own. Models that embed images and texts by
+themselves need `--compose`. `basic`, `pic2word` and `cirevl` are zero-shot methods that search with `--clip`.
+
+`--export_run RUN.trec` writes the ranking in TREC's format, and the targets beside it, `RUN.qrels`.
 
 `--retriever imagescope` reasons, verifies and evaluates with chat models; with `--rerank MODEL` it re-ranks what that
 model finds. The same command goes on where it was stopped.
@@ -34,9 +42,11 @@ from contextcir.benchmarks.registry import BENCHMARKS, benchmark_module
 from contextcir.cli.benchmark_arguments import ALL, BenchmarkChoice
 from contextcir.cli.imagescope_arguments import IMAGESCOPE, PAPER_CLIP, ImageScopeArguments
 from contextcir.cli.options import CommandParser
+from contextcir.cli.retriever_arguments import CIREVL, ZERO_SHOT, RetrieverArguments, kind_of
 from contextcir.cli.servers import ServerArguments
 
-Scope = tuple[ImageScopeArguments, ServerArguments] | None  # options of ImageScope, if it is measured
+Scope = tuple[ImageScopeArguments, ServerArguments] | None  # options of what asks chat models, if it is measured
+CHAT = (IMAGESCOPE, CIREVL)  # ask chat models
 
 
 @dataclass
@@ -45,11 +55,20 @@ class BenchmarkArguments:
 
     _argument_group_name = "Measurement"
 
-    retriever: str | None = HfArg(default=None, help=f"Model: folder of a run, Hub name, or {IMAGESCOPE}.")
+    retriever: str | None = HfArg(
+        default=None,
+        help=f"Model: folder of a run, Hub name, st:NAME, hf:NAME, file.py, module:name, basic, pic2word, {CIREVL}"
+        f" or {IMAGESCOPE}.",
+    )
     baselines: bool = HfArg(default=False, help="Measure the baselines of CLIP as well.")
-    clip: str | None = HfArg(default=None, help="CLIP of the baselines; by default the model's own.")
+    clip: str | None = HfArg(
+        default=None, help="CLIP of baselines (by default the model's own) and of zero-shot methods."
+    )
     output: str | None = HfArg(default=None, help="JSON file to write (a folder with --benchmark all).")
     submission: str | None = HfArg(default=None, help="Folder for the files of the benchmark's server.")
+    export_run: str | None = HfArg(
+        default=None, help="File for the ranking in TREC's format; the targets go beside it, as .qrels."
+    )
     missing: Literal["error", "skip"] = HfArg(
         default="error",
         help="Missing images: an error, or skip them and the queries that need one, under a protocol id of its own.",
@@ -71,63 +90,99 @@ class BenchmarkArguments:
 
 def main(argv: Sequence[str]) -> Any:
     """Measure, print the table, write and return the record; with `--benchmark all` a record for each benchmark."""
-    kinds = (BenchmarkChoice, BenchmarkArguments, ImageScopeArguments, ServerArguments)
-    choice, args, scope_args, server_args = CommandParser(kinds, "contextcir benchmark", __doc__).parse(argv)
+    kinds = (BenchmarkChoice, BenchmarkArguments, RetrieverArguments, ImageScopeArguments, ServerArguments)
+    choice, args, how, scope_args, server_args = CommandParser(kinds, "contextcir benchmark", __doc__).parse(argv)
     check(choice, args, scope_args, server_args)
-    scope = (scope_args, server_args) if args.retriever == IMAGESCOPE else None
+    how.check(args.retriever, args.clip)
+    scope = (scope_args, server_args) if args.retriever in CHAT else None
     command = shlex.join(["contextcir", "benchmark", *argv])
     if choice.benchmark != ALL:
-        return run(choice, args, scope, choice.benchmark, args.output, command)
+        return run(choice, args, how, scope, choice.benchmark, args.output, command)
     names = [name for name in BENCHMARKS if Path(choice.data_root, name).is_dir()]
     if not names:
         raise ValueError(f"{choice.data_root} holds no folder called {', '.join(BENCHMARKS)}.")
     outputs = [args.output and str(Path(args.output, f"{name}.json")) for name in names]
-    return {name: run(choice, args, scope, name, output, command) for name, output in zip(names, outputs, strict=True)}
+    return {
+        name: run(choice, args, how, scope, name, output, command) for name, output in zip(names, outputs, strict=True)
+    }
 
 
 def check(choice: BenchmarkChoice, args: BenchmarkArguments, scope_args, server_args) -> None:
     """Refuse options that have no effect together."""
-    if args.index and args.retriever in (None, IMAGESCOPE):
+    if args.index and args.retriever in (None, *CHAT):
         raise ValueError("--index is for a model: give --retriever.")
+    if args.export_run and not args.retriever:
+        raise ValueError("--export_run writes the ranking of one model: give --retriever.")
+    uses_clip = args.baselines or args.retriever in (*ZERO_SHOT, *CHAT)
+    if args.clip and not uses_clip:
+        raise ValueError(f"--clip has no effect with --retriever {args.retriever} and without --baselines.")
     if args.submission and args.missing == "skip":
         raise ValueError("A submission needs all queries and images: leave out --missing skip.")
-    if args.retriever == IMAGESCOPE and not scope_args.trace:
-        raise ValueError("ImageScope keeps all answers, which are paid for: give it a folder with --trace.")
-    if args.retriever != IMAGESCOPE and (scope_args, server_args) != (ImageScopeArguments(), ServerArguments()):
-        raise ValueError(f"Options of ImageScope and of chat servers have no effect without --retriever {IMAGESCOPE}.")
+    if args.retriever in CHAT and not scope_args.trace:
+        raise ValueError("All answers of chat models are kept, since they are paid for: give a folder with --trace.")
+    if args.retriever not in CHAT and (scope_args, server_args) != (ImageScopeArguments(), ServerArguments()):
+        raise ValueError(f"Options of chat models have no effect without --retriever {' or '.join(CHAT)}.")
+    if args.retriever == CIREVL:
+        check_cirevl(scope_args)
     if choice.benchmark == ALL:
         for name in ("split", "protocol", "text"):
             if getattr(choice, name):
                 raise ValueError(f"--{name} is for one benchmark, not for all.")
-        if args.submission:
-            raise ValueError("--submission is for one benchmark, not for all.")
+        for name in ("submission", "export_run"):
+            if getattr(args, name):
+                raise ValueError(f"--{name} is for one benchmark, not for all.")
     elif args.submission and not (hasattr(benchmark_module(choice.benchmark), "submission") and args.retriever):
         able = [name for name in BENCHMARKS if hasattr(benchmark_module(name), "submission")]
         raise ValueError(f"A submission needs --retriever and a benchmark of {', '.join(able)}.")
 
 
-def run(choice: BenchmarkChoice, args: BenchmarkArguments, scope: Scope, name: str, output: str | None, command: str):
+def check_cirevl(args: ImageScopeArguments) -> None:
+    """Refuse options of ImageScope's later stages. The models have no defaults: the paper's are not the same kinds."""
+    own = {"trace", "cache", "chat_model", "captioner", "captioner_url", "reasoner", "reasoner_url"}
+    given, default = asdict(args), asdict(ImageScopeArguments())
+    if idle := [name for name in given if name not in own and given[name] != default[name]]:
+        raise ValueError(f"--{idle[0]} has no effect with --retriever {CIREVL}.")
+    if not (args.chat_model or (args.captioner and args.reasoner)):
+        raise ValueError(f"--retriever {CIREVL} asks two models: give --captioner and --reasoner, or --chat_model.")
+
+
+def run(
+    choice: BenchmarkChoice,
+    args: BenchmarkArguments,
+    how: RetrieverArguments,
+    scope: Scope,
+    name: str,
+    output: str | None,
+    command: str,
+):
     """Measure everything that is asked for on one benchmark. Returns the record as a `dict`."""
-    from contextcir.cli.loading import load_model
     from contextcir.evaluation.measure import Record
+    from contextcir.evaluation.trec import write_run
     from contextcir.runtime.distributed import process_state
 
     state, clip = process_state(), choose_clip(args, scope)
     record = Record(choice.load(name, args.missing), name)
-    if not (record.is_scored or args.submission):
+    if not (record.is_scored or args.submission or args.export_run):
         raise ValueError(f"The targets of {record.facts['protocol_id']} are not public: give --submission.")
-    given = [choice, args, *(scope or ())]
+    given = [choice, args, how, *(scope or ())]
     options = {option: value for some in given for option, value in asdict(some).items()}
     record.facts |= {"clip": clip, "arguments": options, "command": command}
-    model = load_model(args.retriever, state.device) if args.retriever and not scope else None
-    for label, retriever in retrievers(args, scope, model, clip, record):
-        rankings = record.add(label, retriever)
-        if label == args.retriever and args.submission and state.is_main_process:
-            module: Any = benchmark_module(name)
-            write_submission(module.submission(record.parts, rankings), Path(args.submission))
+    measured = None
+    for place, entry in enumerate(retrievers(args, how, scope, clip, record)):
+        rankings = record.add(entry.label, entry.retriever)
+        if record.results:
+            record.results[-1]["model"] = entry.describe()
+        if args.retriever and (entry.label == args.retriever if scope else place == 0):
+            measured = entry
+            if args.submission and state.is_main_process:
+                module: Any = benchmark_module(name)
+                write_submission(module.submission(record.parts, rankings), Path(args.submission))
+            if args.export_run and state.is_main_process:
+                for file in write_run(args.export_run, record.parts, rankings, entry.label):
+                    print(f"Written: {file}")
     if state.is_main_process:
-        if args.retriever and model:
-            record.add_grounding(args.retriever, *model, batch_size=args.batch_size)
+        if measured and measured.own:
+            record.add_grounding(measured.label, *measured.own, batch_size=args.batch_size)
         if record.results:
             print(record)
         if output:
@@ -143,17 +198,23 @@ def choose_clip(args: BenchmarkArguments, scope: Scope) -> str | None:
     model = scope[0].rerank if scope else args.retriever
     if scope and not model:
         return args.clip or PAPER_CLIP
-    if not args.baselines:
-        return None
-    return args.clip or (find_clip(model) if model else None)
+    if args.clip or not args.baselines:
+        return args.clip
+    if model and kind_of(model) not in ("own", "st"):
+        raise ValueError(f"--baselines with --retriever {model} need --clip: it has no CLIP of its own.")
+    return find_clip(model.removeprefix("st:")) if model else None
 
 
-def retrievers(args: BenchmarkArguments, scope: Scope, model, clip: str | None, record) -> Iterator[tuple[str, Any]]:
-    """The retriever that is measured, and the baselines that can answer the queries, with their names."""
+def retrievers(
+    args: BenchmarkArguments, how: RetrieverArguments, scope: Scope, clip: str | None, record
+) -> Iterator[Any]:
+    """The retriever that is measured, and the baselines that can answer the queries: an
+    [`~contextcir.cli.retrievers.Entry`] each."""
     import torch
 
     from contextcir.cli.loading import load_clip_baselines
-    from contextcir.retrieval.baselines import WITHOUT_REFERENCE
+    from contextcir.cli.retrievers import Entry, build
+    from contextcir.retrieval.baselines import BASELINES, WITHOUT_REFERENCE
     from contextcir.retrieval.dense import DenseRetriever
     from contextcir.retrieval.engines.retriever import QuantisedRetriever
     from contextcir.retrieval.store.cache import GalleryCache
@@ -166,20 +227,25 @@ def retrievers(args: BenchmarkArguments, scope: Scope, model, clip: str | None, 
         options["keep"] = GalleryCache(args.gallery_cache)
     device = process_state().device
     if scope:
-        from contextcir.cli.imagescope import imagescope
+        from contextcir.cli.imagescope import cirevl, imagescope
 
-        yield from imagescope(*scope, clip or PAPER_CLIP, record.facts["benchmark"], device, options)
-    elif model:
-        dense = DenseRetriever.from_model(*model, **options)
-        yield str(args.retriever), dense
+        method = cirevl if args.retriever == CIREVL else imagescope
+        for label, retriever in method(*scope, clip or PAPER_CLIP, record.facts["benchmark"], device, options):
+            yield Entry(label, retriever, {"spec": args.retriever, "clip": scope[0].rerank or clip})
+    elif args.retriever:
+        entry = build(args.retriever, how, clip, device, dict(options))
+        yield entry
         if args.index:
-            yield f"{args.retriever}, {args.index}", QuantisedRetriever(dense, args.index)
+            if not isinstance(entry.retriever, DenseRetriever) or how.compose == "product":
+                raise ValueError(f"--index needs one embedding for each query, which {entry.label} does not give.")
+            quantised = QuantisedRetriever(entry.retriever, args.index)
+            yield Entry(f"{entry.label}, {args.index}", quantised, {**entry.describe(), "index": args.index})
     if args.baselines and clip and record.is_scored:
         with_references = all(query.has_reference for part in record.parts for query in part.queries)
         left_out = []
         for label, retriever in load_clip_baselines(clip, device, **options).items():
             if with_references or label in WITHOUT_REFERENCE:
-                yield label, retriever
+                yield Entry(label, retriever, {"spec": clip, "composition": BASELINES[label]})
             else:
                 left_out.append(label)
         record.facts["baselines_left_out"] = left_out

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ class Record:
         results (`list[dict]`): One for each retriever, see [`~contextcir.evaluation.results.summarise`]. Empty if the
             targets are not public.
         lines (`list[dict]`): The scores of each retriever on each query.
-        facts (`dict`): The other entries of the record: benchmark, commit, versions, device. You can add more.
+        facts (`dict`): The other entries of the record: benchmark, date, commit, versions, device. You can add more.
 
     Raises:
         `ValueError`: There are no parts.
@@ -45,6 +46,7 @@ class Record:
             "protocol_id": self.parts[0].protocol_id,
             "num_queries": sum(len(part.queries) for part in self.parts),
             "gallery_size": sum({id(part.gallery): len(part.gallery) for part in self.parts}.values()),
+            "date": datetime.now(timezone.utc).date().isoformat(),
             **provenance(),
             "processes": state.num_processes,
             "device": str(state.device),
