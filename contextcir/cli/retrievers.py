@@ -14,6 +14,7 @@ from contextcir.cli.retriever_arguments import BASIC, INVERSION, RetrieverArgume
 from contextcir.retrieval.base import Gallery, Retriever
 from contextcir.retrieval.dense import DenseRetriever
 from contextcir.retrieval.functions import function_retriever, load_object
+from contextcir.retrieval.identity import digest
 from contextcir.retrieval.st import load_sentence_transformer, st_retriever
 from contextcir.retrieval.store.sources import find_source
 from contextcir.retrieval.towers import Towers, model_towers
@@ -106,7 +107,8 @@ def build(spec: str, args: RetrieverArguments, clip: str | None, device: torch.d
     towers = model_towers(clip_model, processor, autocast=options.pop("autocast"))
     objects, styles = read_terms(str(args.corpus)), read_terms(args.corpus_styles) if args.corpus_styles else []
     images = gallery_of(args.corpus_images) if args.corpus_images else None
-    facts |= {"objects": len(objects), "styles": len(styles), "transductive": images is None}
+    terms = {"objects": len(objects), "styles": len(styles), "corpus": digest([objects, styles])[:16]}
+    facts |= terms | {"transductive": images is None}
     retriever = BasicRetriever(towers, objects, styles, images, **options)
     return Entry(label if images else f"{label}, transductive", retriever, facts)
 

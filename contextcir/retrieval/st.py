@@ -64,7 +64,8 @@ def st_retriever(
         **options: `batch_size`, `num_workers` and `keep`, as for [`~contextcir.retrieval.dense.DenseRetriever`].
 
     Raises:
-        `ValueError`: It does not embed images, or no pairs of an image and a text and `how` is not given.
+        `ValueError`: It does not embed images, or no pairs of an image and a text and `how` is not given, or it
+            compares by a distance.
     """
     if not model.supports("image"):
         raise ValueError(f"{name} embeds {_listed(model)} and no images: there is no gallery that it could search.")
@@ -76,12 +77,16 @@ def st_retriever(
     if how not in (None, "image") and not model.supports("text"):
         raise ValueError(f"{name} embeds {_listed(model)} and no texts: give --compose image.")
 
+    distance = model.similarity_fn_name or "cosine"
+    if distance not in ("cosine", "dot"):
+        raise ValueError(f"{name} compares by {distance} distance, expected cosine or dot: a dot product is searched.")
+
     def encode(method: Any, inputs: list[Any]) -> torch.Tensor:
         with evaluation_mode(model, autocast):
             found = method(
                 inputs, batch_size=len(inputs), convert_to_tensor=True, convert_to_numpy=False, show_progress_bar=False
             )
-        return normalize(found)
+        return found.float() if distance == "dot" and how is None else normalize(found)
 
     def encode_queries(images: list[Image.Image | None], texts: list[str]) -> torch.Tensor:
         """Queries with and without an image are encoded by themselves: a batch is of one kind."""

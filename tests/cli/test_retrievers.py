@@ -59,6 +59,12 @@ def test_our_model_has_its_own_numbers_through_sentence_transformers(run, data, 
         assert through["results"][0]["model"]["spec"] == f"st:{run}"
 
 
+def test_the_baselines_of_our_model_through_sentence_transformers(run, on_cirr, clip_folder):
+    pytest.importorskip("sentence_transformers")
+    record = on_cirr(f"st:{run}", "--baselines")
+    assert record["clip"] == clip_folder and record["results"][1]["retriever"] == "CLIP, image only"
+
+
 @pytest.mark.parametrize("how", ["sum", "slerp", "product", "image", "text"])
 def test_a_clip_is_the_same_from_everywhere(how, on_cirr, clip_folder):
     """A CLIP of random weights on CIRR's official layout: sentence-transformers, transformers and the baseline."""
