@@ -33,6 +33,19 @@ def test_queries_with_and_without_images_are_those_of_our_methods(ours, run, ima
     assert torch.allclose(found.embed_images(images), native.embed_images(images), atol=1e-6)
 
 
+def test_queries_and_galleries_have_methods_of_their_own(ours, images, monkeypatch):
+    calls = []
+    for name in ("encode_query", "encode_document"):
+        method = getattr(ours, name)
+        monkeypatch.setattr(
+            ours, name, lambda inputs, name=name, method=method, **more: calls.append(name) or method(inputs, **more)
+        )
+    retriever = st_retriever(ours)
+    retriever.embed_images(images)
+    retriever.embed_queries([images[0], None], TEXTS[:2])
+    assert calls == ["encode_document", "encode_query", "encode_query"]
+
+
 def test_prompts_apply_to_texts_and_make_another_model(clip, images):
     plain = st_retriever(clip, how="text", name="st:clip")
     before, identity = plain.embed_queries([None], ["red"]), plain.identity
