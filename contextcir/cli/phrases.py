@@ -72,7 +72,7 @@ def add_to_triplets(args: PhraseArguments, extractor) -> dict[str, dict[str, int
 
     from contextcir.data.parquet import write_parquet
     from contextcir.data.source_card import write_derived_card
-    from contextcir.data.triplets import TRIPLET_FEATURES, add_noun_phrases, embedded_rows, load_triplets
+    from contextcir.data.triplets import add_noun_phrases, embedded_rows, load_triplets, stored_features
     from contextcir.runtime.locations import locate
 
     name = locate(args.data or "")
@@ -83,7 +83,7 @@ def add_to_triplets(args: PhraseArguments, extractor) -> dict[str, dict[str, int
         replaced = files_to_replace(name, args.config_name, splits, folder)
     triplets, counts = datasets.DatasetDict(), {}
     for split in splits:
-        dataset = load_triplets(name, split, config_name=args.config_name, require_noun_phrases=False)
+        dataset = load_triplets(name, split, config_name=args.config_name, require_noun_phrases=False, columns=None)
         triplets[split], counts[split] = add_noun_phrases(dataset, extractor, args.batch_size)
     if extractor.num_skipped:
         print(f"{extractor.num_skipped} texts have a sentence that is too long for the parser.", file=sys.stderr)
@@ -91,8 +91,8 @@ def add_to_triplets(args: PhraseArguments, extractor) -> dict[str, dict[str, int
         # A card or a sub-folder may say which file belongs to which split: the first one's name is kept.
         first = files[0] if files else folder / f"{split}-00000-of-00001.parquet"
         file = re.sub(r"-\d{5}-of-\d{5}(?=\.parquet$)", "-00000-of-00001", first.name)
-        rows = embedded_rows(triplets[split])
-        write_parquet(rows, TRIPLET_FEATURES, first.parent, split, file=file, replaces=files)
+        rows, features = embedded_rows(triplets[split]), stored_features(triplets[split].features)
+        write_parquet(rows, features, first.parent, split, file=file, replaces=files)
     if replaced and folder.resolve() != Path(name).resolve():
         write_derived_card(folder, folder.resolve().name, note(args, extractor), source=name)
     if args.push_to_hub is not None:
@@ -114,7 +114,7 @@ def publish(triplets, args: PhraseArguments, note: str) -> None:
     from contextcir.data.hub import upload_dataset
     from contextcir.data.parquet import write_parquet
     from contextcir.data.source_card import read_card, write_derived_card
-    from contextcir.data.triplets import TRIPLET_FEATURES, embedded_rows
+    from contextcir.data.triplets import embedded_rows, stored_features
     from contextcir.runtime.locations import locate
 
     config = args.config_name or "default"
@@ -125,7 +125,7 @@ def publish(triplets, args: PhraseArguments, note: str) -> None:
     configs.append({"config_name": config, "data_files": files})
     with TemporaryDirectory() as new:
         for split, rows in triplets.items():
-            write_parquet(embedded_rows(rows), TRIPLET_FEATURES, Path(new, folder), split)
+            write_parquet(embedded_rows(rows), stored_features(rows.features), Path(new, folder), split)
         title = (args.push_to_hub or "").split("/")[-1]
         write_derived_card(new, title, note, source=locate(args.data or ""), configs=configs)
         upload_dataset(new, str(args.push_to_hub), replace=(f"{folder}/*.parquet",))

@@ -57,6 +57,7 @@ def load_triplets(
     config_name: str | None = None,
     revision: str | None = None,
     require_noun_phrases: bool = True,
+    columns: Sequence[str] | None = (),
 ) -> datasets.Dataset:
     """
     Load triplets from the Hub, from a folder of Parquet files or from an image folder, and check every row.
@@ -71,10 +72,11 @@ def load_triplets(
         revision (`str`, *optional*): Branch, tag or commit on the Hub.
         require_noun_phrases (`bool`, defaults to `True`):
             If `False`, a missing `noun_phrases` column becomes a column of empty lists.
+        columns (`Sequence[str]`, *optional*): Further columns to keep; with `None` all that there are.
 
     Returns:
-        `datasets.Dataset`: The columns of `TRIPLET_FEATURES`, with undecoded images (`Image(decode=False)`) and
-        integer ids as strings.
+        `datasets.Dataset`: The columns of `TRIPLET_FEATURES` and the further ones, with undecoded images
+        (`Image(decode=False)`) and integer ids as strings.
 
     Raises:
         `ValueError`: A file is damaged (the first is named), a column is missing or has another type, or a row (named
@@ -107,13 +109,15 @@ def load_triplets(
     if "noun_phrases" not in dataset.column_names and not require_noun_phrases:
         dataset = dataset.add_column("noun_phrases", [[]] * len(dataset), feature=TRIPLET_FEATURES["noun_phrases"])
 
-    missing = [name for name in TRIPLET_FEATURES if name not in dataset.column_names]
+    others = dataset.column_names if columns is None else columns
+    kept = list(dict.fromkeys([*TRIPLET_FEATURES, *others]))
+    missing = [name for name in kept if name not in dataset.column_names]
     if missing:
         hint = " `contextcir phrases` adds noun_phrases." if "noun_phrases" in missing else ""
         raise ValueError(
             f"{where}: no column {', '.join(missing)}; there are {', '.join(dataset.column_names)}.{hint}"
         )
-    dataset = _undecoded(dataset.select_columns(list(TRIPLET_FEATURES)))
+    dataset = _undecoded(dataset.select_columns(kept))
     _check_rows(dataset, where)
     return dataset
 
@@ -158,9 +162,9 @@ def add_noun_phrases(
         batch_size (`int`, defaults to 2000): Number of rows per call.
 
     Returns:
-        `tuple[datasets.Dataset, dict]`: The triplets with the columns of `TRIPLET_FEATURES`, and counts: `rows`,
-        `distinct_texts`, `noun_phrases` and `without_noun_phrase` (such triplets are valid and have no consistency
-        loss).
+        `tuple[datasets.Dataset, dict]`: The triplets with the columns of `TRIPLET_FEATURES` and all others that they
+        have, and counts: `rows`, `distinct_texts`, `noun_phrases` and `without_noun_phrase` (such triplets are valid
+        and have no consistency loss).
     """
     known: dict[str, list[dict[str, Any]]] = {}
 
@@ -179,7 +183,7 @@ def add_noun_phrases(
         desc="Finding noun phrases",
     )
     counts = [len(phrases) for phrases in dataset["noun_phrases"]]
-    return dataset.select_columns(list(TRIPLET_FEATURES)), {
+    return dataset.select_columns(list(dict.fromkeys([*TRIPLET_FEATURES, *dataset.column_names]))), {
         "rows": len(counts),
         "distinct_texts": len(dataset.unique("modification_text")),
         "noun_phrases": sum(counts),
@@ -190,9 +194,22 @@ def add_noun_phrases(
 def embedded_rows(dataset: datasets.Dataset) -> Iterator[dict[str, Any]]:
     """Yield the rows of triplets with the content of all image files, byte for byte. An
     [`~contextcir.data.images.ImageError`] names the triplet and column of a missing file."""
+    shown = _image_columns(dataset)
     for row in _undecoded(dataset):
-        files = {name: encoded_file(row[name], f"triplet {row['id']!r}, {name}") for name in IMAGE_COLUMNS}
+        files = {
+            name: encoded_file(row[name], f"triplet {row['id']!r}, {name}")
+            for name in shown
+            if name in IMAGE_COLUMNS or row[name] is not None
+        }
         yield row | files
+
+
+def stored_features(features: Features) -> Features:
+    """Return the columns of triplets as they are written: those of `TRIPLET_FEATURES` that there are, then the others,
+    and images that decode."""
+    ours = {name: kind for name, kind in TRIPLET_FEATURES.items() if name in features}
+    others = {name: kind for name, kind in features.items() if name not in ours}
+    return Features(ours | {name: Image() if isinstance(kind, Image) else kind for name, kind in others.items()})
 
 
 def _damaged_files(folder: Path) -> Iterator[str]:
@@ -253,15 +270,20 @@ def _with_ids(dataset: datasets.Dataset, name_or_path: str, where: str) -> datas
     return dataset
 
 
+def _image_columns(dataset: datasets.Dataset) -> list[str]:
+    found = [name for name, kind in dataset.features.items() if isinstance(kind, Image)]
+    return list(dict.fromkeys([*IMAGE_COLUMNS, *found]))
+
+
 def _undecoded(dataset: datasets.Dataset) -> datasets.Dataset:
-    for column in IMAGE_COLUMNS:
+    for column in _image_columns(dataset):
         dataset = dataset.cast_column(column, Image(decode=False))
     return dataset
 
 
 def _check_rows(dataset: datasets.Dataset, where: str) -> None:
     rows: dict[str, int] = {}  # of the ids
-    for row, triplet in enumerate(dataset.remove_columns(list(IMAGE_COLUMNS))):
+    for row, triplet in enumerate(dataset.remove_columns(_image_columns(dataset))):
         at = f"{where}, row {row} (id {triplet['id']!r})"
         if (first := rows.setdefault(triplet["id"], row)) != row:
             raise ValueError(f"{at}: row {first} has the same id. Ids must be unique.")

@@ -211,7 +211,8 @@ def test_noun_phrases_replace_an_older_column(old):
     if old is not None:
         rows = rows.add_column("noun_phrases", [None] * 3, feature=old)
     filled, _ = add_noun_phrases(rows.add_column("other", [1, 2, 3]), FirstWordExtractor())
-    assert filled.features == TRIPLET_FEATURES
+    assert filled.features == {**TRIPLET_FEATURES, "other": datasets.Value("int64")}
+    assert filled["other"][:] == [1, 2, 3]
     assert [len(phrases) for phrases in filled["noun_phrases"]] == [1, 1, 0]
 
 
