@@ -98,7 +98,8 @@ def build_trainer(argv: Sequence[str], model_args: ModelArguments, data_args: Da
     )
     names = [locate(name) for name in data_args.data or ()]
     with args.main_process_first(desc="reading the triplets"):  # the others read the cache
-        loaded = [load(name, data_args.train_split) for name in names]
+        columns = [name for name in (args.batch_by, args.family_by) if name]
+        loaded = [load(name, data_args.train_split, columns=columns) for name in names]
         train_dataset = mix_triplets(loaded, data_args.data_weights or [1.0] * len(loaded), seed=args.seed)
         eval_dataset = load(names[0], data_args.eval_split) if data_args.eval_split else None
         evaluator = build_evaluator(data_args, args, processor)

@@ -56,6 +56,9 @@ def _check_stream(args: CIRTrainingArguments) -> None:
         raise ValueError("A stream of triplets has no length. Set max_steps.")
     if args.encode_images_once:
         raise ValueError("encode_images_once needs all images in advance, not a stream. Leave it out.")
+    for name in ("batch_by", "family_by", "distinct_targets"):
+        if getattr(args, name):
+            raise ValueError(f"{name} needs all rows in advance, not a stream. Leave it out.")
     if args.accelerator_config.dispatch_batches:
         raise ValueError("dispatch_batches cannot send texts to other processes. Leave it out.")
 

@@ -84,6 +84,26 @@ class LossOptions:
 
 
 @dataclass
+class SamplingOptions:
+    """Which triplets meet in a batch, over all processes and so as negatives of each other. Rows that do not fill a
+    batch are left out, other ones in each epoch."""
+
+    _argument_group_name = "Batches"
+
+    batch_by: str | None = HfArg(
+        default=None, help="Column whose value all triplets of a batch share, such as their category."
+    )
+    family_by: str | None = HfArg(
+        default=None,
+        help="Column whose equal values are families, such as reference_id: these stay together, in an order that "
+        "changes with the epoch.",
+    )
+    distinct_targets: bool = HfArg(
+        default=False, help="Let no two triplets with one target image meet in a batch: each adds a negative."
+    )
+
+
+@dataclass
 class FreezingOptions:
     """Which parts of the model are trained."""
 
@@ -118,4 +138,4 @@ class ImageOptions:
     )
 
 
-OPTIONS = (ScheduleOptions, LossOptions, FreezingOptions, ImageOptions)
+OPTIONS = (ScheduleOptions, LossOptions, SamplingOptions, FreezingOptions, ImageOptions)

@@ -31,6 +31,7 @@ from contextcir.training.losses import concept_consistency_loss, contrastive_los
 from contextcir.training.memory import advising_less_memory
 from contextcir.training.model_parts import freeze, use_float32
 from contextcir.training.run import TrainingRun
+from contextcir.training.sampling import batch_sampler
 from contextcir.training.stream_position import StreamPosition
 from contextcir.training.training_args import CIRTrainingArguments
 from contextcir.training.training_data import as_rows, is_stream, without_bad_images
@@ -157,6 +158,11 @@ class CIRTrainer(TripletEvaluation, TrainingRun):
         )
         if is_stream(kwargs["train_dataset"]):
             args.accelerator_config.dispatch_batches = False  # each process makes its own batches, with texts in them
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Return the order of rows: one that composes batches, if the options say how, or that of transformers."""
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        return batch_sampler(rows, self.args) or super()._get_train_sampler(train_dataset)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Compute the gradients of a micro-batch, and remember its triplets: an error of the numbers names them."""

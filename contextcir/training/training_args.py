@@ -7,7 +7,7 @@ from transformers import SchedulerType, TrainingArguments
 from transformers.hf_argparser import HfArg
 
 from contextcir.training.metric_names import greater_is_better
-from contextcir.training.options import FreezingOptions, ImageOptions, LossOptions, ScheduleOptions
+from contextcir.training.options import FreezingOptions, ImageOptions, LossOptions, SamplingOptions, ScheduleOptions
 
 # Options of transformers that cannot work with a contrastive loss over the whole batch: refused, not ignored.
 _UNSUPPORTED = ("label_smoothing_factor", "prediction_loss_only", "batch_eval_metrics", "eval_do_concat_batches")
@@ -15,7 +15,9 @@ _NOT_NEEDED = ("enable_jit_checkpoint",)  # signals save a checkpoint without it
 
 
 @dataclass
-class CIRTrainingArguments(ScheduleOptions, LossOptions, FreezingOptions, ImageOptions, TrainingArguments):
+class CIRTrainingArguments(
+    ScheduleOptions, LossOptions, SamplingOptions, FreezingOptions, ImageOptions, TrainingArguments
+):
     """
     Arguments of [`CIRTrainer`]: those of [`~transformers.TrainingArguments`], and the groups of
     `contextcir/training/options.py`, where the `help` of each field describes it.
@@ -86,6 +88,14 @@ class CIRTrainingArguments(ScheduleOptions, LossOptions, FreezingOptions, ImageO
             yield "train_only freezes all other parts. Leave out freeze_vision and freeze_text."
         if self.encode_images_once and (not self.freeze_vision or self.augmentation != "none"):
             yield "encode_images_once needs encoded images that do not change: freeze_vision and no augmentation."
+        composed = [name for name in ("batch_by", "family_by", "distinct_targets") if getattr(self, name)]
+        if composed and self.train_sampling_strategy != "random":
+            yield (
+                f"{composed[0]} makes an order of its own. Leave out"
+                f" train_sampling_strategy={self.train_sampling_strategy}."
+            )
+        if self.family_by and self.distinct_targets:
+            yield "family_by keeps triplets together, and distinct_targets apart. Leave out one of them."
         if self.encode_images_once and self.ema_momentum is not None:
             yield "encode_images_once leaves the moving average no images to embed. Leave out it or ema_momentum."
         if self.lr_scheduler_type == SchedulerType.COSINE_WITH_RESTARTS:

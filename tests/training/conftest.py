@@ -7,15 +7,23 @@ import datasets
 import pytest
 import torch
 
+from contextcir.data.triplets import TRIPLET_FEATURES
 from contextcir.training.trainer import CIRTrainer
 from contextcir.training.training_args import CIRTrainingArguments
-from modeling_contextcir import ContextCIRModel, ContextCIRProcessor, InstructCIRModel, InstructCIRProcessor
+from modeling_contextcir import (
+    CompositionBaseline,
+    ContextCIRModel,
+    ContextCIRProcessor,
+    InstructCIRModel,
+    InstructCIRProcessor,
+)
 from tests.tiny_triplets import dataset, triplets
 
 REPOSITORY = Path(__file__).parents[2]
 KINDS = {  # kind of model -> class, processor, and training arguments that it needs
     "contextcir": (ContextCIRModel, ContextCIRProcessor, {}),
     "instructcir": (InstructCIRModel, InstructCIRProcessor, {"cc_weight": 0.0, "query_negatives": "none"}),
+    "baseline": (CompositionBaseline, ContextCIRProcessor, {"cc_weight": 0.0}),
 }
 QUIET = {"logging_steps": 1, "save_strategy": "no", "disable_tqdm": True, "report_to": "none", "use_cpu": True}
 OPTIONS = QUIET | {"per_device_train_batch_size": 4, "max_steps": 2, "learning_rate": 1e-3}
@@ -28,8 +36,11 @@ def processor(clip_folder):
 
 
 def undecoded(rows):
-    """A data set whose images are not decoded, as `load_triplets` returns it."""
-    rows = dataset(rows)
+    """A data set whose images are not decoded, as `load_triplets` returns it, with further columns as they are."""
+    others = {name: [row[name] for row in rows] for name in rows[0] if name not in TRIPLET_FEATURES}
+    rows = dataset([{name: row[name] for name in TRIPLET_FEATURES} for row in rows])
+    for name, values in others.items():
+        rows = rows.add_column(name, values)
     for column in ("reference_image", "target_image"):
         rows = rows.cast_column(column, datasets.Image(decode=False))
     return rows
@@ -49,7 +60,8 @@ def build(clip_folder, tmp_path):
         model_class, processor_class, needed = KINDS[kind]
         torch.manual_seed(0)
         fit = (model_options or {}).get("image_fit")
-        own = {name: options.pop(name) for name in ("evaluator", "card_template", "run_info") if name in options}
+        names = ("evaluator", "card_template", "run_info")
+        own = {name: options.pop(name) for name in names if name in options}
         return CIRTrainer(
             model or model_class.from_clip_pretrained(clip_folder, **(model_options or {})),
             CIRTrainingArguments(output_dir=str(tmp_path / output), **{**OPTIONS, **needed, **options}),
