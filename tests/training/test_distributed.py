@@ -20,15 +20,13 @@ MODELS = {
     "contextcir": {"query_negatives": "all"},
     "instructcir": {"model": "instructcir", "query_negatives": "none", "cc_weight": 0, "ema_momentum": 0.9},
 }
-# Runs train.py once for each list of flags, and then a trainer whose model differs on each process at first.
+# Trains once for each list of flags, and then a trainer whose model differs on each process at first.
 SCRIPT = """
-import json, os, runpy, sys, torch
+import json, os, sys, torch
+from contextcir.cli.main import command
 for flags in json.loads(sys.argv[1]):
-    sys.argv = ["train.py", *flags]
-    try:
-        runpy.run_path("train.py", run_name="__main__")
-    except SystemExit as end:
-        assert not end.code, end.code
+    code = command("train", flags)  # train.py would end the process
+    assert not code, code
 
 from tests.tiny_triplets import dataset, triplets
 from contextcir.training.trainer import CIRTrainer
