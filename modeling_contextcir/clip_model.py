@@ -23,7 +23,7 @@ class CIROutput(ModelOutput):
     `(num_phrases, num_patches)` are distributions over image patches. A field that a model does not have is `None`."""
 
     query_embeds: Tensor | None = None
-    target_embeds: Tensor | None = None  # target images, embedded as gallery images
+    target_embeds: Tensor | None = None  # target images, and others after them, embedded as gallery images
     reference_embeds: Tensor | None = None  # reference images, embedded as gallery images: the query-image negatives
     logit_scale: Tensor | None = None  # 0-dim: inverse temperature, at most 100
     context_attentions: Tensor | None = None  # attention of each noun phrase's tokens in the whole text
@@ -226,12 +226,12 @@ class CLIPBasedModel(PreTrainedModel):
 
 
 def check_rows(input_ids: Tensor, **others: Tensor | None) -> None:
-    """Refuse tensors with more or fewer rows than there are texts. Those that are `None` are not checked."""
+    """Refuse tensors with more or fewer rows than there are texts; `target_index` may have more, for images that
+    belong to no text. Those that are `None` are not checked."""
     for name, tensor in others.items():
-        if tensor is not None and tensor.shape[0] != input_ids.shape[0]:
-            raise ValueError(
-                f"`{name}` has {tensor.shape[0]} rows for {input_ids.shape[0]} texts. Give one for each text."
-            )
+        rows = input_ids.shape[0] if tensor is None else tensor.shape[0]
+        if rows < input_ids.shape[0] or (rows > input_ids.shape[0] and name != "target_index"):
+            raise ValueError(f"`{name}` has {rows} rows for {input_ids.shape[0]} texts. Give one for each text.")
 
 
 def normalize(embeds: Tensor) -> Tensor:

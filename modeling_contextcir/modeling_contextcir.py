@@ -192,8 +192,9 @@ class ContextCIRModel(CLIPBasedModel):
             input_ids (`torch.LongTensor` of shape `(batch_size, length)`): Modification texts, padded on the right.
             pixel_values (`torch.FloatTensor` of shape `(num_images, 3, height, width)`, *optional*): Distinct images.
             reference_index (`torch.LongTensor` of shape `(batch_size,)`): Place of each text's reference among them.
-            target_index (`torch.LongTensor` of shape `(batch_size,)`, *optional*): Place of each text's target. By
-                default no targets are returned.
+            target_index (`torch.LongTensor` of shape `(batch_size + num_others,)`, *optional*): Place of each text's
+                target, and of other images that are embedded as targets are, such as mined negatives. By default no
+                targets are returned.
             attention_mask (`torch.LongTensor` of shape `(batch_size, length)`, *optional*): 1 for real tokens. By
                 default a text ends with its first end token.
             phrase_input_ids (`torch.LongTensor` of shape `(num_phrases, phrase_length)`, *optional*): The noun phrases
@@ -205,8 +206,8 @@ class ContextCIRModel(CLIPBasedModel):
             encoded_images (`torch.FloatTensor`, *optional*): Output of `encode_images`, instead of `pixel_values`.
 
         Raises:
-            ValueError: There are no images or images in both forms, `reference_index` is missing, or an index or mask
-                has more or fewer rows than there are texts.
+            ValueError: There are no images or images in both forms, `reference_index` is missing, there are fewer
+                targets than texts, or another index or mask has more or fewer rows.
         """
         if reference_index is None:
             raise ValueError("`reference_index` is missing. Give the place of each text's reference image.")

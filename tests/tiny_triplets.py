@@ -8,6 +8,8 @@ import numpy as np
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
+from contextcir.data.negatives import CONFIGS, NEGATIVE_FEATURES, NEGATIVE_IDS, NEGATIVES, mined_features
+from contextcir.data.source_card import write_derived_card
 from contextcir.data.triplets import TRIPLET_FEATURES
 
 TEXTS = [
@@ -56,6 +58,27 @@ def write_parquet(folder, **splits: list[dict]) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     for split, rows in splits.items():
         dataset(rows).to_parquet(folder / f"{split}-00000-of-00001.parquet")
+    return str(folder)
+
+
+def mined_negatives(number: int, **others: dict) -> Dataset:
+    """Images `n0`, `n1` and so on, and others by their ids, as `load_negatives` gives them."""
+    images = {f"n{row}": {"bytes": png(900 + row), "path": None} for row in range(number)}
+    rows = [{"id": id_, "image": image} for id_, image in (images | others).items()]
+    return Dataset.from_list(rows, features=NEGATIVE_FEATURES).cast_column("image", Image(decode=False))
+
+
+def write_mined(folder, negatives: Dataset, **splits: list[dict]) -> str:
+    """Triplets with a column `negative_ids`, as `contextcir mine` writes them."""
+    folder.mkdir(parents=True)
+    for split, rows in splits.items():
+        others = {name: Value("int64") for name in rows[0] if name not in (*TRIPLET_FEATURES, NEGATIVE_IDS)}
+        written = Dataset.from_list(rows, features=mined_features(Features(TRIPLET_FEATURES | others)))
+        (folder / "triplets").mkdir(exist_ok=True)
+        written.to_parquet(folder / "triplets" / f"{split}-00000.parquet")
+    (folder / NEGATIVES).mkdir()
+    negatives.cast_column("image", Image()).to_parquet(folder / NEGATIVES / "train-00000.parquet")
+    write_derived_card(folder, "mined", "Mined.", source=str(folder), configs=CONFIGS)
     return str(folder)
 
 

@@ -78,6 +78,7 @@ def build_trainer(argv: Sequence[str], model_args: ModelArguments, data_args: Da
     from transformers.utils import logging
 
     from contextcir.cli.train_model import add_lora, build_model
+    from contextcir.data.negatives import NEGATIVE_IDS, load_negatives
     from contextcir.data.triplets import load_triplets, mix_triplets
     from contextcir.runtime.locations import locate, shipped
     from contextcir.training.trainer import CIRTrainer
@@ -90,6 +91,7 @@ def build_trainer(argv: Sequence[str], model_args: ModelArguments, data_args: Da
         )
     merge_lora = add_lora(model, model_args) if model_args.lora_rank else None
 
+    named = [args.batch_by, args.family_by, NEGATIVE_IDS if args.hard_negatives else None]
     load = partial(
         load_triplets,
         config_name=data_args.data_config,
@@ -98,8 +100,9 @@ def build_trainer(argv: Sequence[str], model_args: ModelArguments, data_args: Da
     )
     names = [locate(name) for name in data_args.data or ()]
     with args.main_process_first(desc="reading the triplets"):  # the others read the cache
-        columns = [name for name in (args.batch_by, args.family_by) if name]
+        columns = [name for name in named if name]
         loaded = [load(name, data_args.train_split, columns=columns) for name in names]
+        negatives = load_negatives(names, revision=data_args.data_revision) if args.hard_negatives else None
         train_dataset = mix_triplets(loaded, data_args.data_weights or [1.0] * len(loaded), seed=args.seed)
         eval_dataset = load(names[0], data_args.eval_split) if data_args.eval_split else None
         evaluator = build_evaluator(data_args, args, processor)
@@ -110,6 +113,7 @@ def build_trainer(argv: Sequence[str], model_args: ModelArguments, data_args: Da
         eval_dataset=eval_dataset,
         processing_class=processor,
         evaluator=evaluator,
+        negatives=negatives,
         card_template=shipped(f"model_cards/{model.config.model_type}_template.md"),
         run_info=describe_run(argv, model_args, data_args, model),
     )

@@ -4,6 +4,7 @@
 """
 
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,11 @@ def find_bad_images(dataset: datasets.Dataset) -> list[dict[str, Any]]:
     ]
 
 
-def images_fingerprint(dataset: datasets.Dataset) -> str:
+def images_fingerprint(dataset: datasets.Dataset, columns: Iterable[str] = IMAGE_COLUMNS) -> str:
     """Return a fingerprint of triplets, their image files and the code that reads images. The fingerprint of
     `datasets` covers only the rows, such as the paths of the files."""
     states: list[tuple[int, int, int] | None] = []  # of the files behind paths
-    for column in IMAGE_COLUMNS:
+    for column in columns:
         image = dataset.data.column(column)
         outside = pc.is_null(pc.struct_field(image, "bytes"))
         for path in pc.struct_field(image, "path").filter(outside).to_pylist():
@@ -99,4 +100,33 @@ def triplet_image(triplet: dict[str, Any], column: str) -> PILImage.Image:
     """Read the image in a column of a triplet. An [`~contextcir.data.images.ImageError`] names the triplet, the column
     and the path."""
     path = triplet[column].get("path") if isinstance(triplet[column], dict) else None
-    return load_image(triplet[column], name=f"triplet {triplet['id']!r}, {column}" + (f" ({path})" if path else ""))
+    name = f"mined negative {triplet['id']!r}" if column == "image" else f"triplet {triplet['id']!r}, {column}"
+    return load_image(triplet[column], name=name + (f" ({path})" if path else ""))
+
+
+class TripletImages(Sequence):
+    """
+    The distinct images of triplets, read when they are asked for.
+
+    Args:
+        triplets (`datasets.Dataset`): As from [`~contextcir.data.triplets.load_triplets`].
+
+    Attributes:
+        ids (`list[str]`): The ids of the images: of the references, then of the targets that are no references.
+    """
+
+    def __init__(self, triplets: datasets.Dataset):
+        triplets = undecoded_images(triplets)
+        self._columns = {column: triplets.select_columns([column]) for column in IMAGE_COLUMNS}
+        shown: dict[str, tuple[int, str]] = {}  # id -> row and column that show it first
+        for column in IMAGE_COLUMNS:
+            for row, image_id in enumerate(triplets[column.replace("image", "id")]):
+                shown.setdefault(image_id, (row, column))
+        self.ids, self._places = list(shown), list(shown.values())
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, place: Any) -> Any:
+        row, column = self._places[place]
+        return self._columns[column][row][column]

@@ -114,6 +114,7 @@ def load_triplets(
     missing = [name for name in kept if name not in dataset.column_names]
     if missing:
         hint = " `contextcir phrases` adds noun_phrases." if "noun_phrases" in missing else ""
+        hint += " `contextcir mine` adds negative_ids." if "negative_ids" in missing else ""
         raise ValueError(
             f"{where}: no column {', '.join(missing)}; there are {', '.join(dataset.column_names)}.{hint}"
         )

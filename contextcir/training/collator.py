@@ -34,11 +34,17 @@ class TripletCollator:
         encoded_images (`Callable`, *optional*): Ids of N images -> encoded images `(N, ...)`, such as
             [`~contextcir.training.encoded_images.EncodedImages`]. The batch then has `encoded_images` instead of
             `pixel_values`, and no image is read.
+        hard_negatives (`int`, defaults to 0): Mined negatives of a row, drawn from its `negative_ids`. The draw
+            depends on `(seed, epoch, row id)` only. A row that has fewer is filled up with its own target, which the
+            loss does not count as a negative.
+        negatives (`Mapping`, *optional*): Id -> image of all mined negatives, such as
+            [`~contextcir.data.negatives.NegativeImages`].
 
     Returns of a call:
         `dict` with, for B rows, N distinct images and P noun phrases, `pixel_values`
         `(N, 3, height, width)`; `reference_index` and `target_index` `(B,)`; `input_ids` and `attention_mask`
         `(B, length)`; `target_keys` and `reference_keys` `(B,)`; `num_truncated_texts` (0-dim); `triplet_ids`, a list;
+        with H hard negatives `negative_keys` `(B * H,)`, whose places follow those of the targets in `target_index`;
         and with noun phrases `phrase_input_ids` and `phrase_attention_mask` `(P, phrase_length)`; `phrase_sample`
         `(P,)`; `phrase_token_mask` `(P, length)`; `num_dropped_phrases` (0-dim).
 
@@ -55,6 +61,8 @@ class TripletCollator:
         augmentation: Augmentation = "none",
         seed: int = 0,
         encoded_images: Callable[[Sequence[str]], torch.Tensor] | None = None,
+        hard_negatives: int = 0,
+        negatives: Any = None,
     ):
         if augmentation not in get_args(Augmentation):
             raise ValueError(f"augmentation must be one of {get_args(Augmentation)}, got {augmentation!r}.")
@@ -63,6 +71,7 @@ class TripletCollator:
         self.augmentation = augmentation
         self.seed = seed
         self.encoded_images = encoded_images
+        self.hard_negatives, self.negatives = hard_negatives, negatives
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()  # seen by workers that outlive an epoch
         self._read = torch.zeros(2, dtype=torch.long).share_memory_()  # wide images, and all that were read
         self._warned = False
@@ -84,8 +93,9 @@ class TripletCollator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         shown: dict[str, tuple[dict[str, Any], str]] = {}  # image id -> the first row and side that show it
-        for side in ("reference", "target"):
-            for row in rows:
+        mined = [negative for row in rows for negative in self._mined(row)] if self.hard_negatives else []
+        for side, some in (("reference", rows), ("target", rows), ("negative", mined)):
+            for row in some:
                 first = shown.setdefault(row[f"{side}_id"], (row, side))
                 if _content(*first) != _content(row, side):
                     raise ValueError(
@@ -103,14 +113,28 @@ class TripletCollator:
         )
         places = {image_id: place for place, image_id in enumerate(shown)}
         ids = {side: [row[f"{side}_id"] for row in rows] for side in ("reference", "target")}
+        if mined:
+            ids["negative"] = [negative["negative_id"] for negative in mined]
+        index = {side: torch.tensor([places[image_id] for image_id in some]) for side, some in ids.items()}
+        if mined:  # embedded as targets are, by any model
+            index["target"] = torch.cat([index["target"], index.pop("negative")])
         return {
             "input_ids": encoded.pop("input_ids"),  # first: its length is taken for the batch size
             **encoded,
             **({"encoded_images": self.encoded_images(list(shown))} if self.encoded_images else {}),
-            **{f"{side}_index": torch.tensor([places[image_id] for image_id in ids[side]]) for side in ids},
+            **{f"{side}_index": some for side, some in index.items()},
             **{f"{side}_keys": torch.tensor([image_key(image_id) for image_id in ids[side]]) for side in ids},
             "triplet_ids": [row["id"] for row in rows],
         }
+
+    def _mined(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+        """Draw mined negatives of a row, each as a row that shows it."""
+        ids = row["negative_ids"] or []
+        draw = random.Random(f"{self.seed}/{self._epoch.item()}/{row['id']}/negatives")
+        chosen = draw.sample(ids, min(self.hard_negatives, len(ids)))
+        images = [(image_id, self.negatives[image_id]) for image_id in chosen]
+        images += [(row["target_id"], row["target_image"])] * (self.hard_negatives - len(chosen))
+        return [{"id": row["id"], "negative_id": image_id, "negative_image": image} for image_id, image in images]
 
     def _image(self, row: dict[str, Any], side: str) -> PILImage.Image:
         image = triplet_image(row, f"{side}_image")

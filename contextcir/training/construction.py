@@ -6,6 +6,7 @@ from typing import Any
 import datasets
 
 from contextcir.data.image_fit import check_fit
+from contextcir.data.negatives import NEGATIVE_IDS, has_negatives
 from contextcir.training.training_args import CIRTrainingArguments
 from contextcir.training.training_data import is_stream
 
@@ -51,6 +52,25 @@ def check_arguments(args: Any, model: Any, kwargs: dict[str, Any]) -> None:
         raise ValueError("Evaluation on several processes needs a data set with a length, not a stream.")
 
 
+def check_negatives(args: CIRTrainingArguments, negatives: Any, train: Any) -> None:
+    """
+    Check mined negatives, as [`check_arguments`] does the other arguments.
+
+    Raises:
+        ValueError: `hard_negatives` lacks the images or the column of their ids, or the column has another type.
+    """
+    if not args.hard_negatives:
+        return
+    if negatives is None:
+        raise ValueError("hard_negatives needs the images of mined negatives. Give negatives=load_negatives([...]).")
+    columns = _columns(train)
+    if columns is not None and NEGATIVE_IDS not in columns:
+        raise ValueError(
+            f"hard_negatives needs a column {NEGATIVE_IDS}, which `contextcir mine` adds. Or leave it out."
+        )
+    has_negatives(getattr(train, "features", None))
+
+
 def _check_stream(args: CIRTrainingArguments) -> None:
     if args.max_steps <= 0:
         raise ValueError("A stream of triplets has no length. Set max_steps.")
@@ -64,9 +84,13 @@ def _check_stream(args: CIRTrainingArguments) -> None:
 
 
 def _check_noun_phrases(train: Any) -> None:
-    if isinstance(train, (datasets.Dataset, datasets.IterableDataset)):
-        columns = train.column_names  # of a stream, they may be unknown
-    else:
-        columns = list(train[0]) if isinstance(train, (list, tuple)) and train else None
+    columns = _columns(train)
     if columns is not None and "noun_phrases" not in columns:
         raise ValueError("There is no column noun_phrases. `contextcir phrases` adds it; or set cc_weight to 0.")
+
+
+def _columns(train: Any) -> list[str] | None:
+    """Return the columns of training data, `None` where they are unknown, as those of some streams."""
+    if isinstance(train, (datasets.Dataset, datasets.IterableDataset)):
+        return train.column_names
+    return list(train[0]) if isinstance(train, (list, tuple)) and train else None

@@ -6,7 +6,7 @@ precision, 526 MB for ViT-L/14.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ from contextcir.data.triplet_images import images_fingerprint, triplet_image
 from contextcir.data.triplets import IMAGE_COLUMNS
 from contextcir.runtime.inference import evaluation_mode
 
+IDS_OF_IMAGES = {column: column.replace("image", "id") for column in IMAGE_COLUMNS}
 CHUNK = 1024  # images that one process encodes and keeps in one file
 
 
@@ -36,12 +37,34 @@ class EncodedImages:
         found = self.rows[[self.places[image_id] for image_id in ids]]["encoded"]
         return torch.frombuffer(bytearray(b"".join(found)), dtype=self.dtype).view(len(ids), *self.shape)
 
+    def joined(self, others: "EncodedImages") -> "EncodedImages":
+        """Return these outputs and those of other images, by the same encoder."""
+        rows = datasets.concatenate_datasets([self.rows, others.rows])
+        places = {image_id: len(self.rows) + place for image_id, place in others.places.items()}
+        return EncodedImages(rows, self.places | places, self.shape, self.dtype)
+
+
+def encode_all_images(
+    triplets: datasets.Dataset, negatives: datasets.Dataset | None, *args: Any, **options: Any
+) -> EncodedImages:
+    """Encode the images of triplets, and those of their mined negatives (from
+    [`~contextcir.data.negatives.load_negatives`]) that the triplets do not show. Other arguments and errors as for
+    [`encode_images`]."""
+    found = encode_images(triplets, *args, **options)
+    if negatives is None:
+        return found
+    others = [row for row, image_id in enumerate(negatives["id"]) if image_id not in found.places]
+    if not others:
+        return found
+    return found.joined(encode_images(negatives.select(others), *args, columns={"image": "id"}, **options))
+
 
 def encode_images(
     triplets: datasets.Dataset,
     processor: Any,
     model: Any,
     *,
+    columns: Mapping[str, str] = IDS_OF_IMAGES,
     dtype: torch.dtype = torch.float32,
     batch_size: int = 64,
     share: tuple[int, int] = (0, 1),
@@ -55,6 +78,7 @@ def encode_images(
         processor (`Callable`): Makes `pixel_values` of `images`.
         model (`torch.nn.Module`): Model with `encode_images`, pixel values `(batch_size, 3, height, width)` -> outputs
             `(batch_size, ...)`, and `vision_model`. The code of one and the weights of the other identify the outputs.
+        columns (`Mapping[str, str]`): Column of images -> that of their ids.
         dtype (`torch.dtype`): Type of the outputs, and of matrix products.
         batch_size (`int`): Images of one pass.
         share (`tuple[int, int]`): Index of this process and number of processes with the same disk. Each encodes its
@@ -68,10 +92,10 @@ def encode_images(
     if not hasattr(model, "encode_images"):
         raise ValueError(f"{type(model).__name__} cannot encode images without a text. Leave out encode_images_once.")
     shown: dict[str, tuple[int, str]] = {}  # id -> row and column that show it first
-    for column in IMAGE_COLUMNS:
-        for row, image_id in enumerate(triplets[column.replace("image", "id")]):
+    for column, ids in columns.items():
+        for row, image_id in enumerate(triplets[ids]):
             shown.setdefault(image_id, (row, column))
-    fingerprint = _fingerprint(triplets, processor, model, dtype)
+    fingerprint = _fingerprint(triplets, columns, processor, model, dtype)
     read: list[bool] = []  # whether each image is wide; empty where all are in the cache
 
     def encoded(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> torch.Tensor:
@@ -111,7 +135,7 @@ def encode_images(
         rows = datasets.concatenate_datasets([chunks.get(start) or encoded_chunk(start) for start in starts])
     if own == 0:
         warn_of_wide(sum(read), len(read), fit_of(processor))
-    shape = encoded([triplets[0]], [IMAGE_COLUMNS[0]])[0].shape
+    shape = encoded([triplets[0]], list(columns)[:1])[0].shape
     return EncodedImages(rows, {image_id: place for place, image_id in enumerate(shown)}, shape, dtype)
 
 
@@ -127,10 +151,12 @@ def _without_bars_of_datasets() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _fingerprint(triplets: datasets.Dataset, processor: Any, model: Any, dtype: torch.dtype) -> str:
+def _fingerprint(
+    triplets: datasets.Dataset, columns: Iterable[str], processor: Any, model: Any, dtype: torch.dtype
+) -> str:
     weights = hashlib.blake2b()
     for name, tensor in model.vision_model.state_dict().items():
         weights.update(name.encode())
         weights.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     code, pixels = type(model).encode_images, processor.image_processor.to_json_string()
-    return Hasher.hash((images_fingerprint(triplets), weights.hexdigest(), code, pixels, str(dtype)))
+    return Hasher.hash((images_fingerprint(triplets, columns), weights.hexdigest(), code, pixels, str(dtype)))

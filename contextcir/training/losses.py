@@ -29,11 +29,13 @@ def contrastive_loss(
     target_keys: Tensor | None = None,
     all_target_keys: Tensor | None = None,
     reference_keys: Tensor | None = None,
+    negative_embeds: Tensor | None = None,
+    negative_keys: Tensor | None = None,
     offset: int = 0,
 ) -> Tensor:
     """
-    Compute the temperature-scaled cross entropy of each query over the targets of the global batch and its query-image
-    negatives.
+    Compute the temperature-scaled cross entropy of each query over the targets of the global batch, its query-image
+    negatives, and mined negatives.
 
     Args:
         query_embeds (`torch.Tensor` of shape `(batch_size, dim)`): L2-normalised queries of this process, `f(I_q, T)`.
@@ -49,6 +51,11 @@ def contrastive_loss(
         all_target_keys (`torch.Tensor` of shape `(global_batch_size,)`, *optional*): Keys of the rows of
             `target_embeds`; by default `target_keys`.
         reference_keys (`torch.Tensor`, *optional*): Keys of the rows of `reference_embeds`.
+        negative_embeds (`torch.Tensor` of shape `(num_negatives, dim)`, *optional*): L2-normalised mined negatives of
+            all processes. As in DPR (Karpukhin et al., 2020), those of one query are negatives of all.
+        negative_keys (`torch.Tensor` of shape `(num_negatives,)`, *optional*): Keys of their images. An image counts
+            once, and not if it is a target of the batch: that is a negative of the other queries anyway. So is
+            `all_target_keys` needed with them, whatever `target_keys` is.
         offset (`int`, defaults to 0): Number of rows of `target_embeds` from lower ranks.
 
     Returns:
@@ -84,6 +91,12 @@ def contrastive_loss(
                 same = target_keys[:, None] == (reference_keys[:, None] if own else reference_keys)
                 negatives = negatives.masked_fill(same, -torch.inf)
             scores = torch.cat([scores, negatives], dim=1)
+        if negative_embeds is not None:
+            if negative_keys is None or all_target_keys is None:
+                raise ValueError("negative_embeds need negative_keys and all_target_keys.")
+            negatives = logit_scale * query_embeds @ _float(negative_embeds).T  # (batch_size, num_negatives)
+            uncounted = _repeated(negative_keys) | torch.isin(negative_keys, all_target_keys)
+            scores = torch.cat([scores, negatives.masked_fill(uncounted, -torch.inf)], dim=1)
         return torch.nn.functional.cross_entropy(scores, labels)
 
 
@@ -181,6 +194,14 @@ def concept_consistency_loss(
             isolated_entropy=torch.special.entr(isolated).sum(-1).mean(),
             map_diversity=0.5 * (context[first] - context[second]).abs().sum(-1).mean(),
         )
+
+
+def _repeated(keys: Tensor) -> Tensor:
+    """Return which keys `(num_keys,)` an earlier one equals."""
+    ordered, order = keys.sort(stable=True)
+    repeated = torch.zeros_like(keys, dtype=torch.bool)
+    repeated[order[1:]] = ordered[1:] == ordered[:-1]
+    return repeated
 
 
 def _float(value: Tensor) -> Tensor:

@@ -72,6 +72,11 @@ class LossOptions:
     mask_repeated_targets: bool = HfArg(
         default=True, help="Whether other rows with a query's own target image are left out of its negatives."
     )
+    hard_negatives: int = HfArg(
+        default=0,
+        help="Mined negatives of each triplet that a step takes, drawn from those that `contextcir mine` has found. "
+        "They are negatives of all queries of the global batch.",
+    )
     learn_temperature: bool = HfArg(default=True, help="Whether the temperature of the contrastive loss is learned.")
     ema_momentum: float | None = HfArg(
         default=None,

@@ -14,16 +14,18 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import datasets
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import SchedulerType
 from transformers.utils import logging
 
+from contextcir.data.negatives import NegativeImages
 from contextcir.runtime.distributed import gather_with_gradient
 from contextcir.training.collator import SetCollatorEpoch, TripletCollator, WarnOfWideImages
-from contextcir.training.construction import check_arguments
+from contextcir.training.construction import check_arguments, check_negatives
 from contextcir.training.ema import MovingAverage
-from contextcir.training.encoded_images import encode_images
+from contextcir.training.encoded_images import encode_all_images
 from contextcir.training.evaluation import TripletEvaluation
 from contextcir.training.interruption import StopWhenAsked
 from contextcir.training.loss_log import LogBeforeSaving, LossParts
@@ -38,7 +40,8 @@ from contextcir.training.training_data import as_rows, is_stream, without_bad_im
 
 logger = logging.get_logger(__name__)
 
-NOT_MODEL_INPUTS = ("target_keys", "reference_keys", "num_truncated_texts", "num_dropped_phrases", "triplet_ids")
+KEYS = ("target_keys", "reference_keys", "negative_keys")
+NOT_MODEL_INPUTS = (*KEYS, "num_truncated_texts", "num_dropped_phrases", "triplet_ids")
 
 
 class CIRTrainer(TripletEvaluation, TrainingRun):
@@ -56,6 +59,8 @@ class CIRTrainer(TripletEvaluation, TrainingRun):
         card_template (`str` or `os.PathLike`, *optional*): Jinja template of the model card, filled with
             [`CIRTrainer.record`]. By default transformers writes its own.
         run_info (`dict`, *optional*): Further entries of the record, such as the data, the command and the commit.
+        negatives (`datasets.Dataset`, *optional*): Images of mined negatives, as from
+            [`~contextcir.data.negatives.load_negatives`], for `hard_negatives`.
         **kwargs: Of [`~transformers.Trainer`]. `data_collator` defaults to a [`TripletCollator`].
 
     Raises:
@@ -77,6 +82,7 @@ class CIRTrainer(TripletEvaluation, TrainingRun):
         evaluator: Callable[[torch.nn.Module], dict[str, float]] | None = None,
         card_template: str | os.PathLike | None = None,
         run_info: dict[str, Any] | None = None,
+        negatives: datasets.Dataset | None = None,
         **kwargs: Any,
     ):
         args = CIRTrainingArguments() if args is None else args
@@ -86,6 +92,7 @@ class CIRTrainer(TripletEvaluation, TrainingRun):
         self.moving_average: MovingAverage | None = None
         self.stream_position: StreamPosition | None = None
         check_arguments(args, model, kwargs)
+        check_negatives(args, negatives, kwargs.get("train_dataset"))
         self._take_data(args, kwargs)
         if kwargs.get("data_collator") is None and kwargs.get("processing_class") is not None:
             kwargs["data_collator"] = TripletCollator(
@@ -93,6 +100,8 @@ class CIRTrainer(TripletEvaluation, TrainingRun):
                 max_phrases=args.max_phrases if args.cc_weight else 0,
                 augmentation=args.augmentation,
                 seed=args.seed,
+                hard_negatives=args.hard_negatives,
+                negatives=None if negatives is None else NegativeImages(negatives),
             )
         if kwargs.get("eval_dataset") is None and evaluator is not None:
             kwargs["eval_dataset"] = []  # transformers refuses an eval_strategy without one
@@ -101,8 +110,9 @@ class CIRTrainer(TripletEvaluation, TrainingRun):
         super().__init__(model, args, **kwargs)
         self.watch_gradients()
         if args.encode_images_once:
-            self.data_collator.encoded_images = encode_images(
+            self.data_collator.encoded_images = encode_all_images(
                 self.train_dataset,
+                negatives if args.hard_negatives else None,
                 self.processing_class,
                 self.model,
                 dtype=torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32,
@@ -184,15 +194,19 @@ class CIRTrainer(TripletEvaluation, TrainingRun):
             references, reference_keys = gather_with_gradient(references), self.accelerator.gather(reference_keys)
         target_keys = inputs["target_keys"] if args.mask_repeated_targets else None
         batch_size = len(outputs.query_embeds)
+        targets, mined = outputs.target_embeds.tensor_split([batch_size])
+        with_mined = "negative_keys" in inputs
         loss = contrastive_loss(
             outputs.query_embeds,
-            gather_with_gradient(outputs.target_embeds),
+            gather_with_gradient(targets),
             references,
             outputs.logit_scale,
             query_negatives=args.query_negatives,
             target_keys=target_keys,
-            all_target_keys=None if target_keys is None else self.accelerator.gather(target_keys),
+            all_target_keys=self.accelerator.gather(inputs["target_keys"]),
             reference_keys=reference_keys,
+            negative_embeds=gather_with_gradient(mined) if with_mined else None,
+            negative_keys=self.accelerator.gather(inputs["negative_keys"]) if with_mined else None,
             offset=self.accelerator.process_index * batch_size,
         )
         parts = self._parts

@@ -60,7 +60,7 @@ class CIRTrainingArguments(
             value = getattr(self, option.name)
             if all(isinstance(choice, str) for choice in choices) and choices and value not in choices:
                 yield f"{option.name} must be one of {', '.join(choices)}, got {value!r}."
-        for name in ("cc_weight", "cc_warmup_steps", "min_learning_rate", "cc_slack"):
+        for name in ("cc_weight", "cc_warmup_steps", "min_learning_rate", "cc_slack", "hard_negatives"):
             if not getattr(self, name) >= 0:
                 yield f"{name} must not be negative, got {getattr(self, name)}."
         for name in ("lr_num_cycles", "max_phrases"):

@@ -59,12 +59,22 @@ def test_queries_need_one_image_for_each_text(build, batch, kind, num_images, nu
 
 
 @every_kind
-@pytest.mark.parametrize("name", ["reference_index", "target_index", "attention_mask"])
-@pytest.mark.parametrize("rows", [3, 5])
+@pytest.mark.parametrize(
+    "name, rows",
+    [(name, rows) for name in ("reference_index", "attention_mask") for rows in (3, 5)] + [("target_index", 3)],
+)
 def test_a_training_step_needs_one_row_for_each_text(build, batch, kind, name, rows):
     changed = batch[name][[0, 1, 2, 3, 0][:rows]]
     with pytest.raises(ValueError, match=rf"{name}.*\b{rows}\b.*\b4\b"):
         step(build(kind), batch, **{name: changed})
+
+
+@every_kind
+def test_images_of_no_text_are_embedded_as_targets_are(build, batch, kind):
+    model, places = build(kind), torch.tensor([1, 3, 5, 7, 0, 5, 2])
+    output = step(model, batch, target_index=places)
+    torch.testing.assert_close(output.target_embeds, model.get_image_features(batch["pixel_values"][places]))
+    torch.testing.assert_close(output.query_embeds, step(model, batch).query_embeds)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.startswith("instructcir")])

@@ -60,7 +60,7 @@ def build(clip_folder, tmp_path):
         model_class, processor_class, needed = KINDS[kind]
         torch.manual_seed(0)
         fit = (model_options or {}).get("image_fit")
-        names = ("evaluator", "card_template", "run_info")
+        names = ("evaluator", "card_template", "run_info", "negatives")
         own = {name: options.pop(name) for name in names if name in options}
         return CIRTrainer(
             model or model_class.from_clip_pretrained(clip_folder, **(model_options or {})),

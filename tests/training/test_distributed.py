@@ -12,13 +12,15 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from contextcir.cli import train
-from tests.tiny_triplets import png, triplet, write_benchmark, write_parquet
+from tests.tiny_triplets import mined_negatives, png, triplet, write_benchmark, write_mined, write_parquet
 from tests.training.conftest import REPOSITORY
 
 pytestmark = pytest.mark.slow
 MODELS = {
     "contextcir": {"query_negatives": "all"},
     "instructcir": {"model": "instructcir", "query_negatives": "none", "cc_weight": 0, "ema_momentum": 0.9},
+    "mined": {"query_negatives": "own", "hard_negatives": 2, "family_by": "reference_id"},
+    "apart": {"hard_negatives": 1, "distinct_targets": True, "batch_by": "half", "num_train_epochs": 2},
 }
 # Trains once for each list of flags, and then a trainer whose model differs on each process at first.
 SCRIPT = """
@@ -91,6 +93,12 @@ def runs(tmp_path_factory, clip_folder):
         for row in range(25)
     ]
     rows[11]["target_image"] = {"bytes": b"", "path": None}
+    negatives = mined_negatives(9, g1={"bytes": png(101), "path": None})
+    with_negatives = [
+        row | {"negative_ids": [["g1"], [f"n{place % 4}", f"n{4 + place % 5}"], []][place % 3], "half": place // 13}
+        for place, row in enumerate(rows)
+    ]
+    mined = write_mined(folder / "mined", negatives, train=with_negatives, validation=with_negatives[:7])
     options = {
         "clip_name_or_path": clip_folder,
         "data": write_parquet(folder / "data", train=rows, validation=rows[:7]),
@@ -111,6 +119,8 @@ def runs(tmp_path_factory, clip_folder):
 
     def flags(name, processes):
         own = {"output_dir": folder / f"{name}-{processes}", "per_device_train_batch_size": 8 // processes}
+        own |= {"data": mined} if "hard_negatives" in MODELS[name] else {}
+        own |= {"per_device_train_batch_size": 4 // processes} if "distinct_targets" in MODELS[name] else {}
         return [f"--{option}={value}" for option, value in (options | MODELS[name] | own).items()]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -140,7 +150,7 @@ def test_two_processes_equal_one(runs, name):
         for key in set(expected) - timed:
             assert entry[key] == pytest.approx(expected[key], rel=1e-4), key
     assert "eval_recall_subset@1" in two["metrics"]
-    assert ("eval_loss_concept_consistency" in two["metrics"]) == (name == "contextcir")
+    assert ("eval_loss_concept_consistency" in two["metrics"]) == (name != "instructcir")
 
     one, two = (load_file(folder / "model.safetensors") for folder in folders)
     for key, expected in one.items():

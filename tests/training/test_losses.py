@@ -106,9 +106,49 @@ def test_references_that_are_the_own_target_are_no_negatives():
 def test_gradients_are_finite_with_masked_entries():
     query, scale = embeds(2, 6, seed=1).requires_grad_(), torch.tensor(2.0, requires_grad=True)
     keys = {"target_keys": torch.tensor([1, 1]), "reference_keys": torch.tensor([1, 3])}
+    mined = {"negative_embeds": embeds(2, 6, seed=5), "negative_keys": torch.tensor([1, 9])}
+    keys |= {"all_target_keys": keys["target_keys"], **mined}
     contrastive_loss(query, embeds(2, 6, seed=2), embeds(2, 6), scale, **keys).backward()
     for gradient in (query.grad, scale.grad):
         assert gradient.isfinite().all() and gradient.abs().sum() > 0
+
+
+def test_mined_negatives_count_once_and_not_if_they_are_targets():
+    queries, targets, negatives = one_hot(0, 1, 2), one_hot(3, 4, 5), one_hot(6, 7, 8, 9)
+    keys = {"target_keys": torch.tensor([1, 2, 3]), "all_target_keys": torch.tensor([1, 2, 3])}
+    for negative_keys, terms in (([4, 5, 6, 7], 7), ([4, 4, 5, 4], 5), ([1, 2, 3, 3], 3), ([3, 4, 3, 4], 4)):
+        mined = {"negative_embeds": negatives, "negative_keys": torch.tensor(negative_keys)}
+        loss = contrastive_loss(queries, targets, None, 7.0, query_negatives="none", **keys, **mined)
+        assert loss.item() == pytest.approx(math.log(terms)), negative_keys
+
+
+def test_mined_negatives_are_negatives_of_all_queries():
+    query, target, mined = embeds(3, 6, seed=1), embeds(3, 6, seed=2), embeds(2, 6, seed=3)
+    keys = torch.tensor([1, 2, 3])
+    loss = contrastive_loss(
+        *(query, target, None, 2.0),
+        query_negatives="none",
+        all_target_keys=keys,
+        negative_embeds=mined,
+        negative_keys=torch.tensor([8, 9]),
+    )
+    scores = 2.0 * query @ torch.cat([target, mined]).T
+    assert loss.item() == pytest.approx(F.cross_entropy(scores, torch.arange(3)).item(), rel=1e-12)
+    with pytest.raises(ValueError, match="negative_keys.*all_target_keys"):
+        contrastive_loss(query, target, None, 2.0, query_negatives="none", negative_embeds=mined)
+
+
+def test_two_ranks_with_mined_negatives_equal_one_large_batch():
+    query, target, reference = embeds(6, 5, seed=1), embeds(6, 5, seed=2), embeds(6, 5, seed=3)
+    shared = {"all_target_keys": torch.tensor([1, 2, 1, 3, 4, 5])}
+    shared |= {"negative_embeds": embeds(6, 5, seed=4), "negative_keys": torch.tensor([7, 8, 3, 8, 9, 1])}
+    whole = contrastive_loss(query, target, reference, 3.0, target_keys=shared["all_target_keys"], **shared)
+    parts = []
+    for offset in (0, 3):
+        rank = slice(offset, offset + 3)
+        own = {"target_keys": shared["all_target_keys"][rank], "offset": offset}
+        parts.append(contrastive_loss(query[rank], target, reference[rank], 3.0, **own, **shared))
+    assert torch.stack(parts).mean().item() == pytest.approx(whole.item(), rel=1e-12)
 
 
 def test_half_precision_and_autocast_are_computed_in_float32():
