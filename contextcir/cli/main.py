@@ -15,6 +15,7 @@ COMMANDS = {  # name -> module with a `main`, what it does
     "gallery": ("contextcir.cli.gallery", "add, remove, check and merge images of a gallery"),
     "serve": ("contextcir.cli.serve", "serve a gallery: a page to search it, and an API"),
     "train": ("contextcir.cli.train", "train a model on triplets"),
+    "mine": ("contextcir.cli.mine", "mine hard negatives for triplets"),
     "benchmark": ("contextcir.cli.benchmark", "measure a model on a benchmark"),
     "compare": ("contextcir.cli.compare", "compare two measurements, with intervals"),
     "audit": ("contextcir.cli.audit", "find out what a model answers for the wrong reason"),
