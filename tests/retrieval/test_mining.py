@@ -97,6 +97,15 @@ def test_copies_of_the_target_are_guarded_whatever_their_name():
     assert "wider" not in found.negative_ids[0] and found.left_out["near_duplicate"] >= 1
 
 
+def test_copies_among_the_triplets_are_guarded():
+    copies = {"reference_id": "ref copy", "target_id": "goal copy", "reference_image": picture("ref")}
+    row = ONE[0] | copies | {"id": "1", "modification_text": "stop", "target_image": picture("goal")}
+    rows = datasets.concatenate_datasets([ONE, datasets.Dataset.from_list([row], features=TRIPLET_FEATURES)])
+    found, where = mine(rows, retriever(), bounds=Bounds(**LOOSE))
+    assert where.ids == ["ref", "ref copy", "goal", "goal copy"] and found.negative_ids == [[], []]
+    assert found.left_out["target"] == found.left_out["reference"] == 4
+
+
 def test_other_targets_of_a_query_are_guarded():
     rows = triplets(("ref", "turn", "goal"), ("ref", "turn", "near"), ("ref", "stop", "mid"))
     found = mined_from(rows)
