@@ -10,7 +10,8 @@ mined negatives (`configs/scenes_mined.yaml`). `more` and `mined` have a second 
 own model of the first round has found. All see as many triplets. The loss of noun phrases is left out, to save time.
 
 The validation queries are measured, and differences are paired by query and seed. Every scene is known, so that the
-negatives that are right answers can be counted: those that show the scene of the target.
+negatives that are right answers can be counted: those that show the scene of the target. What an interrupted call has
+done is not done again.
 """
 
 import json
@@ -106,13 +107,14 @@ class Rounds:
     def train(self, name: str, own: dict[str, Any], start: str | None = None, data: str | None = None) -> str:
         """Train and measure a model. Returns its folder."""
         folder = self.folder / name.replace(" ", "_")
-        shutil.rmtree(folder, ignore_errors=True)
-        recipe = read_yaml(f"configs/scenes_{'mined' if start else 'tiny'}.yaml")
-        given = {"data": data or self.triplets, "output_dir": str(folder), "seed": self.seed}
-        train.main(as_flags(recipe | SHARED | own | given | ({"model_name_or_path": start} if start else {})))
-        where = ["--benchmark", "scenes", "--data_root", self.args.data, "--split", "validation"]
         metrics = folder / "metrics.json"
-        benchmark.main(["--retriever", str(folder), *where, "--output", str(metrics)])
+        if not metrics.is_file():
+            shutil.rmtree(folder, ignore_errors=True)  # of an interrupted run
+            recipe = read_yaml(f"configs/scenes_{'mined' if start else 'tiny'}.yaml")
+            given = {"data": data or self.triplets, "output_dir": str(folder), "seed": self.seed}
+            train.main(as_flags(recipe | SHARED | own | given | ({"model_name_or_path": start} if start else {})))
+            where = ["--benchmark", "scenes", "--data_root", self.args.data, "--split", "validation"]
+            benchmark.main(["--retriever", str(folder), *where, "--output", str(metrics)])
         record = json.loads(metrics.read_text(encoding="utf-8"))
         found = {metric: record["results"][0]["metrics"][metric] for metric in METRICS}
         self.runs.append({"name": name, "seed": self.seed, "metrics": found, "protocol_id": record["protocol_id"]})
@@ -124,8 +126,10 @@ class Rounds:
     def mine(self, name: str, model: str, options: Sequence[str] = ()) -> str:
         """Mine the triplets with a model, and count right answers among the negatives. Returns the folder."""
         folder = self.folder / f"data_{name.replace(' ', '_')}"
-        argv = ["--model", model, "--data", self.triplets, "--output", str(folder), "--max_above", "0.1", *options]
-        found = mine.main(argv)["found"]
+        if not (folder / mine.RECORD).is_file():
+            argv = ["--model", model, "--data", self.triplets, "--output", str(folder), "--max_above", "0.1"]
+            mine.main([*argv, *options])
+        found = json.loads((folder / mine.RECORD).read_text(encoding="utf-8"))["found"]
         self.mined.append({"name": name, "seed": self.seed, **found, **right_answers(folder, self.scenes)})
         return str(folder)
 
@@ -143,10 +147,11 @@ class Rounds:
 
 
 def differences(rounds: Sequence[Rounds]) -> list[dict[str, Any]]:
-    """Mean differences over seeds, with 95 % intervals over queries."""
+    """Differences of each query's mean over the seeds, with 95 % intervals over queries: seeds share the queries."""
     found = []
     for of, against in COMPARED:
-        values = paired_difference([one.scores[against] for one in rounds], [one.scores[of] for one in rounds])
+        means = (np.mean([one.scores[name] for one in rounds], axis=0) for name in (against, of))
+        values = paired_difference(*([mean] for mean in means))
         per_seed = [(one.scores[of] - one.scores[against]).mean(axis=0).tolist() for one in rounds]
         for place, metric in enumerate(METRICS):
             numbers = {key: float(values[key][place]) for key in ("difference", "low", "high")}
