@@ -16,6 +16,7 @@ from typing import Any
 
 from research import reference
 from research.faults import faults
+from research.mining import mining_parts
 
 ROOT = Path(__file__).parent.parent
 PAGES = [  # pages with marked parts, relative to the root
@@ -217,6 +218,13 @@ def results() -> str:
     return table(["", *METRICS], rows) + f"\n\n{sizes}, protocol `{demo_run['protocol_id']}`. {commands}."
 
 
+def mining() -> str:
+    """Return the tables of `research.mine_scenes`, and where they come from."""
+    record = read("scenes_mining.json")
+    queries = f"{record['num_queries']} queries, protocol `{record['protocol_id']}`"
+    return "\n\n".join([*mining_parts(record, table), f"{queries}; {source(record)}."])
+
+
 def galleries() -> str:
     """Return the table of `research.bench.galleries`."""
     record = read("bench_galleries.json")
@@ -275,6 +283,7 @@ PARTS = {
     "scope_errors": scope_errors,
     "scope_rerank": scope_rerank,
     "scope_speed": scope_speed,
+    "mining": mining,
     "full": lambda: measured("scenes_full.json"),
     "bench": lambda: bench("bench.json"),
     "bench_instructcir": lambda: bench("bench_instructcir.json"),
