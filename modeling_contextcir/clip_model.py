@@ -208,7 +208,7 @@ class CLIPBasedModel(PreTrainedModel):
         if self.training:
             with torch.no_grad():
                 self.logit_scale.clamp_(max=MAX_LOG_SCALE)
-        return self.logit_scale.float().exp().clamp(max=100.0)
+        return at_least_float32(self.logit_scale).exp().clamp(max=100.0)
 
     def _text_mask(self, input_ids, attention_mask):
         """Return which tokens are real, `(batch_size, length)`: without a mask, all up to the first end token."""
@@ -234,9 +234,14 @@ def check_rows(input_ids: Tensor, **others: Tensor | None) -> None:
             )
 
 
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Convert half precision to float32, and leave float64 as it is."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def normalize(embeds: Tensor) -> Tensor:
-    """Scale vectors `(..., dim)` to unit length, in float32: a sum of squares overflows in half precision."""
-    return F.normalize(embeds.float(), dim=-1)
+    """Scale vectors `(..., dim)` to unit length, at least in float32: a sum of squares overflows in half precision."""
+    return F.normalize(at_least_float32(embeds), dim=-1)
 
 
 def split_heads(states: Tensor, num_heads: int) -> Tensor:
@@ -247,7 +252,7 @@ def split_heads(states: Tensor, num_heads: int) -> Tensor:
 def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
     """Queries and keys `(batch_size, num_heads, length, head_dim)`, and a mask that is false for padding -> float32
     weights `(batch_size, num_heads, num_queries, num_keys)`."""
-    scores = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
+    scores = at_least_float32(query @ key.transpose(-1, -2)) * query.shape[-1] ** -0.5
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
     return scores.softmax(dim=-1)

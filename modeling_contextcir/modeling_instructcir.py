@@ -23,7 +23,15 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .clip_model import CIROutput, CLIPBasedModel, attention_weights, check_rows, normalize, split_heads
+from .clip_model import (
+    CIROutput,
+    CLIPBasedModel,
+    at_least_float32,
+    attention_weights,
+    check_rows,
+    normalize,
+    split_heads,
+)
 from .configuration_instructcir import InstructCIRConfig
 from .text_passes import run_in_passes
 
@@ -159,7 +167,7 @@ class InstructCIRModel(CLIPBasedModel):
         reformulated = self.predictor(self._encode_images(pixel_values, text_tokens, text_mask), text)
         # Both of unit length, so that lambda has the same weight in every query.
         reformulated, text = normalize(reformulated), normalize(text)
-        weight = self.combiner_weight.float()
+        weight = at_least_float32(self.combiner_weight)
         return normalize(weight * reformulated + (1 - weight) * text)
 
     def _embed_images(self, pixel_values):

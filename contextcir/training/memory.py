@@ -13,17 +13,20 @@ class OutOfMemoryAdviceError(RuntimeError):
 
 
 @contextmanager
-def advising_less_memory(batch_size: int) -> Iterator[None]:
-    """Add advice to the error of a full memory. Others pass."""
+def advising_less_memory(batch_size: int, chunk: int | None = None) -> Iterator[None]:
+    """Add advice to the error of a full memory, for a batch size and the `grad_cache_chunk`. Others pass."""
     try:
         yield
     except RuntimeError as error:
         text = str(error)
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in text:
             raise
+        smaller = max(1, min(batch_size, chunk or batch_size) // 2)
+        size = f"per_device_train_batch_size={batch_size}" + (f" and grad_cache_chunk={chunk}" if chunk else "")
         said = text.splitlines()[0] if text else type(error).__name__
         raise OutOfMemoryAdviceError(
-            f"Out of memory with per_device_train_batch_size={batch_size}. Lower it, set activation_checkpointing=True"
-            " or, on a device that has it, bf16=True. gradient_accumulation_steps keeps the number of triplets of a"
-            f" step, but negatives are those of each micro-batch. ({said})"
+            f"Out of memory with {size}. Set grad_cache_chunk={smaller}: the same gradients at the memory of so many"
+            " triplets. Or lower per_device_train_batch_size, set activation_checkpointing=True or, on a device that"
+            " has it, bf16=True. gradient_accumulation_steps keeps the number of triplets of a step, but negatives are"
+            f" those of each micro-batch. ({said})"
         ) from error

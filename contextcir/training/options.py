@@ -13,8 +13,7 @@ from transformers.hf_argparser import HfArg
 
 @dataclass
 class ScheduleOptions:
-    """Duration, learning rate and output of training. All but `min_learning_rate` and `lr_num_cycles` are options of
-    transformers."""
+    """Duration, learning rate, memory and output of training. Most are options of transformers."""
 
     _argument_group_name = "Training"
 
@@ -33,6 +32,11 @@ class ScheduleOptions:
     bf16: bool = HfArg(default=False, help="Train with bfloat16 autocast.")
     activation_checkpointing: bool | None = HfArg(
         default=None, help="Compute activations again in the backward pass: less memory, more time."
+    )
+    grad_cache_chunk: int | None = HfArg(
+        default=None,
+        help="Triplets that are in memory at once (GradCache): a batch of any size at the memory of so many, with the"
+        " same gradients, in about 4/3 of the time.",
     )
     resume_from_checkpoint: str | None = HfArg(
         default=None,

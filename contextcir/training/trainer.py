@@ -4,17 +4,17 @@ InstructCIR and the baselines train on `L_cont` alone. This file is one training
 processes and their gradients, its learning rate and its log. `run.py` starts, resumes and records a run,
 `evaluation.py` computes the losses of evaluation sets.
 
-Left out: negatives across the micro-batches of gradient accumulation, whose embeddings would have to be kept or
-computed twice (GradCache).
+Negatives do not cross the micro-batches of gradient accumulation. `grad_cache.py` makes one large batch of a step.
 """
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import SchedulerType
 from transformers.utils import logging
@@ -25,6 +25,7 @@ from contextcir.training.construction import check_arguments
 from contextcir.training.ema import MovingAverage
 from contextcir.training.encoded_images import encode_images
 from contextcir.training.evaluation import TripletEvaluation
+from contextcir.training.grad_cache import Chunk, cached_loss
 from contextcir.training.interruption import StopWhenAsked
 from contextcir.training.loss_log import LogBeforeSaving, LossParts
 from contextcir.training.losses import concept_consistency_loss, contrastive_loss
@@ -110,9 +111,10 @@ class CIRTrainer(TripletEvaluation, TrainingRun):
                 wait=self.accelerator.wait_for_everyone,
             )
         self._parts = LossParts()
+        for name in ("ema_momentum", "grad_cache_chunk"):
+            if getattr(args, name) is not None and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+                raise ValueError(f"{name} needs the whole model on every process: leave out DeepSpeed and FSDP.")
         if args.ema_momentum is not None:
-            if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-                raise ValueError("ema_momentum needs the whole model on every process: leave out DeepSpeed and FSDP.")
             self.moving_average = MovingAverage(self.model, args.ema_momentum)
             self.add_callback(self.moving_average)
         self.add_callback(LogBeforeSaving)
@@ -132,6 +134,10 @@ class CIRTrainer(TripletEvaluation, TrainingRun):
     def _prepare_model(self, model: Any, args: CIRTrainingArguments) -> None:
         if args.cc_weight and not hasattr(model, "get_concept_attentions"):
             raise ValueError(f"{type(model).__name__} has no attention maps of noun phrases. Set cc_weight to 0.")
+        if args.grad_cache_chunk and any(isinstance(module, _BatchNorm) for module in model.modules()):
+            raise ValueError(
+                "The model has batch normalisation, which chunks would change. Leave out grad_cache_chunk."
+            )
         freeze(model, args)
         use_float32(model)
 
@@ -161,21 +167,50 @@ class CIRTrainer(TripletEvaluation, TrainingRun):
         self._watch.add_batch(inputs.get("triplet_ids", ()))
         if self.args.auto_find_batch_size:  # which waits for the error itself
             return super().training_step(model, inputs, num_items_in_batch)
-        with advising_less_memory(self.args.per_device_train_batch_size):
+        with advising_less_memory(self.args.per_device_train_batch_size, self.args.grad_cache_chunk):
             return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(
         self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any
     ) -> Any:
-        """Return L_tot of this process's queries against the targets of all processes."""
-        args = self.args
+        """Return L_tot of this process's queries against the targets of all processes. With `grad_cache_chunk`, the
+        gradients of all chunks but the last are computed on the way."""
+        size = self.args.grad_cache_chunk
+        if size and len(inputs["input_ids"]) > size:
+            return self._cached_loss(model, inputs, size)
         outputs = self._forward(model, inputs)
+        loss = self._contrastive_loss(outputs, inputs)
+        if self.args.cc_weight:
+            loss = loss + self._cc_weight() * self._concept_loss(outputs, inputs)
+        return (loss, outputs) if return_outputs else loss
+
+    def _cached_loss(self, model: Any, inputs: dict[str, torch.Tensor], size: int) -> torch.Tensor:
+        texts = len(inputs["input_ids"])
+
+        def concepts(outputs: Any, chunk: Chunk) -> torch.Tensor | None:
+            if not self.args.cc_weight:
+                return None
+            share = len(chunk.texts) / texts
+            return self._cc_weight() * share * self._concept_loss(outputs, chunk.inputs, share)
+
+        return cached_loss(
+            {name: value for name, value in inputs.items() if name not in NOT_MODEL_INPUTS},
+            size,
+            encode=partial(self._forward, model),
+            contrastive=lambda outputs: self._contrastive_loss(outputs, inputs),
+            concepts=concepts,
+            backward=lambda loss: self.accelerator.backward(loss / self.current_gradient_accumulation_steps),
+            trains_targets=self.moving_average is None,
+            without_sync=lambda: self.accelerator.no_sync(model),
+        )
+
+    def _contrastive_loss(self, outputs: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        args = self.args
         references: Any = self._reference_embeds(outputs)
         reference_keys = inputs["reference_keys"]
         if args.query_negatives == "all":
             references, reference_keys = gather_with_gradient(references), self.accelerator.gather(reference_keys)
         target_keys = inputs["target_keys"] if args.mask_repeated_targets else None
-        batch_size = len(outputs.query_embeds)
         loss = contrastive_loss(
             outputs.query_embeds,
             gather_with_gradient(outputs.target_embeds),
@@ -185,32 +220,35 @@ class CIRTrainer(TripletEvaluation, TrainingRun):
             target_keys=target_keys,
             all_target_keys=None if target_keys is None else self.accelerator.gather(target_keys),
             reference_keys=reference_keys,
-            offset=self.accelerator.process_index * batch_size,
+            offset=self.accelerator.process_index * len(outputs.query_embeds),
         )
-        parts = self._parts
-        parts.add("loss_contrastive", loss)
-        parts.add("temperature", 1 / outputs.logit_scale)
-        parts.count("truncated_texts", inputs["num_truncated_texts"])
+        self._parts.add("loss_contrastive", loss)
+        self._parts.add("temperature", 1 / outputs.logit_scale)
+        self._parts.count("truncated_texts", inputs["num_truncated_texts"])
         if args.cc_weight:
-            concepts = concept_consistency_loss(
-                outputs.context_attentions,
-                outputs.isolated_attentions,
-                inputs["phrase_sample"],
-                batch_size,
-                inputs["phrase_token_mask"],
-                slack=args.cc_slack,
-                form=args.cc_form,
-            )
-            loss = loss + self._cc_weight() * concepts.loss
-            phrases = inputs["phrase_sample"].bincount(minlength=batch_size)
-            parts.add("loss_concept_consistency", concepts.loss)
-            parts.add("num_concepts", concepts.num_concepts / batch_size)
-            parts.add("context_entropy", concepts.context_entropy, concepts.num_concepts)
-            parts.add("isolated_entropy", concepts.isolated_entropy, concepts.num_concepts)
-            parts.add("map_diversity", concepts.map_diversity, (phrases * (phrases - 1)).sum() / 2)  # number of pairs
-            parts.count("dropped_phrases", inputs["num_dropped_phrases"])
-            parts.count("captions_without_phrases", (phrases == 0).sum())
-        return (loss, outputs) if return_outputs else loss
+            self._parts.count("dropped_phrases", inputs["num_dropped_phrases"])
+        return loss
+
+    def _concept_loss(self, outputs: Any, inputs: Mapping[str, torch.Tensor], share: float = 1.0) -> torch.Tensor:
+        """Return L_cc of the texts, which are a share of a batch."""
+        parts, texts = self._parts, len(outputs.query_embeds)
+        concepts = concept_consistency_loss(
+            outputs.context_attentions,
+            outputs.isolated_attentions,
+            inputs["phrase_sample"],
+            texts,
+            inputs["phrase_token_mask"],
+            slack=self.args.cc_slack,
+            form=self.args.cc_form,
+        )
+        phrases = inputs["phrase_sample"].bincount(minlength=texts)
+        parts.add("loss_concept_consistency", concepts.loss, share)
+        parts.add("num_concepts", concepts.num_concepts / texts, share)
+        parts.add("context_entropy", concepts.context_entropy, concepts.num_concepts)
+        parts.add("isolated_entropy", concepts.isolated_entropy, concepts.num_concepts)
+        parts.add("map_diversity", concepts.map_diversity, (phrases * (phrases - 1)).sum() / 2)  # number of pairs
+        parts.count("captions_without_phrases", (phrases == 0).sum())
+        return concepts.loss
 
     def _cc_weight(self) -> float:
         """Return the weight of the concept-consistency loss in this step."""
@@ -218,14 +256,16 @@ class CIRTrainer(TripletEvaluation, TrainingRun):
         steps = rise * self.state.max_steps if rise < 1 else rise
         return self.args.cc_weight * min(1.0, self.state.global_step / steps if steps else 1.0)
 
-    def _forward(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> Any:
+    def _forward(self, model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> Any:
         batch: dict[str, Any] = {name: value for name, value in inputs.items() if name not in NOT_MODEL_INPUTS}
         if self.args.cc_weight:
             batch["isolated_grad"] = self.args.isolated_grad
         if self.moving_average is None or not model.training:
             return model(**batch)
-        target_index = batch.pop("target_index")
+        target_index = batch.pop("target_index", None)
         outputs = model(**batch)
+        if target_index is None:  # the second pass of GradCache: no gradient goes to targets
+            return outputs
         with self.accelerator.autocast():  # which the prepared model applies by itself
             outputs.target_embeds = self.moving_average.embed_targets(batch["pixel_values"], target_index)
         return outputs

@@ -5,6 +5,7 @@ from typing import Any, get_args
 
 from transformers import SchedulerType, TrainingArguments
 from transformers.hf_argparser import HfArg
+from transformers.training_args import OptimizerNames
 
 from contextcir.training.metric_names import greater_is_better
 from contextcir.training.options import FreezingOptions, ImageOptions, LossOptions, ScheduleOptions
@@ -64,6 +65,8 @@ class CIRTrainingArguments(ScheduleOptions, LossOptions, FreezingOptions, ImageO
         for name in ("lr_num_cycles", "max_phrases"):
             if getattr(self, name) < 1:
                 yield f"{name} must be at least 1, got {getattr(self, name)}."
+        if self.grad_cache_chunk is not None and self.grad_cache_chunk < 1:
+            yield f"grad_cache_chunk must be at least 1, got {self.grad_cache_chunk}."
         if self.cc_slack >= 1:
             yield f"cc_slack must be below 1, the largest difference, got {self.cc_slack}."
         if self.ema_momentum is not None and not 0 <= self.ema_momentum < 1:
@@ -82,6 +85,9 @@ class CIRTrainingArguments(ScheduleOptions, LossOptions, FreezingOptions, ImageO
                 f"greater_is_better={self.greater_is_better} takes the worst model by {self.metric_for_best_model} for"
                 " the best. Leave it out."
             )
+        if self.grad_cache_chunk and self.optim in ("lomo", "adalomo"):
+            optim = OptimizerNames(self.optim).value
+            yield f"grad_cache_chunk adds the gradients of chunks, and optim={optim} keeps none. Leave out either."
         if self.train_only is not None and (self.freeze_vision or self.freeze_text):
             yield "train_only freezes all other parts. Leave out freeze_vision and freeze_text."
         if self.encode_images_once and (not self.freeze_vision or self.augmentation != "none"):

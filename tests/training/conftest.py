@@ -9,13 +9,20 @@ import torch
 
 from contextcir.training.trainer import CIRTrainer
 from contextcir.training.training_args import CIRTrainingArguments
-from modeling_contextcir import ContextCIRModel, ContextCIRProcessor, InstructCIRModel, InstructCIRProcessor
+from modeling_contextcir import (
+    CompositionBaseline,
+    ContextCIRModel,
+    ContextCIRProcessor,
+    InstructCIRModel,
+    InstructCIRProcessor,
+)
 from tests.tiny_triplets import dataset, triplets
 
 REPOSITORY = Path(__file__).parents[2]
 KINDS = {  # kind of model -> class, processor, and training arguments that it needs
     "contextcir": (ContextCIRModel, ContextCIRProcessor, {}),
     "instructcir": (InstructCIRModel, InstructCIRProcessor, {"cc_weight": 0.0, "query_negatives": "none"}),
+    "cir_baseline": (CompositionBaseline, ContextCIRProcessor, {"cc_weight": 0.0}),
 }
 QUIET = {"logging_steps": 1, "save_strategy": "no", "disable_tqdm": True, "report_to": "none", "use_cpu": True}
 OPTIONS = QUIET | {"per_device_train_batch_size": 4, "max_steps": 2, "learning_rate": 1e-3}

@@ -45,6 +45,8 @@ ONCE = {"encode_images_once": True, "freeze_vision": True}
         ({"encode_images_once": True}, "encode_images_once.*freeze_vision"),
         (ONCE | {"augmentation": "crop"}, "encode_images_once.*augmentation"),
         (ONCE | {"ema_momentum": 0.9}, "encode_images_once.*ema_momentum"),
+        ({"grad_cache_chunk": 0}, r"grad_cache_chunk.*\b0\b"),
+        ({"grad_cache_chunk": 4, "optim": "lomo"}, "grad_cache_chunk.*optim=lomo"),
         ({"learning_rate": 1e-8}, r"min_learning_rate \(2e-07\).*learning_rate \(1e-08\)"),
         ({"lr_scheduler_kwargs": {"num_cycles": 2}}, "min_learning_rate.*lr_num_cycles.*lr_scheduler_kwargs"),
         ({"lr_scheduler_type": "linear", "lr_num_cycles": 3}, "lr_num_cycles.*lr_scheduler_type=linear"),

@@ -192,7 +192,7 @@ def test_user_metrics(train_on):
     assert trainer.evaluate()["eval_own"] >= 0
 
 
-@pytest.mark.fault("L09", "a full memory ends in advice: batch size, activation_checkpointing")
+@pytest.mark.fault("L09", "a full memory ends in advice: grad_cache_chunk, batch size, activation_checkpointing")
 @pytest.mark.parametrize(
     "full", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("can't allocate memory")]
 )
@@ -203,9 +203,13 @@ def test_a_full_memory_ends_in_advice(train_on, full, monkeypatch):
         raise full
 
     monkeypatch.setattr(trainer, "compute_loss", fail)
-    with pytest.raises(RuntimeError, match="per_device_train_batch_size=4.*activation_checkpointing") as caught:
+    advice = "per_device_train_batch_size=4.*grad_cache_chunk=2.*activation_checkpointing"
+    with pytest.raises(RuntimeError, match=advice) as caught:
         trainer.train()
     assert caught.value.exit_code == 1
+    trainer.args.grad_cache_chunk = 2
+    with pytest.raises(RuntimeError, match="size=4 and grad_cache_chunk=2.*grad_cache_chunk=1"):
+        trainer.train()
     full = RuntimeError("something else")
     with pytest.raises(RuntimeError, match="^something else"):
         trainer.train()
