@@ -32,6 +32,8 @@ def check_arguments(args: Any, model: Any, kwargs: dict[str, Any]) -> None:
         for name in ("ema_momentum", "encode_images_once"):
             if getattr(args, name):
                 raise ValueError(f"{name} belongs to one model. Leave it out, or give model instead of model_init.")
+    if args.encoder_learning_rate is not None and kwargs.get("optimizers", (None, None))[0] is not None:
+        raise ValueError("The given optimizer has its own rates. Leave out encoder_learning_rate, or the optimizer.")
     for name in args.report_to:
         if not any(importlib.util.find_spec(library) for library in REPORTERS.get(name, (__name__,))):
             extra = f"contextcir[{name}]" if name in REPORTERS else name

@@ -22,12 +22,21 @@ class ScheduleOptions:
     max_steps: int = HfArg(default=-1, help="Steps; from 1 on it replaces num_train_epochs.")
     per_device_train_batch_size: int = HfArg(default=8, help="Triplets of a batch, for each process.")
     learning_rate: float = HfArg(default=2e-5, help="Highest learning rate (AdamW).")
+    encoder_learning_rate: float | None = HfArg(
+        default=None,
+        help="Highest learning rate of the two CLIP encoders, in the same schedule; by default learning_rate.",
+    )
     min_learning_rate: float = HfArg(default=2e-7, help="Lowest learning rate of the cosine.")
     lr_num_cycles: int = HfArg(default=1, help="Number of cosines. The paper restarts, but gives no number.")
     lr_scheduler_type: str = HfArg(
         default="cosine_with_restarts", help="Schedule: the paper's, or any other of transformers."
     )
     weight_decay: float = HfArg(default=1e-2, help="Weight decay (AdamW).")
+    weight_decay_of: Literal["layers", "transformers"] = HfArg(
+        default="layers",
+        help="layers: decay the weights of layers and the token embeddings; transformers: decay all but norms and"
+        " biases, also the temperature, class token and position embeddings, as earlier versions did.",
+    )
     seed: int = HfArg(default=42, help="Seed of new layers, sampling and augmentation.")
     bf16: bool = HfArg(default=False, help="Train with bfloat16 autocast.")
     activation_checkpointing: bool | None = HfArg(

@@ -31,6 +31,7 @@ from contextcir.training.loss_log import LogBeforeSaving, LossParts
 from contextcir.training.losses import concept_consistency_loss, contrastive_loss
 from contextcir.training.memory import advising_less_memory
 from contextcir.training.model_parts import freeze, use_float32
+from contextcir.training.parameter_groups import GroupedWeights
 from contextcir.training.run import TrainingRun
 from contextcir.training.stream_position import StreamPosition
 from contextcir.training.training_args import CIRTrainingArguments
@@ -41,7 +42,7 @@ logger = logging.get_logger(__name__)
 NOT_MODEL_INPUTS = ("target_keys", "reference_keys", "num_truncated_texts", "num_dropped_phrases", "triplet_ids")
 
 
-class CIRTrainer(TripletEvaluation, TrainingRun):
+class CIRTrainer(TripletEvaluation, TrainingRun, GroupedWeights):
     """
     [`~transformers.Trainer`] for a model whose `forward` takes the batches of [`TripletCollator`] and returns
     `query_embeds`, `target_embeds` and `logit_scale`, and as `query_negatives` and `cc_weight` require it

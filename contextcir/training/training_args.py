@@ -88,6 +88,10 @@ class CIRTrainingArguments(ScheduleOptions, LossOptions, FreezingOptions, ImageO
         if self.grad_cache_chunk and self.optim in ("lomo", "adalomo"):
             optim = OptimizerNames(self.optim).value
             yield f"grad_cache_chunk adds the gradients of chunks, and optim={optim} keeps none. Leave out either."
+        if self.encoder_learning_rate is not None and not self.encoder_learning_rate >= 0:
+            yield f"encoder_learning_rate must not be negative, got {self.encoder_learning_rate}."
+        if self.encoder_learning_rate is not None and self.freeze_vision and self.freeze_text:
+            yield "encoder_learning_rate has no effect on frozen encoders. Leave it out, or train one of them."
         if self.train_only is not None and (self.freeze_vision or self.freeze_text):
             yield "train_only freezes all other parts. Leave out freeze_vision and freeze_text."
         if self.encode_images_once and (not self.freeze_vision or self.augmentation != "none"):

@@ -79,6 +79,8 @@ PLAIN = {}  # weights of training without options, by the rows
         {"lr_num_cycles": 2},
         {"lr_scheduler_type": "constant"},
         {"weight_decay": 0.5},
+        {"weight_decay_of": "transformers"},
+        {"encoder_learning_rate": 1e-4},
         {"ema_momentum": 0.5},
     ],
     ids=str,
