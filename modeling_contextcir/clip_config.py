@@ -26,6 +26,8 @@ class TwoEncoders:
             value).
         begin_end_token_ids (`list[int]`, *optional*): Token ids of begin and end, which are the empty text, as the
             tokenizer has them. By default those of `text_config`.
+        matryoshka_dims (`list[int]`, *optional*): Widths at which embeddings may be cut: the model was trained so that
+            the first numbers of an embedding, renormalised, serve as one. The first is `projection_dim`.
 
     Raises:
         ValueError: A field does not exist. transformers would keep it silently, so that a misspelt option would train

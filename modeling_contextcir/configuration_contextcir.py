@@ -51,6 +51,7 @@ class ContextCIRConfig(TwoEncoders, PreTrainedConfig):
     target_encoding: Literal["fusion", "clip"] = "fusion"
     logit_scale_init_value: float | int = 2.6592
     begin_end_token_ids: list[int] | None = None
+    matryoshka_dims: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)

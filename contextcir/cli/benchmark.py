@@ -67,6 +67,9 @@ class BenchmarkArguments:
         default=None, help="Measure the model with its gallery in one byte or bit a dimension, too."
     )
     autocast: Literal["no", "bf16", "fp16"] = HfArg(default="no", help="Precision to encode in.")
+    truncate_dim: int | None = HfArg(
+        default=None, help="Numbers of an embedding of the model that are kept; by default all."
+    )
 
     def __post_init__(self):
         if self.retriever is None and not (self.baselines and self.clip):
@@ -189,7 +192,7 @@ def retrievers(args: BenchmarkArguments, scope: Scope, model, clip: str | None, 
 
         yield from imagescope(*scope, clip or PAPER_CLIP, device, options, record.facts)
     elif model:
-        dense = DenseRetriever.from_model(*model, **options)
+        dense = DenseRetriever.from_model(*model, truncate_dim=args.truncate_dim, **options)
         yield str(args.retriever), dense
         if args.index:
             yield f"{args.retriever}, {args.index}", QuantisedRetriever(dense, args.index)

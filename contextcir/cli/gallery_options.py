@@ -23,6 +23,10 @@ class ModelChoice:
         default=None, help="Precision to embed in (default: the gallery's, or no)."
     )
 
+    truncate_dim: int | None = HfArg(
+        default=None, help="Numbers of an embedding that are kept (default: the gallery's, or all)."
+    )
+
     def retriever(self, made_by: "Identity | None" = None) -> Any:
         """Load the model and make a [`~contextcir.retrieval.dense.DenseRetriever`], see [`ModelChoice.load`]."""
         return self.load(made_by)[2]
@@ -52,6 +56,7 @@ class ModelChoice:
         autocast = AUTOCAST[self.autocast] if self.autocast else (made_by.autocast if made_by else None)
         dtype = getattr(torch, autocast) if autocast else None
         options = {"draft_side": made_by.draft_side if made_by else None} | self.reading(processor, device)
+        options["truncate_dim"] = self.truncate_dim or (made_by.truncate_dim if made_by else None)
         return model, processor, DenseRetriever.from_model(model, processor, autocast=dtype, **options)
 
     def reading(self, processor: Any, device: Any) -> dict[str, Any]:

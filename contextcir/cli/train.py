@@ -150,7 +150,8 @@ def build_evaluator(data: DataArguments, args, processor) -> Callable | None:
     if data.benchmark_max_queries is not None:
         benchmark = benchmark.restricted_to(benchmark.queries[: data.benchmark_max_queries])
     autocast = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-    return BenchmarkEvaluator(benchmark, processor, autocast=autocast, batch_size=args.per_device_eval_batch_size)
+    options = {"autocast": autocast, "batch_size": args.per_device_eval_batch_size}
+    return BenchmarkEvaluator(benchmark, processor, widths=(args.matryoshka_dims or ())[1:], **options)
 
 
 def describe_run(argv: Sequence[str], model_args: ModelArguments, data_args: DataArguments, model) -> dict[str, Any]:

@@ -148,7 +148,8 @@ def models() -> dict[str, tuple[Any, Any]]:
 
 def config_fields(model: str) -> list[str]:
     """The fields of a model's config that a start from CLIP may set."""
-    return [name for name in models()[model][0].config_class.__annotations__ if not name.endswith(("_config", "_ids"))]
+    fields = models()[model][0].config_class.__annotations__
+    return [name for name in fields if not name.endswith(("_config", "_ids", "_dims"))]
 
 
 def with_paper_values(argv: Sequence[str]) -> list[str]:

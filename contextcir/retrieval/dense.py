@@ -12,6 +12,7 @@ import torch
 from accelerate.utils import gather
 from PIL import Image
 from tqdm.auto import tqdm
+from transformers.utils import logging
 
 from contextcir.data.images import ImageError
 from contextcir.retrieval.base import Gallery, Query, Ranking, check_searchable
@@ -22,6 +23,8 @@ from contextcir.retrieval.ranking import rank
 from contextcir.runtime.distributed import process_state
 from contextcir.runtime.inference import evaluation_mode, weights_state
 from contextcir.runtime.protocols import RetrievalModel
+
+logger = logging.get_logger(__name__)
 
 EncodeImages = Callable[[Any], torch.Tensor]
 EncodeQueries = Callable[[list[Image.Image | None], list[str]], torch.Tensor]
@@ -74,6 +77,8 @@ class DenseRetriever:
             If the weights behind `encode_images` may change, pass one with a `state`.
         draft_side (`int`, *optional*): Decode large JPEG files of a gallery at a reduced size, see
             [`~contextcir.data.images.load_image`]: faster, and not quite the same embeddings.
+        truncate_dim (`int`, *optional*): Keep so many numbers of each embedding, renormalised. Of a model that was
+            trained for it (`matryoshka_dims` of its config), they serve nearly as well, in less memory and time.
         keep (`Callable`, *optional*): Encodes a gallery and keeps the embeddings beyond this process, such as
             [`~contextcir.retrieval.store.cache.GalleryCache`].
     """
@@ -89,11 +94,14 @@ class DenseRetriever:
         num_workers: int = 0,
         galleries: GalleryEmbeds | None = None,
         draft_side: int | None = None,
+        truncate_dim: int | None = None,
         keep: KeepGallery | None = None,
     ):
-        self.keep, self.draft_side = keep, draft_side
-        self.encode_images = encode_images
-        self.encode_queries = encode_queries
+        if truncate_dim is not None and truncate_dim < 1:
+            raise ValueError(f"truncate_dim must be at least 1, got {truncate_dim}.")
+        self.keep, self.draft_side, self.truncate_dim = keep, draft_side, truncate_dim
+        self.encode_images: EncodeImages = lambda images: truncate(encode_images(images), truncate_dim)
+        self.encode_queries: EncodeQueries = lambda *query: truncate(encode_queries(*query), truncate_dim)
         self.prepare = prepare
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -112,7 +120,7 @@ class DenseRetriever:
             model ([`~contextcir.runtime.protocols.RetrievalModel`]): On the device to run on.
             processor: Its processor.
             autocast (`torch.dtype`, *optional*): Encode under autocast to this type.
-            **options: `batch_size`, `num_workers`, `draft_side` and `keep`.
+            **options: `batch_size`, `num_workers`, `draft_side`, `truncate_dim` and `keep`.
 
         Returns:
             `DenseRetriever`: Encodes a gallery again after the model's weights have changed.
@@ -132,6 +140,10 @@ class DenseRetriever:
                 names = ("pixel_values", "input_ids", "attention_mask")
                 return model.get_query_features(**{name: inputs[name].to(device) for name in names})
 
+        widths, width = getattr(getattr(module, "config", None), "matryoshka_dims", None), options.get("truncate_dim")
+        if width is not None and width not in (widths or ()):
+            trained = f"at the widths {widths}" if widths else "at its full width only"
+            logger.warning(f"truncate_dim={width}: the model was trained {trained}. Measure what this one loses.")
         options.setdefault("identity", ModelIdentity(module, processor, autocast))
         galleries = GalleryEmbeds(partial(weights_state, module))
         return cls(encode_images, encode_queries, prepare=PixelValues(processor), galleries=galleries, **options)
@@ -150,7 +162,7 @@ class DenseRetriever:
                 " and another revision whenever the functions change."
             )
         found = self._identity if isinstance(self._identity, Identity) else self._identity()
-        return replace(found, draft_side=self.draft_side)
+        return replace(found, draft_side=self.draft_side, truncate_dim=self.truncate_dim)
 
     def embed_images(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Embed RGB images as those of a gallery: `(len(images), dim)`, float32."""
@@ -293,6 +305,16 @@ class PixelValues:
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         return self.processor(images=[image], return_tensors="pt")["pixel_values"][0]
+
+
+def truncate(embeds: torch.Tensor, dim: int | None) -> torch.Tensor:
+    """Keep the first `dim` numbers of `(..., width)`, scaled to unit length; all of them as they are with `None`. With
+    more than there are, raise a `ValueError`."""
+    if dim is None:
+        return embeds
+    if dim > embeds.shape[-1]:
+        raise ValueError(f"truncate_dim is {dim}, but embeddings have {embeds.shape[-1]} dimensions. Lower it.")
+    return normalize(embeds[..., :dim])
 
 
 def normalize(embeds: torch.Tensor) -> torch.Tensor:

@@ -29,6 +29,7 @@ class Identity:
         autocast (`str`, *optional*): Type in which it computes; by default that of its weights.
         draft_side (`int`, *optional*): JPEG files are decoded at a reduced size, see
             [`~contextcir.data.images.load_image`].
+        truncate_dim (`int`, *optional*): Embeddings are cut to so many numbers.
     """
 
     model: str
@@ -38,13 +39,15 @@ class Identity:
     dtype: str = "float32"
     autocast: str | None = None
     draft_side: int | None = None
+    truncate_dim: int | None = None
 
     @property
     def fingerprint(self) -> str:
         """`str`: 32 hex digits. The name of the model counts only where its weights are unknown: a model is the same
         under another name."""
         who = (self.weights,) if self.weights else (self.model, self.revision)
-        return digest([*who, self.processor, self.dtype, self.autocast, self.draft_side])[:32]
+        cut = () if self.truncate_dim is None else (self.truncate_dim,)  # whole ones keep the digests that they had
+        return digest([*who, self.processor, self.dtype, self.autocast, self.draft_side, *cut])[:32]
 
     def difference(self, other: "Identity") -> str:
         """Name what differs from another identity, with both values: `weights 1a2b (runs/a), got 3c4d (runs/b)`."""

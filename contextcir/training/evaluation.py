@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from contextcir.training.loader_workers import shield_workers
 from contextcir.training.losses import concept_losses, contrastive_loss
+from contextcir.training.matryoshka import losses_at, name_at
 from contextcir.training.metric_names import LOSSES, check_exists
 
 
@@ -112,7 +114,8 @@ class TripletEvaluation(Trainer):
         """Return the names for `metric_for_best_model`, or `None` if functions of the user decide on them."""
         if self.compute_metrics is not None:
             return None
-        losses = LOSSES if self.args.cc_weight else LOSSES[:2]
+        losses = [*(LOSSES if self.args.cc_weight else LOSSES[:2])]
+        losses += [name_at(width, "loss_contrastive") for width in self.args.matryoshka_dims or ()]
         sets = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
         names = [f"{name}_{loss}".lstrip("_") for name, rows in sets.items() if has_rows(rows) for loss in losses]
         if self.evaluator is not None:
@@ -135,27 +138,32 @@ class TripletEvaluation(Trainer):
     def _losses(self, predictions: Sequence[np.ndarray], keys: np.ndarray) -> dict[str, Any]:
         consistency, scale, *embeds = map(torch.from_numpy, predictions)
         target_keys, reference_keys = torch.from_numpy(keys).unbind(1)
-        contrastive = 0.0
+        widths = self.args.matryoshka_dims or []
+        contrastive, at_widths = 0.0, dict.fromkeys(widths, 0.0)
         for start in range(0, len(scale), self.args.eval_batch_size):
             rows = slice(start, start + self.args.eval_batch_size)
             queries, targets, *references = (embed[rows] for embed in embeds)
-            loss = contrastive_loss(
-                queries,
-                targets,
-                references[0] if references else None,
-                scale[0],
+            own = queries, targets, references[0] if references else None
+            loss_of = partial(
+                contrastive_loss,
+                logit_scale=scale[0],
                 query_negatives=self.args.query_negatives,
                 target_keys=target_keys[rows] if self.args.mask_repeated_targets else None,
                 reference_keys=reference_keys[rows],
             )
+            loss, losses = losses_at(widths, loss_of, *own) if widths else (loss_of(*own), {})
             contrastive += loss.item() * len(scale[rows]) / len(scale)
+            for width, one in losses.items():
+                at_widths[width] += one.item() * len(scale[rows]) / len(scale)
+        named = {name_at(width, "loss_contrastive"): value for width, value in at_widths.items()}
         if not self.args.cc_weight:
-            return {"loss": contrastive, "loss_contrastive": contrastive}
+            return {"loss": contrastive, "loss_contrastive": contrastive, **named}
         concepts = consistency.mean().item()
         return {
             "loss": contrastive + self.args.cc_weight * concepts,
             "loss_contrastive": contrastive,
             "loss_concept_consistency": concepts,
+            **named,
         }
 
 

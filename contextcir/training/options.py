@@ -85,6 +85,11 @@ class LossOptions:
     mask_repeated_targets: bool = HfArg(
         default=True, help="Whether other rows with a query's own target image are left out of its negatives."
     )
+    matryoshka_dims: list[int] | None = HfArg(
+        default=None,
+        help="Widths, such as 512 256 128 64, at which the first numbers of an embedding are trained to serve as one."
+        " The first is the model's own.",
+    )
     learn_temperature: bool = HfArg(default=True, help="Whether the temperature of the contrastive loss is learned.")
     ema_momentum: float | None = HfArg(
         default=None,

@@ -29,6 +29,7 @@ from contextcir.training.grad_cache import Chunk, cached_loss
 from contextcir.training.interruption import StopWhenAsked
 from contextcir.training.loss_log import LogBeforeSaving, LossParts
 from contextcir.training.losses import concept_consistency_loss, contrastive_loss
+from contextcir.training.matryoshka import losses_at, name_at, take_widths
 from contextcir.training.memory import advising_less_memory
 from contextcir.training.model_parts import freeze, use_float32
 from contextcir.training.parameter_groups import GroupedWeights
@@ -139,6 +140,7 @@ class CIRTrainer(TripletEvaluation, TrainingRun, GroupedWeights):
             raise ValueError(
                 "The model has batch normalisation, which chunks would change. Leave out grad_cache_chunk."
             )
+        take_widths(model, args.matryoshka_dims)
         freeze(model, args)
         use_float32(model)
 
@@ -212,17 +214,22 @@ class CIRTrainer(TripletEvaluation, TrainingRun, GroupedWeights):
         if args.query_negatives == "all":
             references, reference_keys = gather_with_gradient(references), self.accelerator.gather(reference_keys)
         target_keys = inputs["target_keys"] if args.mask_repeated_targets else None
-        loss = contrastive_loss(
-            outputs.query_embeds,
-            gather_with_gradient(outputs.target_embeds),
-            references,
-            outputs.logit_scale,
+        loss_of = partial(
+            contrastive_loss,
+            logit_scale=outputs.logit_scale,
             query_negatives=args.query_negatives,
             target_keys=target_keys,
             all_target_keys=None if target_keys is None else self.accelerator.gather(target_keys),
             reference_keys=reference_keys,
             offset=self.accelerator.process_index * len(outputs.query_embeds),
         )
+        embeds = outputs.query_embeds, gather_with_gradient(outputs.target_embeds), references
+        if args.matryoshka_dims is None:
+            loss = loss_of(*embeds)
+        else:
+            loss, losses = losses_at(args.matryoshka_dims, loss_of, *embeds)
+            for width, one in losses.items():
+                self._parts.add(name_at(width, "loss_contrastive"), one)
         self._parts.add("loss_contrastive", loss)
         self._parts.add("temperature", 1 / outputs.logit_scale)
         self._parts.count("truncated_texts", inputs["num_truncated_texts"])

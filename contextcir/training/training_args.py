@@ -67,6 +67,9 @@ class CIRTrainingArguments(ScheduleOptions, LossOptions, FreezingOptions, ImageO
                 yield f"{name} must be at least 1, got {getattr(self, name)}."
         if self.grad_cache_chunk is not None and self.grad_cache_chunk < 1:
             yield f"grad_cache_chunk must be at least 1, got {self.grad_cache_chunk}."
+        widths = self.matryoshka_dims
+        if widths is not None and (not widths or widths[-1] < 1 or sorted(set(widths), reverse=True) != widths):
+            yield f"matryoshka_dims must be falling widths of at least 1, got {widths}."
         if self.cc_slack >= 1:
             yield f"cc_slack must be below 1, the largest difference, got {self.cc_slack}."
         if self.ema_momentum is not None and not 0 <= self.ema_momentum < 1:

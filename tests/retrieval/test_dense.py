@@ -1,5 +1,7 @@
 """Dense retrieval: order, batches, candidates, and the cache of gallery embeddings."""
 
+import types
+
 import numpy as np
 import pytest
 import torch
@@ -175,3 +177,31 @@ def test_a_gallery_is_encoded_again_after_the_weights_have_changed(change):
     expected = retriever_of(model).search(queries, gallery, NUM_IMAGES)
     assert after == expected and after.scores != before.scores
     assert torch.equal(retriever.gallery_embeds(gallery), retriever.encode_gallery(gallery))
+
+
+def test_embeddings_are_cut_and_scaled_anew():
+    model, gallery, queries = Model(), make_gallery(), make_queries()
+    whole, cut = retriever_of(model), retriever_of(model, truncate_dim=3)
+    for of in ("gallery", "queries"):
+        one, other = (
+            some.gallery_embeds(gallery) if of == "gallery" else some.encode(queries, gallery) for some in (whole, cut)
+        )
+        assert torch.allclose(other, normalize(one[:, :3], dim=1), atol=1e-6) and other.shape[1] == 3
+    assert cut.identity.truncate_dim == 3 and cut.identity.fingerprint != whole.identity.fingerprint
+    assert "truncate_dim None, got 3" in whole.identity.difference(cut.identity)
+    assert whole.search(queries, gallery, 5).scores != cut.search(queries, gallery, 5).scores
+
+
+def test_widths_that_do_not_exist_or_were_not_trained_are_named(monkeypatch):
+    with pytest.raises(ValueError, match="truncate_dim.*0"):
+        retriever_of(truncate_dim=0)
+    with pytest.raises(ValueError, match="truncate_dim is 999.*dimensions"):
+        retriever_of(truncate_dim=999).gallery_embeds(make_gallery())
+    warned = []
+    monkeypatch.setattr("contextcir.retrieval.dense.logger.warning", warned.append)
+    model = Model()
+    model.config = types.SimpleNamespace(matryoshka_dims=[8, 4], _name_or_path="m", _commit_hash=None)
+    retriever_of(model, truncate_dim=4)
+    assert not warned
+    retriever_of(model, truncate_dim=3)
+    assert len(warned) == 1 and "truncate_dim=3" in warned[0] and "[8, 4]" in warned[0]
