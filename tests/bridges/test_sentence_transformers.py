@@ -58,13 +58,15 @@ def test_a_query_without_an_image_is_ranked_equally(loaded, native, images):
     assert found.gallery_ids[0] == [f"g{place}" for place in scores.topk(3).indices]
 
 
-def test_dimension_and_storage(loaded, images, tmp_path):
+def test_dimension_and_storage(saved, loaded, images, tmp_path):
     queries = loaded.encode(pairs(images))
     assert loaded.get_embedding_dimension() == queries.shape[1] == 20
     assert set(loaded.modalities) == {"text", "image", ("image", "text")}
     cut = loaded.encode(pairs(images), truncate_dim=8, normalize_embeddings=True)
     expected = queries[:, :8] / np.linalg.norm(queries[:, :8], axis=1, keepdims=True)
     np.testing.assert_allclose(cut, expected, atol=1e-6)
+    short = sentence_transformers.SentenceTransformer(str(saved), device="cpu", truncate_dim=8)
+    np.testing.assert_allclose(short.encode(pairs(images), normalize_embeddings=True), expected, atol=1e-6)
     signs = loaded.encode(pairs(images), precision="ubinary", truncate_dim=16)
     assert np.array_equal(np.unpackbits(signs, axis=1), queries[:, :16] > 0)
     loaded.save_pretrained(str(tmp_path / "again"))

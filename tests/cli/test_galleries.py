@@ -62,6 +62,21 @@ def test_search(gallery, capsys, photos):
     assert found["results"][0]["path"] == str(photos / found["results"][0]["id"])
 
 
+def test_a_gallery_keeps_the_width_that_it_was_made_with(photos, run, tmp_path, capsys):
+    folder, argv = (
+        str(tmp_path / "cut"),
+        ["index", str(photos), "--model", str(run), "--output", str(tmp_path / "cut")],
+    )
+    assert main([*argv, "--truncate_dim", "8"]) == 0
+    assert "8 dimensions" in capsys.readouterr().out
+    assert json.loads((tmp_path / "cut" / "manifest.json").read_text())["encoder"]["truncate_dim"] == 8
+    assert main(["search", folder, "--image", str(photos / "red.jpg"), "-k", "3"]) == 0
+    assert "red.jpg" in capsys.readouterr().out.splitlines()[0]
+    for other in (["search", folder, "--text", "red", "--truncate_dim", "4"], argv):
+        assert main(other) == 1
+        assert "truncate_dim 8, got" in capsys.readouterr().err
+
+
 def test_filters_and_the_page(gallery, tmp_path, capsys):
     argv = ["search", str(gallery), "--text", "<script>alert(1)</script>", "--filter", "price<5", "--json"]
     assert main([*argv, "--html", str(tmp_path / "page.html")]) == 0

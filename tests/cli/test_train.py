@@ -86,6 +86,22 @@ def test_a_run_leaves_a_model_a_record_and_a_card(options, tmp_path):
     assert "base_model:" not in card.split("---")[1]  # a local path is no Hub name
 
 
+def test_widths_are_trained_in_chunks_measured_and_picked_by(options, tmp_path):
+    options |= {"benchmark": write_benchmark(tmp_path / "bench"), "matryoshka_dims": [20, 5], "grad_cache_chunk": 2}
+    options |= {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "dim5_recall@1"}
+    options |= {"load_best_model_at_end": True, "save_strategy": "steps", "save_steps": 1}
+    metrics = train.main([write_yaml(tmp_path / "config.yaml", options)])
+    assert {"eval_recall@1", "eval_dim5_recall@1", "eval_dim5_recall@50"} <= set(metrics)
+    assert "eval_dim20_recall@1" not in metrics
+    record = json.loads((Path(options["output_dir"]) / "training.json").read_text())
+    arguments = record["arguments"]
+    assert (arguments["grad_cache_chunk"], arguments["matryoshka_dims"]) == (2, [20, 5])
+    measured = ["--retriever", options["output_dir"], "--benchmark", "custom", "--data_root", options["benchmark"]]
+    found = benchmark.main([*measured, "--split", "validation", "--truncate_dim", "5"])
+    for name, value in found["results"][0]["metrics"].items():
+        assert metrics[f"eval_dim5_{name}"] == pytest.approx(value), name
+
+
 def test_several_data_sets_are_one(options, tmp_path):
     more = write_parquet(tmp_path / "more", train=[triplet(row, id=f"more{row}") for row in range(4)])
     options |= {"data": [options["data"], more], "data_weights": [1.0, 0.5], "max_steps": 1}
