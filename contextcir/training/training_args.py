@@ -93,7 +93,9 @@ class CIRTrainingArguments(ScheduleOptions, LossOptions, FreezingOptions, ImageO
             yield f"grad_cache_chunk adds the gradients of chunks, and optim={optim} keeps none. Leave out either."
         if self.encoder_learning_rate is not None and not self.encoder_learning_rate >= 0:
             yield f"encoder_learning_rate must not be negative, got {self.encoder_learning_rate}."
-        if self.encoder_learning_rate is not None and self.freeze_vision and self.freeze_text:
+        frozen = self.freeze_vision and self.freeze_text
+        frozen = frozen or self.train_only not in (None, "text_model", "vision_model")
+        if self.encoder_learning_rate is not None and frozen:
             yield "encoder_learning_rate has no effect on frozen encoders. Leave it out, or train one of them."
         if self.train_only is not None and (self.freeze_vision or self.freeze_text):
             yield "train_only freezes all other parts. Leave out freeze_vision and freeze_text."

@@ -47,6 +47,7 @@ ONCE = {"encode_images_once": True, "freeze_vision": True}
         (ONCE | {"ema_momentum": 0.9}, "encode_images_once.*ema_momentum"),
         ({"encoder_learning_rate": -1.0}, r"encoder_learning_rate.*-1\.0"),
         ({"encoder_learning_rate": 1e-5, "freeze_vision": True, "freeze_text": True}, "encoder_learning_rate.*frozen"),
+        ({"encoder_learning_rate": 1e-5, "train_only": "fusion"}, "encoder_learning_rate.*frozen"),
         ({"weight_decay_of": "all"}, "weight_decay_of.* layers, transformers.*'all'"),
         ({"matryoshka_dims": [64, 64]}, r"matryoshka_dims.*\[64, 64\]"),
         ({"matryoshka_dims": [64, 128]}, r"matryoshka_dims.*\[64, 128\]"),
