@@ -33,13 +33,28 @@ class Chunk(NamedTuple):
     Attributes:
         texts: Rows of the batch, `(num_texts,)`.
         targets: Which of the batch's distinct target images, in the order of `target_index.unique()`,
-            `(num_targets,)`. The chunk's own `target_index` starts with them; what follows is a filler.
-        inputs: Arguments of the model's `forward`.
+            `(num_targets,)`.
+        images: Places of its images in the batch, `(num_images,)`.
+        reference_index: Place of each text's reference among them, `(num_texts,)`.
+        target_index: Places of `targets` among them, and fillers: `(num_texts,)`.
     """
 
     texts: Tensor
     targets: Tensor
-    inputs: dict[str, Tensor]
+    images: Tensor
+    reference_index: Tensor
+    target_index: Tensor
+
+    def inputs(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return arguments of the model's `forward`. Made when they are needed: they hold copies of the images."""
+        inputs = {name: batch[name][self.texts] for name in TEXTS if name in batch}
+        inputs |= {name: batch[name][self.images] for name in IMAGES if name in batch}
+        inputs |= {"reference_index": self.reference_index, "target_index": self.target_index}
+        if "phrase_sample" in batch:
+            own = (batch["phrase_sample"][:, None] == self.texts).nonzero()  # phrase, place of its text
+            inputs |= {name: batch[name][own[:, 0]] for name in PHRASES}
+            inputs["phrase_sample"] = own[:, 1]
+        return inputs
 
 
 def cut(batch: Mapping[str, Tensor], size: int) -> list[Chunk]:
@@ -62,14 +77,7 @@ def cut(batch: Mapping[str, Tensor], size: int) -> list[Chunk]:
     for rows, chosen in zip(texts, _share_out(targets, [references[rows] for rows in texts]), strict=True):
         filler = (targets[chosen] if len(chosen) else references[rows])[:1].expand(len(rows) - len(chosen))
         images, places = torch.cat([references[rows], targets[chosen], filler]).unique(return_inverse=True)
-        inputs = {name: batch[name][rows] for name in TEXTS if name in batch}
-        inputs |= {name: batch[name][images] for name in IMAGES if name in batch}
-        inputs |= {"reference_index": places[: len(rows)], "target_index": places[len(rows) :]}
-        if "phrase_sample" in batch:
-            own = (batch["phrase_sample"][:, None] == rows).nonzero()  # phrase, and its text's place in the chunk
-            inputs |= {name: batch[name][own[:, 0]] for name in PHRASES}
-            inputs["phrase_sample"] = own[:, 1]
-        chunks.append(Chunk(rows, chosen, inputs))
+        chunks.append(Chunk(rows, chosen, images, places[: len(rows)], places[len(rows) :]))
     return chunks
 
 
@@ -95,7 +103,7 @@ def cached_loss(
     *,
     encode: Callable[[Mapping[str, Tensor]], Any],
     contrastive: Callable[[Any], Tensor],
-    concepts: Callable[[Any, Chunk], Tensor | None],
+    concepts: Callable[[Any, Mapping[str, Tensor]], Tensor | None],
     backward: Callable[[Tensor], None],
     trains_targets: bool = True,
     without_sync: Callable[[], AbstractContextManager] = nullcontext,
@@ -109,8 +117,8 @@ def cached_loss(
         encode (`Callable`): Arguments of the model's `forward` -> its output.
         contrastive (`Callable`): Embeddings of the whole batch, as attributes of such an output -> the contrastive
             loss.
-        concepts (`Callable`): Output of a chunk, and the chunk -> its part of the weighted concept-consistency loss,
-            or `None` if there is none.
+        concepts (`Callable`): Output of a chunk and its arguments of `forward` -> its part of the weighted
+            concept-consistency loss, or `None` if there is none.
         backward (`Callable`): Adds the gradients of a loss to those of the weights.
         trains_targets (`bool`): Whether targets carry a gradient. Those of a moving average do not.
         without_sync (`Callable`): Context in which gradients are not yet averaged over processes.
@@ -125,9 +133,9 @@ def cached_loss(
     states, parts = [], []
     with torch.no_grad():
         for chunk in chunks:
-            states.append(_random_state(chunk.inputs["input_ids"]))
-            first = {name: tensor[:0] if name in PHRASES else tensor for name, tensor in chunk.inputs.items()}
-            parts.append(encode(first))
+            states.append(_random_state(chunk.texts))
+            own = {name: tensor[:0] if name in PHRASES else tensor for name, tensor in chunk.inputs(batch).items()}
+            parts.append(encode(own))
     queries = _joined([part.query_embeds for part in parts], [chunk.texts for chunk in chunks])
     references = None
     if getattr(parts[0], "reference_embeds", None) is not None:
@@ -148,7 +156,9 @@ def cached_loss(
     for chunk, state in zip(chunks, states, strict=True):
         last = chunk is chunks[-1]
         with nullcontext() if last else without_sync():
-            own = chunk.inputs if trains_targets else {k: v for k, v in chunk.inputs.items() if k != "target_index"}
+            own = chunk.inputs(batch)
+            if not trains_targets:
+                del own["target_index"]
             with _replayed(state):
                 outputs = encode(own)
             # Its gradient is the chain rule: that of the loss for an embedding, times those of the embedding.
@@ -159,10 +169,10 @@ def cached_loss(
                 chained = chained + _dot(outputs.reference_embeds, references.grad, chunk.texts)
             if last:
                 chained = chained + outputs.logit_scale * scale.grad
-            part = concepts(outputs, chunk)
+            part = concepts(outputs, own)
             if part is not None:
                 chained, total = chained + part, total + part.detach()
-            del outputs, part
+            del outputs, part, own
             if not last and chained.requires_grad:
                 backward(chained)
     return total + (chained - chained.detach())

@@ -25,7 +25,7 @@ from contextcir.training.construction import check_arguments
 from contextcir.training.ema import MovingAverage
 from contextcir.training.encoded_images import encode_images
 from contextcir.training.evaluation import TripletEvaluation
-from contextcir.training.grad_cache import Chunk, cached_loss
+from contextcir.training.grad_cache import cached_loss
 from contextcir.training.interruption import StopWhenAsked
 from contextcir.training.loss_log import LogBeforeSaving, LossParts
 from contextcir.training.losses import concept_consistency_loss, contrastive_loss
@@ -190,11 +190,11 @@ class CIRTrainer(TripletEvaluation, TrainingRun, GroupedWeights):
     def _cached_loss(self, model: Any, inputs: dict[str, torch.Tensor], size: int) -> torch.Tensor:
         texts = len(inputs["input_ids"])
 
-        def concepts(outputs: Any, chunk: Chunk) -> torch.Tensor | None:
+        def concepts(outputs: Any, chunk: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
             if not self.args.cc_weight:
                 return None
-            share = len(chunk.texts) / texts
-            return self._cc_weight() * share * self._concept_loss(outputs, chunk.inputs, share)
+            share = len(chunk["input_ids"]) / texts
+            return self._cc_weight() * share * self._concept_loss(outputs, chunk, share)
 
         return cached_loss(
             {name: value for name, value in inputs.items() if name not in NOT_MODEL_INPUTS},

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from contextcir.runtime.provenance import code_commit
-from contextcir.training.grad_cache import Chunk, cached_loss
+from contextcir.training.grad_cache import cached_loss
 from contextcir.training.losses import concept_consistency_loss, contrastive_loss
 from research.bench.batches import random_batch
 from research.bench.contextcir_steps import CONCEPT_WEIGHT, Batch, build_model, step
@@ -33,9 +33,9 @@ def step_in_chunks(model: Any, batch: Batch, chunk: int) -> None:
     model.zero_grad()
     texts = len(batch["input_ids"])
 
-    def concepts(outputs: Any, part: Chunk) -> torch.Tensor:
+    def concepts(outputs: Any, part: Batch) -> torch.Tensor:
         maps = (outputs.context_attentions, outputs.isolated_attentions)
-        return CONCEPT_WEIGHT * concept_consistency_loss(*maps, part.inputs["phrase_sample"], texts).loss
+        return CONCEPT_WEIGHT * concept_consistency_loss(*maps, part["phrase_sample"], texts).loss
 
     cached_loss(
         batch,

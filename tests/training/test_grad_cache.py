@@ -144,18 +144,21 @@ def test_the_second_pass_draws_the_random_numbers_of_the_first(build, monkeypatc
     for first, second in zip(outputs[:3], outputs[3:], strict=True):
         for name in ("query_embeds", "target_embeds", "reference_embeds"):
             assert torch.equal(first[name], second[name]) and not first[name].requires_grad
-    assert not torch.equal(outputs[0].query_embeds, trainer._forward(trainer.model, chunks_of(trainer)[0].inputs)[0])
+    assert not torch.equal(outputs[0].query_embeds, trainer._forward(trainer.model, chunks_of(trainer)[1][0])[0])
     torch.manual_seed(0)
     with torch.no_grad():
-        for chunk in chunks_of(trainer):
-            empty = {name: value[:0] for name, value in chunk.inputs.items() if name.startswith("phrase_")}
-            trainer._forward(trainer.model, chunk.inputs | empty)
+        for inputs in chunks_of(trainer)[1]:
+            empty = {name: value[:0] for name, value in inputs.items() if name.startswith("phrase_")}
+            trainer._forward(trainer.model, inputs | empty)
     assert torch.equal(goes_on, torch.rand(()))  # as after one pass
 
 
 def chunks_of(trainer, rows=SHARED):
+    """The chunks of a batch, and the arguments of `forward` of each."""
     batch = trainer.data_collator(rows)
-    return cut({name: value for name, value in batch.items() if name not in NOT_MODEL_INPUTS}, 3)
+    batch = {name: value for name, value in batch.items() if name not in NOT_MODEL_INPUTS}
+    chunks = cut(batch, 3)
+    return chunks, [chunk.inputs(batch) for chunk in chunks]
 
 
 def test_gradients_with_dropout_are_those_of_one_graph_of_all_chunks(build):
@@ -163,8 +166,8 @@ def test_gradients_with_dropout_are_those_of_one_graph_of_all_chunks(build):
     loss, found, _ = gradients(trainer)
     torch.manual_seed(0)
     trainer.model.zero_grad()
-    chunks = chunks_of(trainer)
-    outputs = [trainer._forward(trainer.model, chunk.inputs) for chunk in chunks]
+    chunks, arguments = chunks_of(trainer)
+    outputs = [trainer._forward(trainer.model, inputs) for inputs in arguments]
     texts, targets = (torch.cat([getattr(chunk, name) for chunk in chunks]).argsort() for name in ("texts", "targets"))
     own = [output.target_embeds[: len(chunk.targets)] for output, chunk in zip(outputs, chunks, strict=True)]
     batch = trainer.data_collator(SHARED)
@@ -185,15 +188,15 @@ def test_gradients_with_dropout_are_those_of_one_graph_of_all_chunks(build):
 
 def test_nearly_every_image_is_in_one_chunk(build):
     trainer = build(rows=SHARED)
-    batch, chunks = trainer.data_collator(SHARED), chunks_of(trainer)
+    batch, (chunks, arguments) = trainer.data_collator(SHARED), chunks_of(trainer)
     assert [len(chunk.texts) for chunk in chunks] == [3, 3, 2]
     assert sorted(torch.cat([chunk.texts for chunk in chunks]).tolist()) == list(range(8))
     distinct = batch["target_index"].unique()
     assert sorted(torch.cat([chunk.targets for chunk in chunks]).tolist()) == list(range(len(distinct)))
-    encoded = [len(chunk.inputs["pixel_values"]) for chunk in chunks]
+    encoded = [len(inputs["pixel_values"]) for inputs in arguments]
     assert sum(encoded) <= len(batch["pixel_values"]) + 2  # a reference whose texts lie on a border is encoded again
-    for chunk in chunks:
-        inputs, places = chunk.inputs, batch["reference_index"][chunk.texts]
+    for chunk, inputs in zip(chunks, arguments, strict=True):
+        places = batch["reference_index"][chunk.texts]
         assert len(inputs["pixel_values"]) <= 2 * len(chunk.texts)
         assert torch.equal(inputs["pixel_values"][inputs["reference_index"]], batch["pixel_values"][places])
         targets = inputs["pixel_values"][inputs["target_index"]][: len(chunk.targets)]
