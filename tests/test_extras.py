@@ -1,9 +1,6 @@
 """The extras: all of them install together under `constraints.txt`, and `make install` installs them."""
 
-import importlib.util
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -36,17 +33,3 @@ def test_every_extra_is_constrained():
 
 def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name.strip()).lower()
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("pip") is None, reason="needs pip")
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="constraints.txt pins some packages for Python 3.11 and newer")
-def test_all_extras_install_together():
-    """pip finds versions that fit each other. Nothing is installed."""
-    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--no-build-isolation"]
-    command += ["--constraint", str(ROOT / "constraints.txt"), "--retries", "0", "--timeout", "10"]
-    command.append(f"{ROOT}[{','.join(sorted(EXTRAS))}]")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
-    if done.returncode and UNREACHABLE.search(done.stderr):
-        pytest.skip("The package registry cannot be reached: whether the extras fit each other is not known.")
-    assert done.returncode == 0, done.stderr[-3000:]

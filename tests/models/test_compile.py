@@ -1,7 +1,5 @@
 """Compiled and exported models: one graph, the same embeddings, any number of rows."""
 
-import shutil
-
 import pytest
 import torch
 
@@ -29,17 +27,6 @@ def test_no_graph_breaks(build, batch, kind):
         for rows in (size, size + 3):
             inputs = inputs_of(name, batch, rows)
             torch.testing.assert_close(compiled(**inputs), function(**inputs), atol=1e-5, rtol=0)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs g++")
-@torch.no_grad()
-def test_compiled(build, batch):
-    """With the default backend."""
-    function, inputs = build("contextcir").get_query_features, queries(batch)
-    torch.compiler.reset()
-    compiled = torch.compile(function, fullgraph=True)
-    torch.testing.assert_close(compiled(**inputs), function(**inputs), atol=1e-5, rtol=0)
 
 
 @pytest.mark.slow
