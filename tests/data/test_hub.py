@@ -9,7 +9,7 @@ from datasets import Features, Value
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors.torch import save_file
 
-from contextcir.data.hub import COMMIT, publish_folder, upload_dataset
+from contextcir.data.hub import COMMIT, in_parts, publish_folder, upload_dataset
 from contextcir.data.parquet import write_parquet
 from contextcir.data.portable import portable_path
 from contextcir.data.secret_scan import find_secrets
@@ -185,6 +185,20 @@ def test_a_large_upload_goes_on(hub, tmp_path, monkeypatch):
     commits = hub.commits["dataset", "tester/data"]
     publish_folder(folder, "tester/data", kind="dataset", files=ALL)
     assert hub.commits["dataset", "tester/data"] == commits and len(hub.uploaded) == 8
+
+
+def test_small_and_replaced_files_come_last(tmp_path, monkeypatch):
+    """A manifest is never there before the shards that it names."""
+    monkeypatch.setattr("contextcir.data.hub.PART_FILES", 2)
+    names = ["manifest.json", "a.safetensors", "b.parquet", "c.safetensors", "README.md", "old.safetensors"]
+    contents = {name: tmp_path / name for name in names}
+    for path in contents.values():
+        path.write_bytes(b"12345")
+    last = ["manifest.json", "README.md", "old.safetensors"]
+    expected = [["a.safetensors", "b.parquet"], ["c.safetensors"], last]
+    assert in_parts(contents, {"old.safetensors"}) == expected
+    monkeypatch.setattr("contextcir.data.hub.PART_BYTES", 9)  # one file each
+    assert in_parts(contents, {"old.safetensors"}) == [["a.safetensors"], ["b.parquet"], ["c.safetensors"], last]
 
 
 def test_a_small_upload_is_one_commit(hub, folder):
