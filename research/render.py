@@ -84,6 +84,13 @@ def data_rate() -> str:
     )
 
 
+def grad_cache() -> str:
+    """Return the table of `research.bench.grad_cache`."""
+    record = read("bench_grad_cache.json")
+    how = f"{record['device']}, {record['threads']} thread, medians of {record['repeats']}, torch {record['torch']}"
+    return f"{goals(record['rows'])}\n\n`{record['command']}`, {how}, at commit `{record['commit'][:7]}`."
+
+
 def matryoshka() -> str:
     """Return recall@10 of embeddings that are cut, of a model trained for it and of one that is not."""
     record = read("scenes_matryoshka.json")
@@ -296,6 +303,7 @@ PARTS = {
     "scope_rerank": scope_rerank,
     "scope_speed": scope_speed,
     "mining": mining,
+    "grad_cache": grad_cache,
     "matryoshka": matryoshka,
     "full": lambda: measured("scenes_full.json"),
     "bench": lambda: bench("bench.json"),
