@@ -118,6 +118,30 @@ def data_rate() -> str:
     )
 
 
+def grad_cache() -> str:
+    """Return the table of `research.bench.grad_cache`."""
+    record = read("bench_grad_cache.json")
+    how = f"{record['device']}, {record['threads']} thread, medians of {record['repeats']}, torch {record['torch']}"
+    return f"{goals(record['rows'])}\n\n`{record['command']}`, {how}, at commit `{record['commit'][:7]}`."
+
+
+def matryoshka() -> str:
+    """Return recall@10 of embeddings that are cut, of a model trained for it and of one that is not."""
+    record = read("scenes_matryoshka.json")
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in record["rows"]:
+        key = row["split"], "with `--matryoshka_dims`" if row["matryoshka"] else "without"
+        found.setdefault(key, []).append(f"{row['metrics']['recall@10']:.1f}")
+    widths = list(dict.fromkeys(row["truncate_dim"] for row in record["rows"]))
+    cells = [[f"{split}, {name}", *values] for (split, name), values in found.items()]
+    queries = {row["split"]: row["num_queries"] for row in record["rows"]}
+    sizes = ", ".join(f"{number} queries of {split}" for split, number in queries.items())
+    return table(["recall@10", *(f"{width} dimensions" for width in widths)], cells) + (
+        f"\n\nOne seed, {sizes}. `{record['data']}`, then {source(record)}, and the same without `--matryoshka_dims`;"
+        " `contextcir benchmark --truncate_dim`."
+    )
+
+
 def recall_after_stages(row: dict[str, Any]) -> list[str]:
     """Return recall@1 after each stage of ImageScope, as cells of a table."""
     return [f"{row['stages'][stage]['metrics']['recall@1']:.1f}" for stage in STAGES]
@@ -276,6 +300,8 @@ PARTS = {
     "scope_rerank": scope_rerank,
     "scope_speed": scope_speed,
     "full": lambda: measured("scenes_full.json"),
+    "grad_cache": grad_cache,
+    "matryoshka": matryoshka,
     "bench": lambda: bench("bench.json"),
     "bench_instructcir": lambda: bench("bench_instructcir.json"),
     "grocery": lambda: measured("grocery.json"),
