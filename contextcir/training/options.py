@@ -44,8 +44,8 @@ class ScheduleOptions:
     )
     grad_cache_chunk: int | None = HfArg(
         default=None,
-        help="Triplets that are in memory at once (GradCache): a batch of any size at the memory of so many, with the"
-        " same gradients, in about 4/3 of the time.",
+        help="Triplets that are in memory at once (GradCache): a batch of any size at the memory of so many, besides"
+        " its pixels, with the same gradients, in up to 4/3 of the time.",
     )
     resume_from_checkpoint: str | None = HfArg(
         default=None,
