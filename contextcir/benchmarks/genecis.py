@@ -16,6 +16,7 @@ On disk: the four files `<task>.json` of the authors' `genecis` folder, and besi
 Visual Genome's `VG_100K/*.jpg` and `VG_100K_2/*.jpg`. Only the counts of the object tasks are known and checked.
 """
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -44,18 +45,18 @@ def _number(value: Any) -> float:
     return value
 
 
-class Shown(BaseModel):
+class Shown(BaseModel, ABC):
     """An image of a query."""
 
     @property
+    @abstractmethod
     def id(self) -> str:
         """`str`: What identifies it."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def places(self) -> tuple[str, ...]:
         """`tuple[str, ...]`: Where its file may be."""
-        raise NotImplementedError
 
 
 class Photograph(Shown):

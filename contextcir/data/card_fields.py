@@ -1,4 +1,4 @@
-"""What a data card needs so that the Hub's Croissant record of the data set is complete.
+"""Find out what a data card lacks for a complete Croissant record of the data set on the Hub.
 
 The Hub makes the record (`/api/datasets/NAME/croissant`) from the card and the Parquet files: licence, keywords,
 language and size from the header, the description from the first paragraph, the fields from the files, and the creator

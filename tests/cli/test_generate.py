@@ -359,18 +359,23 @@ def test_a_folder_with_other_prompts_is_refused(world, serve, done, tmp_path):
         generate.main(flags(url, done, "--prompts", tmp_path, pairs=world / "pairs.json"))
 
 
-@pytest.mark.slow
-def test_an_interrupted_run_ends_within_seconds_and_is_continued(world, serve, done, tmp_path):
-    oracle, url = serve(latency=0.2)
-    argv = flags(url, tmp_path, "--concurrency", "2", pairs=world / "pairs.json")
-    run = subprocess.Popen(
-        [sys.executable, "-m", "contextcir.cli.generate", *argv], cwd=ROOT, stderr=subprocess.PIPE, text=True
-    )
+def signalled(oracle, argv, number):
+    """A run that gets a signal when three of its requests are answered."""
+    command = [sys.executable, "-m", "contextcir.cli.generate", *argv]
+    run = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while oracle.num_answered < 3:
         assert time.monotonic() < deadline and run.poll() is None
         time.sleep(0.02)
-    run.send_signal(signal.SIGINT)
+    run.send_signal(number)
+    return run
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_ends_within_seconds_and_is_continued(world, serve, done, tmp_path):
+    oracle, url = serve(latency=0.2)
+    argv = flags(url, tmp_path, "--concurrency", "2", pairs=world / "pairs.json")
+    run = signalled(oracle, argv, signal.SIGINT)
     began = time.monotonic()
     _, error = run.communicate(timeout=60)
     assert run.returncode == 130 and time.monotonic() - began < 12
@@ -478,14 +483,7 @@ def relay(url, body, server):
 def test_sigterm_finishes_what_is_in_flight(world, serve, tmp_path):
     oracle, url = serve(latency=0.3)
     argv = flags(url, tmp_path, "--concurrency", "3", pairs=world / "pairs.json")
-    run = subprocess.Popen(
-        [sys.executable, "-m", "contextcir.cli.generate", *argv], cwd=ROOT, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 120
-    while oracle.num_answered < 3:
-        assert time.monotonic() < deadline and run.poll() is None
-        time.sleep(0.02)
-    run.send_signal(signal.SIGTERM)
+    run = signalled(oracle, argv, signal.SIGTERM)
     _, printed = run.communicate(timeout=60)
     assert run.returncode == 75 and "Interrupted" in printed and "Traceback" not in printed
     rows = rows_of(tmp_path / "ledger.sqlite", "select state from requests")
