@@ -118,15 +118,19 @@ class ContextCIRModel(CLIPBasedModel):
         # The text encoder is causal: a phrase at the beginning of its text has the same states as the isolated phrase.
         # A second encoding would differ by rounding only, and the ReLU of the loss would make a gradient of that.
         first = phrase_token_mask[:, 1] & self.fusion.text_queries
-        others = (~first).nonzero()[:, 0]
+        mask = self._text_mask(input_ids, attention_mask)
         with torch.set_grad_enabled(isolated_grad and torch.is_grad_enabled()):
             isolated = context * first[:, None]
+            if not len(first):
+                return context, isolated
+            if is_traced():  # which phrases are first cannot be part of a graph
+                every = self._over_patches(self._isolated_memories(prepared, input_ids, mask, phrase_sample))
+                return context, torch.where(first[:, None], isolated, every)
+            others = (~first).nonzero()[:, 0]
             if len(others):
-                mask = self._text_mask(input_ids, attention_mask)[others]
                 isolate = self._isolated_rows if self.fusion.text_queries else self._isolated_memories
-                isolated[others] = self._over_patches(
-                    isolate(prepared, input_ids[others], mask, phrase_sample[others])
-                )
+                maps = isolate(prepared, input_ids[others], mask[others], phrase_sample[others])
+                isolated[others] = self._over_patches(maps)
         return context, isolated
 
     def _over_patches(self, attentions):
@@ -161,7 +165,8 @@ class ContextCIRModel(CLIPBasedModel):
         return maps.new_zeros(len(mask), maps.shape[1]).index_add(0, phrase, maps)
 
     def _isolated_memories(self, prepared, input_ids, mask, phrase_sample):
-        """The same with image tokens as queries: each phrase is a memory of its own."""
+        """The same, each phrase with its image, in either direction: with image tokens as queries, each phrase is a
+        memory of its own."""
 
         def attend(index, longest):
             images = self.fusion.select_images(prepared, phrase_sample[index])

@@ -34,7 +34,7 @@ from .clip_model import (
     split_heads,
 )
 from .configuration_instructcir import InstructCIRConfig
-from .text_passes import run_in_passes
+from .text_passes import is_traced, run_in_passes
 
 
 class InstructCIRBlock(GradientCheckpointingLayer):
@@ -199,7 +199,9 @@ class InstructCIRModel(CLIPBasedModel):
             input_ids, reference_index=reference_index, target_index=target_index, attention_mask=attention_mask
         )
         target_embeds = None
-        if target_index is not None:
+        if target_index is not None and is_traced():  # which rows share an image cannot be part of a graph
+            target_embeds = self._embed_images(pixel_values[target_index])
+        elif target_index is not None:
             places, place_of_row = target_index.unique(return_inverse=True)
             target_embeds = self._embed_images(pixel_values[places])[place_of_row]
         return CIROutput(

@@ -16,6 +16,7 @@ from research import reference
 from research.faults import faults
 from research.leaderboard import leaderboard
 from research.mining import mining_parts
+from research.speed import SPEED_PARTS
 from research.tables import RESULTS, ROOT, goals, provenance, read, source, table
 
 PAGES = [  # pages with marked parts, relative to the root
@@ -61,34 +62,6 @@ def instructcir() -> str:
         f"\n\nWith queries in generated words (`research/reword_scenes.py`), the same model reaches {found}."
         f" {provenance(reworded)}"
     )
-
-
-def data_rate() -> str:
-    """Return the table of `research/bench/data.py`."""
-    record = read("bench_data.json")
-    rows = [
-        [
-            "encoded once, kept by `datasets`" if row["encoded"] else "read, decoded and encoded in every step",
-            f"{row['rate']:.0%}",
-            f"{row['images_per_second']:,.0f}",
-            f"{row['share_waiting']:.0%}",
-            f"{row['seconds_per_step']:.2f}",
-        ]
-        for row in record["rows"]
-    ]
-    header = ["images", "of the rate in memory", "images/s", "waiting", "seconds a step"]
-    how = f"{record['device']}, {record['cores']} cores, {record['workers']} loader process"
-    return table(header, rows) + (
-        f"\n\n`python -m research.bench.data`, the demo's recipe, batch {record['batch_size']}, {how}, medians of"
-        f" {record['repeats']} rounds of {record['steps']} steps, at commit `{record['commit'][:7]}`."
-    )
-
-
-def grad_cache() -> str:
-    """Return the table of `research.bench.grad_cache`."""
-    record = read("bench_grad_cache.json")
-    how = f"{record['device']}, {record['threads']} thread, medians of {record['repeats']}, torch {record['torch']}"
-    return f"{goals(record['rows'])}\n\n`{record['command']}`, {how}, at commit `{record['commit'][:7]}`."
 
 
 def matryoshka() -> str:
@@ -151,32 +124,6 @@ def scope_errors() -> str:
         f" verifier and an evaluator that always obey, recall@1 falls to {recall_after_stages(obeyed)[-1]};"
         f" {obeyed['verdicts']['open_flipped']:.0f} % of the rejections are flipped."
     )
-
-
-def scope_speed() -> str:
-    """Return the table of `research/bench/imagescope_speed.py`."""
-    record = read("imagescope_speed.json")
-    return f"{goals(record['rows'])}\n\n{source(record)}, killed once, on {record['cores']} cores."
-
-
-def captions_bench() -> str:
-    """Return the table of `research/bench/captions.py`."""
-    record = read("bench_captions.json")
-    rows = [row | {"name": f"{row['mode']}: {row['name']}"} for row in record["rows"]]
-    counts = "; ".join(
-        f"{mode}: {record[mode]['pairs']['done']:,} of {record[mode]['pairs']['given']:,} pairs captioned,"
-        f" {record[mode]['pairs']['refused']:,} refused, {record[mode]['pairs']['failed']:,} failed"
-        for mode in record["settings"]["faults"]
-    )
-    concurrent = f"{record['settings']['concurrency']} concurrent requests"
-    return f"{goals(rows)}\n\n{counts}. {source(record)}, {concurrent}, killed three times in each mode."
-
-
-def bench(name: str) -> str:
-    """Return a table of `research/bench/models.py`."""
-    record = read(name)
-    how = f"{record['device']}, {record['threads']} thread, medians of {record['repeats']}, torch {record['torch']}"
-    return f"{goals(record['rows'], 'ratio')}\n\n`make bench`, {how}, at commit `{record['commit'][:7]}`."
 
 
 def demo() -> str:
@@ -253,36 +200,7 @@ def served() -> str:
     )
 
 
-def exported() -> str:
-    """Return the tables of `research.bench.onnx_speed`: speed, size and recall of exported models."""
-    record = read("bench_onnx.json")
-    graphs = {"gallery.onnx": "images/s", "query.onnx": "queries/s"}
-    rows = [
-        [f"{row['shapes']}, {unit}", *(f"{rate:,.0f}" for rate in row["rates"][graph].values())]
-        for row in record["rows"]
-        for graph, unit in graphs.items()
-    ]
-    sizes = [
-        [f"{row['shapes']}, MB of both graphs", "", *(f"{size:,.0f}" for size in row["megabytes"].values())]
-        for row in record["rows"]
-    ]
-    recall = record["recall"]
-    metrics = list(next(iter(recall["metrics"].values())))
-    scores = [
-        [f"the demo, {metric}", *(f"{found[metric]:.1f}" for found in recall["metrics"].values())]
-        for metric in metrics
-    ]
-    threads = f"{record['threads']} thread{'s' if record['threads'] > 1 else ''}"
-    how = f"Batches of {record['batch']}, {record['machine']}, {threads}, medians of {record['repeats']}"
-    libraries = ", ".join(f"{name} {record['versions'][name]}" for name in ("torch", "onnxruntime"))
-    return table(["", *recall["metrics"]], [*rows, *sizes, *scores]) + (
-        f"\n\n{how}, {libraries}; recall of {recall['num_queries']:,} queries, protocol `{recall['protocol_id']}`;"
-        f" `python -m research.bench.onnx_speed` at commit `{record['commit'][:7]}`."
-    )
-
-
-PARTS = {
-    "exported": exported,
+PARTS = SPEED_PARTS | {
     "served": served,
     "faults": faults,
     "leaderboard": lambda: leaderboard(RESULTS),
@@ -297,17 +215,11 @@ PARTS = {
     "claims": lambda: claims("scenes_results.md"),
     "instructcir": instructcir,
     "instructcir_claims": lambda: claims("instructcir_results.md"),
-    "data_rate": data_rate,
-    "captions_bench": captions_bench,
     "scope_errors": scope_errors,
     "scope_rerank": scope_rerank,
-    "scope_speed": scope_speed,
     "mining": mining,
-    "grad_cache": grad_cache,
     "matryoshka": matryoshka,
     "full": lambda: measured("scenes_full.json"),
-    "bench": lambda: bench("bench.json"),
-    "bench_instructcir": lambda: bench("bench_instructcir.json"),
     "grocery": lambda: measured("grocery.json"),
 }
 

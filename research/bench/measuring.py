@@ -56,7 +56,7 @@ class Report:
         bound = float(goal.split()[1]) if goal else ratio
         reached = ratio >= bound if goal.startswith(">=") else ratio <= bound
         met = reached and all(value for value in more.values() if isinstance(value, bool))
-        self.rows.append({"name": name, "ratio": ratio, "goal": goal, "met": met, "seconds": seconds, **more})
+        self.rows.append({"name": name, "ratio": ratio, "goal": goal, "met": met, "seconds": list(seconds), **more})
         columns = "".join(f"{value:>9.3f}" for value in seconds) or " " * 18
         print(f"{name:<64}{columns}{ratio:>7.2f}  {goal:<7}{'' if met else ' MISSED'}", flush=True)
 
