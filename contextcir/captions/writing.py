@@ -14,7 +14,6 @@ from contextcir.captions.run import Run
 from contextcir.chat.ledger import Ledger
 from contextcir.chat.prompts import prompts_hash
 from contextcir.data.card_fields import TASKS, size_category
-from contextcir.data.hub import upload_dataset
 from contextcir.data.source_card import inherited
 
 PUBLISHED = ("README.md", "dataset.json", "pairs.jsonl", "report.json", "triplets/train-*", "figures/*")
@@ -113,4 +112,6 @@ def publish(folder: Path, name: str, *, public: bool = False) -> None:
         public (`bool`, defaults to `False`): Whether a new dataset is public.
     """
     # Files of an earlier, larger run are removed.
+    from contextcir.data.hub import upload_dataset  # loads pyarrow, see `write_results`
+
     upload_dataset(folder, name, public=public, allow=PUBLISHED, replace=("triplets/*", "figures/*"))

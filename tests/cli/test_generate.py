@@ -372,6 +372,19 @@ def signalled(oracle, argv, number):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc")
+def test_a_run_that_waits_for_a_server_is_small(world, serve, tmp_path):
+    oracle, url = serve(latency=0.2)
+    run = signalled(oracle, flags(url, tmp_path, pairs=world / "pairs.json"), signal.SIGSTOP)
+    try:
+        loaded = Path(f"/proc/{run.pid}/maps").read_text()
+    finally:
+        run.kill()
+        run.communicate()
+    assert "python" in loaded and "libarrow" not in loaded and "libtorch" not in loaded
+
+
+@pytest.mark.slow
 def test_an_interrupted_run_ends_within_seconds_and_is_continued(world, serve, done, tmp_path):
     oracle, url = serve(latency=0.2)
     argv = flags(url, tmp_path, "--concurrency", "2", pairs=world / "pairs.json")
