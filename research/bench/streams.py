@@ -5,8 +5,8 @@
 
 The rows show scenes of a small pool, under ids of their own: each image is read and encoded. Rates are those of the
 trainer's own loader and collator without a model, which would hide differences; both take turns, each with one loader
-process. Of the rows, a tenth is in memory. Memory is that of this process and its loader process over a pass in which rows are read and shuffled, but not
-decoded, which takes hours on this scale and holds no more than a batch.
+process. Of the rows, a tenth is in memory. Memory is that of this process and its loader process over a pass in which
+rows are read and shuffled, but not decoded, which takes hours on this scale and holds no more than a batch.
 """
 
 import argparse
