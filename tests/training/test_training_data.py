@@ -12,7 +12,7 @@ from contextcir.training.training_args import CIRTrainingArguments
 from contextcir.training.training_data import is_stream
 from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
 from tests.tiny_triplets import dataset, png, triplet, triplets
-from tests.training.conftest import OPTIONS, SAVING, changed, folder_of, logged, read_json, undecoded, weights
+from tests.training.conftest import OPTIONS, changed, read_json, undecoded, weights
 
 BAD = triplets(8)
 BAD[1]["target_image"] = {"bytes": b"no image", "path": None}
