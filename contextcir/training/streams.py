@@ -1,12 +1,12 @@
 """Batches of a stream, without an end, and the place in it from which a resumed run goes on.
 
-Each worker of each process has shards of its own, which `datasets` gives it, in another order in each pass. When it has
-read them it begins its next pass: no row is lost at the end of a pass, and no process waits for another. All workers
+Each worker of each process has shards of its own, which `datasets` gives it, others in each pass. When it has read
+them, it begins its next pass: no row is lost at the end of a pass, and no process waits for another. All workers
 together read each row once in their first passes, once in their second, and so on.
 
-Rows are shuffled in blocks: a block is read while the one before is used, so that as many rows as a block has are in
-memory. A place in the stream is the state of `datasets` before a block and the number of rows used of it. To go on from
-there, at most a block and the part of the shard before it are read again, and no image of them is decoded.
+Rows are shuffled in blocks. A block is read while the one before is used, so that as many rows as a block has are in
+memory. A place in the stream is the state of `datasets` before a block, and the number of rows used of it. To go on
+from there, at most two blocks are read again and what the shard has before them, and no image of these is decoded.
 """
 
 import copy
@@ -42,8 +42,11 @@ class StreamLoader(DataLoader):
         seed (`int`): Seed of the order.
         process (`tuple[int, int]`): Number of this process, and how many there are.
         num_workers (`int`): Loader processes; fewer are started if there are fewer shards.
+        prefetch_factor (`int`, *optional*): Batches that each of them loads ahead.
         **options: Of `torch.utils.data.DataLoader`.
     """
+
+    dataset: "StreamedBatches"  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -55,6 +58,7 @@ class StreamLoader(DataLoader):
         seed: int = 0,
         process: tuple[int, int] = (0, 1),
         num_workers: int = 0,
+        prefetch_factor: int | None = None,
         **options: Any,
     ):
         self.stream = stream
@@ -82,8 +86,9 @@ class StreamLoader(DataLoader):
             batch_size=None,
             collate_fn=_as_it_is,
             num_workers=num_workers,
+            prefetch_factor=prefetch_factor if num_workers else None,
             generator=torch.Generator(),
-            **(options if num_workers else options | {"prefetch_factor": None, "persistent_workers": False}),
+            **options,
         )
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]

@@ -96,7 +96,7 @@ def seconds_to_first(loader: StreamLoader) -> float:
 
 
 def memory_of_pass(folder: str, args: argparse.Namespace) -> tuple[list[dict[str, float]], float, dict[str, Any]]:
-    """Read a pass without decoding. Returns the memory of both processes at each moment in MB, the rows per second, and
+    """Read a pass without decoding. Returns the memory of both processes at each moment in MB, the rows per second and
     the state of the stream in the middle of the pass."""
     loader = StreamLoader(
         TripletStream(stream_triplets(folder)), len, args.batch_size, shuffle_buffer=args.buffer, num_workers=1
