@@ -63,6 +63,7 @@ bench: data/scenes/triplets/.noun_phrases runs/demo/model.safetensors  ## Measur
 	$(BIN)/python -m research.bench.models --parts instructcir --output docs/results/bench_instructcir.json
 	$(BIN)/python -m research.bench.data --output docs/results/bench_data.json
 	$(BIN)/python -m research.bench.grad_cache --output docs/results/bench_grad_cache.json
+	$(BIN)/python -m research.bench.streams --output docs/results/bench_streams.json
 	$(BIN)/python -m research.bench.galleries --output docs/results/bench_galleries.json
 	$(BIN)/python -m research.bench.engines --output docs/results/bench_engines.json
 	$(BIN)/contextcir index data/scenes --config gallery --split test --model runs/demo --output runs/scenes-gallery

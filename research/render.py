@@ -16,7 +16,7 @@ from research import reference
 from research.faults import faults
 from research.leaderboard import leaderboard
 from research.mining import mining_parts
-from research.tables import RESULTS, ROOT, goals, provenance, read, source, table
+from research.tables import RESULTS, ROOT, goals, provenance, read, source, streams, table
 
 PAGES = [  # pages with marked parts, relative to the root
     "README.md",
@@ -304,6 +304,7 @@ PARTS = {
     "scope_speed": scope_speed,
     "mining": mining,
     "grad_cache": grad_cache,
+    "streams": streams,
     "matryoshka": matryoshka,
     "full": lambda: measured("scenes_full.json"),
     "bench": lambda: bench("bench.json"),

@@ -40,3 +40,21 @@ def provenance(record: dict[str, Any]) -> str:
     """Describe in one sentence how a benchmark was measured."""
     sizes = f"{record['num_queries']:,} queries, gallery of {record['gallery_size']:,}"
     return f"{sizes}, protocol `{record['protocol_id']}`; {source(record)}."
+
+
+def streams() -> str:
+    """Return the table of `research.bench.streams`."""
+    record = read("bench_streams.json")
+    settings, memory, first = record["settings"], record["memory"], record["seconds_to_first_batch"]
+    at = ", ".join(
+        f"{moment['main'] + moment['loader']:,.0f} MB after {moment['share']:.0%} of a pass" for moment in memory
+    )
+    rates = ", ".join(f"{name} {rate:,.0f} rows/s" for name, rate in record["rates"].items())
+    return (
+        f"{goals(record['rows'])}\n\n{rates}; without decoding {record['rows_per_second_undecoded']:,.0f} rows/s, and"
+        f" {record['rows_per_second_mixed']:,.0f} of two data sets that are mixed. Both processes have {at}. The first batch of a new run comes after {first['new']:.1f} s, that of one resumed in"
+        f" the middle of a pass after {first['resumed']:.1f} s. `{record['command']}`: {settings['rows']:,} rows in"
+        f" Parquet files on a local disk, pictures of {record['image_size']} pixels, batch {settings['batch_size']},"
+        f" one loader process, medians of {settings['repeats']} rounds, {record['cores']} CPU cores, at commit"
+        f" `{record['commit'][:7]}`."
+    )

@@ -81,7 +81,8 @@ class ResumableTraining(StoppableTraining):
         )
         if self.stream_position is None or checkpoint is None:
             return result
-        self.stream_position.load(checkpoint, self.args.process_index)
+        if not self.args.ignore_data_skip:
+            self.stream_position.load(checkpoint, self.args.process_index)
         return 0, 0  # nothing is left to skip
 
     def _run_epoch(self, **kwargs: Any) -> None:
