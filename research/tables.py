@@ -50,11 +50,12 @@ def streams() -> str:
         f"{moment['main'] + moment['loader']:,.0f} MB after {moment['share']:.0%} of a pass" for moment in memory
     )
     rates = ", ".join(f"{name} {rate:,.0f} rows/s" for name, rate in record["rates"].items())
+    undecoded, mixed = (record[f"rows_per_second_{name}"] for name in ("undecoded", "mixed"))
     return (
-        f"{goals(record['rows'])}\n\n{rates}; without decoding {record['rows_per_second_undecoded']:,.0f} rows/s, and"
-        f" {record['rows_per_second_mixed']:,.0f} of two data sets that are mixed. Both processes have {at}. The first batch of a new run comes after {first['new']:.1f} s, that of one resumed in"
-        f" the middle of a pass after {first['resumed']:.1f} s. `{record['command']}`: {settings['rows']:,} rows in"
-        f" Parquet files on a local disk, pictures of {record['image_size']} pixels, batch {settings['batch_size']},"
-        f" one loader process, medians of {settings['repeats']} rounds, {record['cores']} CPU cores, at commit"
-        f" `{record['commit'][:7]}`."
+        f"{goals(record['rows'])}\n\nThe rates are {rates}; without decoding {undecoded:,.0f} rows/s, and {mixed:,.0f}"
+        f" of two data sets that are mixed. Both processes together have {at}. The first batch of a new run comes"
+        f" after {first['new']:.1f} s, that of one resumed in the middle of a pass after {first['resumed']:.1f} s."
+        f"\n\n`{record['command']}`: {settings['rows']:,} rows in Parquet files on a local disk, pictures of"
+        f" {record['image_size']} pixels, batch {settings['batch_size']}, one loader process, medians of"
+        f" {settings['repeats']} rounds, {record['cores']} CPU cores, at commit `{record['commit'][:7]}`."
     )
