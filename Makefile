@@ -64,6 +64,7 @@ bench: data/scenes/triplets/.noun_phrases runs/demo/model.safetensors  ## Measur
 	$(BIN)/python -m research.bench.data --output docs/results/bench_data.json
 	$(BIN)/python -m research.bench.grad_cache --output docs/results/bench_grad_cache.json
 	$(BIN)/python -m research.bench.training_steps --output docs/results/bench_training_steps.json
+	$(BIN)/python -m research.bench.streams --output docs/results/bench_streams.json
 	$(BIN)/python -m research.bench.galleries --output docs/results/bench_galleries.json
 	$(BIN)/python -m research.bench.engines --output docs/results/bench_engines.json
 	$(BIN)/contextcir index data/scenes --config gallery --split test --model runs/demo --output runs/scenes-gallery

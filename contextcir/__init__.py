@@ -12,6 +12,7 @@ __version__ = "0.2.0.dev0"
 if TYPE_CHECKING:
     from contextcir.benchmarks.registry import load_benchmark
     from contextcir.data.images import load_image
+    from contextcir.data.streamed_triplets import stream_triplets
     from contextcir.data.triplets import load_triplets
     from contextcir.evaluation.measure import Record, measure
     from contextcir.phrases.extractor import NounPhraseExtractor
@@ -39,6 +40,7 @@ _HOMES = {
     "load_image": "contextcir.data.images",
     "load_triplets": "contextcir.data.triplets",
     "measure": "contextcir.evaluation.measure",
+    "stream_triplets": "contextcir.data.streamed_triplets",
 }
 
 __all__ = [
@@ -58,6 +60,7 @@ __all__ = [
     "load_image",
     "load_triplets",
     "measure",
+    "stream_triplets",
 ]
 
 

@@ -93,10 +93,30 @@ def scope_speed() -> str:
     return f"{goals(record['rows'])}\n\n{source(record)}, killed once, on {record['cores']} cores."
 
 
+def streams() -> str:
+    """Return the table of `research.bench.streams`."""
+    record = read("bench_streams.json")
+    settings, memory, first = record["settings"], record["memory"], record["seconds_to_first_batch"]
+    at = ", ".join(
+        f"{moment['main'] + moment['loader']:,.0f} MB after {moment['share']:.0%} of a pass" for moment in memory
+    )
+    rates = ", ".join(f"{name} {rate:,.0f} rows/s" for name, rate in record["rates"].items())
+    undecoded, mixed = (record[f"rows_per_second_{name}"] for name in ("undecoded", "mixed"))
+    return (
+        f"{goals(record['rows'])}\n\nThe rates are {rates}; without decoding {undecoded:,.0f} rows/s, and {mixed:,.0f}"
+        f" of two data sets that are mixed. Both processes together have {at}. The first batch of a new run comes"
+        f" after {first['new']:.1f} s, that of one resumed in the middle of a pass after {first['resumed']:.1f} s."
+        f"\n\n`{record['command']}`: {settings['rows']:,} rows in Parquet files on a local disk, pictures of"
+        f" {record['image_size']} pixels, batch {settings['batch_size']}, one loader process, medians of"
+        f" {settings['repeats']} rounds, {record['cores']} CPU cores, at commit `{record['commit'][:7]}`."
+    )
+
+
 SPEED_PARTS = {
     "bench": lambda: bench("bench.json"),
     "bench_instructcir": lambda: bench("bench_instructcir.json"),
     "grad_cache": lambda: bench("bench_grad_cache.json"),
+    "streams": streams,
     "training_steps": lambda: bench("bench_training_steps.json"),
     "data_rate": data_rate,
     "loader_ceilings": loader_ceilings,

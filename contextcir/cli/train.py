@@ -79,6 +79,7 @@ def build_trainer(argv: Sequence[str], model_args: ModelArguments, data_args: Da
 
     from contextcir.cli.train_model import add_lora, build_model
     from contextcir.data.negatives import NEGATIVE_IDS, load_negatives
+    from contextcir.data.streamed_triplets import mix_streams, stream_triplets
     from contextcir.data.triplets import load_triplets, mix_triplets
     from contextcir.runtime.locations import locate, shipped
     from contextcir.training.trainer import CIRTrainer
@@ -93,7 +94,7 @@ def build_trainer(argv: Sequence[str], model_args: ModelArguments, data_args: Da
 
     named = [args.batch_by, args.family_by, NEGATIVE_IDS if args.hard_negatives else None]
     load = partial(
-        load_triplets,
+        stream_triplets if data_args.streaming else load_triplets,
         config_name=data_args.data_config,
         revision=data_args.data_revision,
         require_noun_phrases=args.cc_weight > 0,
@@ -103,8 +104,13 @@ def build_trainer(argv: Sequence[str], model_args: ModelArguments, data_args: Da
         columns = [name for name in named if name]
         loaded = [load(name, data_args.train_split, columns=columns) for name in names]
         negatives = load_negatives(names, revision=data_args.data_revision) if args.hard_negatives else None
-        train_dataset = mix_triplets(loaded, data_args.data_weights or [1.0] * len(loaded), seed=args.seed)
+        if data_args.streaming:
+            train_dataset = mix_streams(loaded, data_args.data_weights, seed=args.seed)
+        else:
+            train_dataset = mix_triplets(loaded, data_args.data_weights or [1.0] * len(loaded), seed=args.seed)
         eval_dataset = load(names[0], data_args.eval_split) if data_args.eval_split else None
+        if data_args.streaming and eval_dataset is not None:
+            eval_dataset = list(eval_dataset)  # evaluation needs its length
         evaluator = build_evaluator(data_args, args, processor)
     trainer = CIRTrainer(
         model,

@@ -112,7 +112,14 @@ class DataArguments:
         help="Triplets: Hub name, folder of Parquet files, or image folder with metadata; several are mixed.",
     )
     data_weights: list[float] | None = HfArg(
-        default=None, help="How often each of several data sets is seen in an epoch; by default once."
+        default=None,
+        help="How often each of several data sets is seen in an epoch, by default once; with streaming, their shares"
+        " of the rows.",
+    )
+    streaming: bool = HfArg(
+        default=False,
+        help="Read the triplets while training, without a copy on this disk: Hub, Parquet or WebDataset files. Needs"
+        " max_steps.",
     )
     data_config: str | None = HfArg(default=None, help="Configuration of the data sets on the Hub.")
     data_revision: str | None = HfArg(default=None, help="Branch, tag or commit of the data on the Hub.")

@@ -8,7 +8,7 @@ import json
 import os
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -96,11 +96,7 @@ def load_triplets(
     from_image_folder = {"reference", "target"} <= set(dataset.column_names)  # `datasets` makes these of `*_file_name`
     if from_image_folder:
         dataset = dataset.rename_columns({"reference": "reference_image", "target": "target_image"})
-    for name, expected in TRIPLET_FEATURES.items():
-        got = dataset.features.get(name)
-        is_number = name.endswith("id") and isinstance(got, Value) and _without_width(got.dtype) == "int"
-        if got is not None and not is_number and not _fits(got, expected):
-            raise ValueError(f"{where}: column {name} has type {got}, expected {expected}. Cast or rebuild it.")
+    check_types(dataset.features, where)
     if from_image_folder:
         dataset = _with_ids(dataset, name_or_path, where)
     for name in ("id", "reference_id", "target_id"):
@@ -111,13 +107,7 @@ def load_triplets(
 
     others = dataset.column_names if columns is None else columns
     kept = list(dict.fromkeys([*TRIPLET_FEATURES, *others]))
-    missing = [name for name in kept if name not in dataset.column_names]
-    if missing:
-        hint = " `contextcir phrases` adds noun_phrases." if "noun_phrases" in missing else ""
-        hint += " `contextcir mine` adds negative_ids." if "negative_ids" in missing else ""
-        raise ValueError(
-            f"{where}: no column {', '.join(missing)}; there are {', '.join(dataset.column_names)}.{hint}"
-        )
+    check_columns(kept, dataset.column_names, where)
     dataset = _undecoded(dataset.select_columns(kept))
     _check_rows(dataset, where)
     return dataset
@@ -213,6 +203,24 @@ def stored_features(features: Features) -> Features:
     return Features(ours | {name: Image() if isinstance(kind, Image) else kind for name, kind in others.items()})
 
 
+def check_types(features: Features, where: str) -> None:
+    """Refuse columns of triplets whose type does not fit, with a `ValueError`. Ids may be integers."""
+    for name, expected in TRIPLET_FEATURES.items():
+        got = features.get(name)
+        is_number = name.endswith("id") and isinstance(got, Value) and _without_width(got.dtype) == "int"
+        if got is not None and not is_number and not _fits(got, expected):
+            raise ValueError(f"{where}: column {name} has type {got}, expected {expected}. Cast or rebuild it.")
+
+
+def check_columns(needed: Sequence[str], there: Sequence[str], where: str) -> None:
+    """Refuse triplets that lack columns, with a `ValueError` that says what adds them."""
+    missing = [name for name in needed if name not in there]
+    if missing:
+        hint = " `contextcir phrases` adds noun_phrases." if "noun_phrases" in missing else ""
+        hint += " `contextcir mine` adds negative_ids." if "negative_ids" in missing else ""
+        raise ValueError(f"{where}: no column {', '.join(missing)}; there are {', '.join(there)}.{hint}")
+
+
 def _damaged_files(folder: Path) -> Iterator[str]:
     """Yield a description of each damaged file in a folder. Each file is read to its end."""
     if not folder.is_dir():
@@ -288,22 +296,28 @@ def _check_rows(dataset: datasets.Dataset, where: str) -> None:
         at = f"{where}, row {row} (id {triplet['id']!r})"
         if (first := rows.setdefault(triplet["id"], row)) != row:
             raise ValueError(f"{at}: row {first} has the same id. Ids must be unique.")
-        for name in ("id", "reference_id", "target_id"):
-            if not triplet[name]:
-                raise ValueError(f"{at}: {name} is empty.")
-        text = triplet["modification_text"]
-        if not text or text.isspace():
-            raise ValueError(f"{at}: modification_text is empty. Remove the row or describe the change.")
-        for phrase in triplet["noun_phrases"] or []:
-            if phrase is None or None in (phrase["text"], phrase["start"], phrase["end"]):
-                raise ValueError(f"{at}: noun_phrases holds {phrase}, expected text, start and end of each.")
-            start, end = phrase["start"], phrase["end"]
-            if not 0 <= start < end <= len(text):
-                raise ValueError(
-                    f"{at}: noun_phrases holds the span {start} to {end}, outside its text of {len(text)} characters."
-                )
-            if text[start:end] != phrase["text"]:
-                raise ValueError(
-                    f"{at}: noun_phrases says {phrase['text']!r} for the span {start} to {end}, where the text has"
-                    f" {text[start:end]!r}. Spans count characters, not bytes."
-                )
+        check_facts(triplet, at)
+
+
+def check_facts(triplet: Mapping[str, Any], at: str) -> None:
+    """Refuse, with a `ValueError` that begins with `at`, a triplet with an empty id, an empty text, or a noun phrase
+    that differs from its span of the text."""
+    for name in ("id", "reference_id", "target_id"):
+        if not triplet[name]:
+            raise ValueError(f"{at}: {name} is empty.")
+    text = triplet["modification_text"]
+    if not text or text.isspace():
+        raise ValueError(f"{at}: modification_text is empty. Remove the row or describe the change.")
+    for phrase in triplet["noun_phrases"] or []:
+        if phrase is None or None in (phrase["text"], phrase["start"], phrase["end"]):
+            raise ValueError(f"{at}: noun_phrases holds {phrase}, expected text, start and end of each.")
+        start, end = phrase["start"], phrase["end"]
+        if not 0 <= start < end <= len(text):
+            raise ValueError(
+                f"{at}: noun_phrases holds the span {start} to {end}, outside its text of {len(text)} characters."
+            )
+        if text[start:end] != phrase["text"]:
+            raise ValueError(
+                f"{at}: noun_phrases says {phrase['text']!r} for the span {start} to {end}, where the text has"
+                f" {text[start:end]!r}. Spans count characters, not bytes."
+            )

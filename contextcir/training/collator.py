@@ -15,6 +15,7 @@ from contextcir.data.images import unpacked
 from contextcir.data.triplet_images import triplet_image
 
 Augmentation = Literal["none", "crop"]
+STREAM_PASS = "stream_pass"  # key of the pass in which a row is read from a stream
 
 
 class TripletCollator:
@@ -127,10 +128,14 @@ class TripletCollator:
             "triplet_ids": [row["id"] for row in rows],
         }
 
+    def _epoch_of(self, row: dict[str, Any]) -> int:
+        """Return the epoch of a row: that of its stream, whose workers may be in different passes, or of all."""
+        return row.get(STREAM_PASS, self._epoch.item())
+
     def _mined(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         """Draw mined negatives of a row, each as a row that shows it."""
         ids = row["negative_ids"] or []
-        draw = random.Random(f"{self.seed}/{self._epoch.item()}/{row['id']}/negatives")
+        draw = random.Random(f"{self.seed}/{self._epoch_of(row)}/{row['id']}/negatives")
         chosen = draw.sample(ids, min(self.hard_negatives, len(ids)))
         images = [(image_id, self.negatives[image_id]) for image_id in chosen]
         images += [(row["target_id"], row["target_image"])] * (self.hard_negatives - len(chosen))
@@ -141,7 +146,7 @@ class TripletCollator:
         self._read += torch.tensor([is_wide(image), True])
         if self.augmentation == "none":
             return image
-        draw = random.Random(f"{self.seed}/{self._epoch.item()}/{row[f'{side}_id']}")
+        draw = random.Random(f"{self.seed}/{self._epoch_of(row)}/{row[f'{side}_id']}")
         scale = math.sqrt(draw.uniform(0.8, 1.0))
         width, height = scale * image.width, scale * image.height
         left, top = draw.uniform(0, image.width - width), draw.uniform(0, image.height - height)

@@ -4,6 +4,7 @@ import importlib.util
 from typing import Any
 
 import datasets
+from datasets.iterable_dataset import BufferShuffledExamplesIterable
 
 from contextcir.data.image_fit import check_fit
 from contextcir.data.negatives import NEGATIVE_IDS, has_negatives
@@ -43,7 +44,9 @@ def check_arguments(args: Any, model: Any, kwargs: dict[str, Any]) -> None:
             raise ImportError(f"report_to={name} needs {name}: pip install {extra}.")
     train = kwargs.get("train_dataset")
     if is_stream(train):
-        _check_stream(args)
+        _check_stream(args, train)
+    elif args.shuffle_buffer is not None:
+        raise ValueError("shuffle_buffer is for streams: other data are shuffled as a whole. Leave it out.")
     elif args.encode_images_once and not isinstance(train, datasets.Dataset):
         raise ValueError(f"encode_images_once needs a datasets.Dataset, got {type(train).__name__}. Leave it out.")
     if args.cc_weight and kwargs.get("data_collator") is None:
@@ -73,16 +76,45 @@ def check_negatives(args: CIRTrainingArguments, negatives: Any, train: Any) -> N
     has_negatives(getattr(train, "features", None))
 
 
-def _check_stream(args: CIRTrainingArguments) -> None:
+def _check_stream(args: CIRTrainingArguments, train: Any) -> None:
     if args.max_steps <= 0:
-        raise ValueError("A stream of triplets has no length. Set max_steps.")
+        splits, batch = getattr(train, "info", None) and train.info.splits, args.train_batch_size * args.world_size
+        rows = splits[train.split].num_examples if splits and train.split in splits else None
+        batch *= args.gradient_accumulation_steps
+        one_pass = f"{rows // batch} for a pass over its {rows} rows" if rows else f"one takes {batch} rows"
+        raise ValueError(f"A stream of triplets has no length. Set max_steps: {one_pass}.")
     if args.encode_images_once:
         raise ValueError("encode_images_once needs all images in advance, not a stream. Leave it out.")
     for name in ("batch_by", "family_by", "distinct_targets"):
         if getattr(args, name):
             raise ValueError(f"{name} needs all rows in advance, not a stream. Leave it out.")
-    if args.accelerator_config.dispatch_batches:
-        raise ValueError("dispatch_batches cannot send texts to other processes. Leave it out.")
+    if args.train_sampling_strategy != "random":
+        raise ValueError(
+            f"train_sampling_strategy={args.train_sampling_strategy} does not apply to a stream. Leave it out; with"
+            " shuffle_buffer=0, rows come in the order in which they are stored."
+        )
+    for name in ("logging_strategy", "save_strategy", "eval_strategy"):
+        if getattr(args, name) == "epoch":
+            raise ValueError(f"A stream has no epochs. Set {name} to steps.")
+    for name in ("dispatch_batches", "split_batches"):
+        if getattr(args.accelerator_config, name):
+            raise ValueError(f"{name} does not apply to a stream: each process reads its own batches. Leave it out.")
+    if args.shuffle_buffer is not None and args.shuffle_buffer < 0:
+        raise ValueError(f"shuffle_buffer must not be negative, got {args.shuffle_buffer}.")
+    if isinstance(train, datasets.IterableDataset):
+        if train._distributed is not None:
+            raise ValueError("The stream is split over processes already. Give all of it: training splits it.")
+        if _has_buffer(train._ex_iterable):
+            raise ValueError(
+                "The stream has a shuffle buffer, which no checkpoint can hold. Leave out its shuffle(): training"
+                " shuffles it, see shuffle_buffer."
+            )
+
+
+def _has_buffer(source: Any) -> bool:
+    """Return whether a step of a stream of `datasets` is a shuffle buffer."""
+    before = [source.ex_iterable] if hasattr(source, "ex_iterable") else getattr(source, "ex_iterables", ())
+    return isinstance(source, BufferShuffledExamplesIterable) or any(map(_has_buffer, before))
 
 
 def _check_noun_phrases(train: Any) -> None:

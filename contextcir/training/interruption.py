@@ -17,13 +17,15 @@ from contextcir.training.checkpoints import checkpoint_problem
 from contextcir.training.loader_workers import shield_workers
 from contextcir.training.saving import SafeSaving
 from contextcir.training.stop_signals import RunStopped, StopRequest
-from contextcir.training.training_data import is_stream
+from contextcir.training.stream_position import StreamPosition
+from contextcir.training.streams import SHUFFLE_BUFFER, StreamLoader
 
 
 class StoppableTraining(SafeSaving):
     """The part of [`~contextcir.training.trainer.CIRTrainer`] that stops when it is asked to."""
 
     _stop: StopRequest | None = None
+    stream_position: StreamPosition | None
     _weights_are_final = False
 
     def weights_are_final(self) -> None:
@@ -76,25 +78,22 @@ class StoppableTraining(SafeSaving):
 
     def get_train_dataloader(self) -> DataLoader:
         """Return the training batches as in transformers. Workers leave signals to this process."""
-        if is_stream(self.train_dataset):
-            return self._stream_loader()
-        return shield_workers(super().get_train_dataloader())
-
-    def _stream_loader(self) -> DataLoader:
-        """Return the batches of a stream, without the last one of each pass if `dataloader_drop_last` is on, which
-        transformers ignores for streams."""
-        args, workers = self.args, self.args.dataloader_num_workers > 0
-        loader = DataLoader(
+        if self.stream_position is None:
+            return shield_workers(super().get_train_dataloader())
+        args = self.args
+        loader = StreamLoader(  # not prepared by accelerate, which would share it out again
             self.train_dataset,
-            batch_size=self._train_batch_size,
-            collate_fn=self.data_collator,
+            self.data_collator,
+            self._train_batch_size,
+            shuffle_buffer=SHUFFLE_BUFFER if args.shuffle_buffer is None else args.shuffle_buffer,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            process=(args.process_index, args.world_size),
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
-            persistent_workers=args.dataloader_persistent_workers,
-            prefetch_factor=args.dataloader_prefetch_factor if workers else None,
-            drop_last=args.dataloader_drop_last,
+            prefetch_factor=args.dataloader_prefetch_factor,
         )
-        return self.accelerator.prepare(shield_workers(loader))
+        self.stream_position.begin(loader)
+        return shield_workers(loader)
 
 
 class StopWhenAsked(TrainerCallback):

@@ -124,6 +124,11 @@ class SamplingOptions:
     distinct_targets: bool = HfArg(
         default=False, help="Let no two triplets with one target image meet in a batch: each adds a negative."
     )
+    shuffle_buffer: int | None = HfArg(
+        default=None,
+        help="Triplets of a stream that are shuffled together, for each loader process; 1000 by default, and 0 for the"
+        " order in which they are stored.",
+    )
 
 
 @dataclass

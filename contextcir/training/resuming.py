@@ -79,13 +79,11 @@ class ResumableTraining(StoppableTraining):
         result = super()._init_training_state(
             max_steps, num_update_steps_per_epoch, num_train_epochs, checkpoint, trial
         )
-        if self.stream_position is None:
+        if self.stream_position is None or checkpoint is None:
             return result
-        self.stream_position.start()
-        if checkpoint is None:
-            return result
-        self.stream_position.load(checkpoint)
-        return self.stream_position.epoch, self.stream_position.batches
+        if not self.args.ignore_data_skip:
+            self.stream_position.load(checkpoint, self.args.process_index)
+        return 0, 0  # nothing is left to skip
 
     def _run_epoch(self, **kwargs: Any) -> None:
         if self.state.global_step >= self.state.max_steps:  # killed after its last checkpoint: all steps are done

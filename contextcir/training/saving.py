@@ -82,8 +82,8 @@ class SafeSaving(Trainer):
             if self.moving_average is not None and self.args.should_save:
                 # Before the other files: `trainer_state.json`, which marks a checkpoint as whole, is written last.
                 self.moving_average.save(folder)
-            if self.stream_position is not None and self.args.should_save:
-                self.stream_position.save(folder)
+            if self.stream_position is not None:
+                self.stream_position.save(folder, self.args.should_save)
             super()._save_checkpoint(model, trial)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

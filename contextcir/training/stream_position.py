@@ -1,54 +1,46 @@
-"""The position in a stream of triplets: saved in each checkpoint, so that a resumed run sees the same batches.
-
-transformers knows neither the length of a pass over a stream nor, from the number of steps alone, in which pass a run
-was. A resumed run reads over the rows of its pass that were trained on.
-"""
+"""The position in a stream of triplets: saved in each checkpoint, so that a resumed run sees the same batches."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerState
+
+from contextcir.training.streams import StreamLoader
 
 POSITION_FILE = "stream_position.json"
 
 
 class StreamPosition(TrainerCallback):
     """
-    The pass over the stream, from 0, and the batches of it that this process has trained on.
+    The position after the last step, of all processes. Batches that are loaded ahead of it do not count.
 
-    Args:
-        collator (*optional*): Collator whose augmentation depends on the pass.
+    Attributes:
+        loader ([`~contextcir.training.streams.StreamLoader`]): The batches of this process.
     """
 
-    def __init__(self, collator: Any = None):
-        self.collator = collator
-        self.start()
+    loader: StreamLoader
 
-    def start(self) -> None:
-        """Begin with the first pass."""
-        self.epoch, self.batches, self._continues = -1, 0, False
+    def begin(self, loader: StreamLoader) -> None:
+        """Begin where a loader stands."""
+        self.loader, self._position = loader, loader.state_dict()
 
-    def load(self, checkpoint: str | Path) -> None:
-        """Continue at the position of a checkpoint. A `ValueError` means that it has none."""
+    def load(self, checkpoint: str | Path, process: int) -> None:
+        """Continue at the position of a checkpoint. A `ValueError` means that it has none, or of another stream."""
         path = Path(checkpoint, POSITION_FILE)
         if not path.is_file():
             raise ValueError(f"{path} is missing: that run did not train on a stream. Resume it with its own data.")
-        position = json.loads(path.read_text(encoding="utf-8"))
-        self.epoch, self.batches, self._continues = position["epoch"], position["batches"], True
+        self.loader.load_state_dict(json.loads(path.read_text(encoding="utf-8"))["processes"][process])
+        self.begin(self.loader)
 
-    def save(self, checkpoint: str | Path) -> None:
-        """Write the position into a checkpoint."""
-        Path(checkpoint).mkdir(parents=True, exist_ok=True)
-        position = {"epoch": self.epoch, "batches": self.batches}
-        Path(checkpoint, POSITION_FILE).write_text(json.dumps(position), encoding="utf-8")
-
-    def on_epoch_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        if not self._continues:
-            self.epoch, self.batches = self.epoch + 1, 0
-        self._continues = False
-        if hasattr(self.collator, "set_epoch"):
-            self.collator.set_epoch(self.epoch)
+    def save(self, checkpoint: str | Path, is_saved_here: bool) -> None:
+        """Write the position into a checkpoint. All processes call it."""
+        processes = gather_object([self._position])
+        if is_saved_here:
+            Path(checkpoint).mkdir(parents=True, exist_ok=True)
+            Path(checkpoint, POSITION_FILE).write_text(json.dumps({"processes": processes}), encoding="utf-8")
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        self.batches += args.gradient_accumulation_steps
+        self._position = self.loader.state_dict()
+        state.epoch = state.global_step / state.max_steps  # transformers would begin at 0 again after resuming

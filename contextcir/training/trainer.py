@@ -125,7 +125,7 @@ class CIRTrainer(TripletEvaluation, TrainingRun, GroupedWeights, Objective):
             self.add_callback(self.moving_average)
         self.add_callback(LogBeforeSaving)
         if is_stream(self.train_dataset):
-            self.stream_position = StreamPosition(self.data_collator)
+            self.stream_position = StreamPosition()
             self.add_callback(self.stream_position)
         elif hasattr(self.data_collator, "set_epoch"):
             self.add_callback(SetCollatorEpoch(self.data_collator))
@@ -168,8 +168,6 @@ class CIRTrainer(TripletEvaluation, TrainingRun, GroupedWeights, Objective):
         kwargs["eval_dataset"] = (
             {name.removeprefix("eval_"): rows for name, rows in taken.items()} if several else taken["eval"]
         )
-        if is_stream(kwargs["train_dataset"]):
-            args.accelerator_config.dispatch_batches = False  # each process makes its own batches, with texts in them
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """Return the order of rows: one that composes batches, if the options say how, or that of transformers."""

@@ -5,10 +5,12 @@ be left out.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import datasets
 import torch
+from datasets.iterable_dataset import ExamplesIterable
 from torch.utils.data import IterableDataset, Subset
 from transformers.utils import logging
 
@@ -62,15 +64,23 @@ def without_bad_images(data: Any) -> tuple[Any, list[dict[str, Any]]]:
 
 class TripletStream(IterableDataset):
     """
-    Triplets that can only be read from the beginning: an `IterableDataset` of `datasets` or PyTorch.
+    Triplets that can only be read from the beginning. Evaluation iterates over it; training reads its `rows` through a
+    [`~contextcir.training.streams.StreamLoader`].
+
+    Args:
+        given: An `IterableDataset` of `datasets` or PyTorch. The order of the latter must not depend on chance, or on
+            `set_epoch` alone.
 
     Attributes:
+        rows (`datasets.IterableDataset`): The rows.
         skips_bad_images (`bool`): Whether triplets with an unreadable image are left out, with a warning for each.
-        num_left_out (`int`): How many were, so far, in all passes and workers of this process.
+        num_left_out (`int`): How many were, in this process.
     """
 
-    def __init__(self, rows: Any):
-        self.rows = rows
+    def __init__(self, given: Any):
+        self._given = given
+        known = isinstance(given, datasets.IterableDataset)
+        self.rows = given if known else datasets.IterableDataset(ExamplesIterable(partial(enumerate, given), {}))
         self.skips_bad_images = False
         self._left_out = torch.zeros((), dtype=torch.long).share_memory_()  # seen by workers
 
@@ -78,15 +88,25 @@ class TripletStream(IterableDataset):
     def num_left_out(self) -> int:
         return int(self._left_out)
 
+    @num_left_out.setter
+    def num_left_out(self, number: int) -> None:
+        self._left_out.fill_(number)
+
     def set_epoch(self, epoch: int) -> None:
-        """Pass the number of the epoch on, by which a stream of `datasets` shuffles anew."""
-        if hasattr(self.rows, "set_epoch"):
-            self.rows.set_epoch(epoch)
+        """Tell a stream of PyTorch that shuffles by itself in which pass it is."""
+        if self._given is not self.rows and hasattr(self._given, "set_epoch"):
+            self._given.set_epoch(epoch)
+
+    def leaves_out(self, row: dict[str, Any]) -> bool:
+        """Return whether a row is left out, and warn of it."""
+        if not self.skips_bad_images or not (bad := bad_images_of(row, 0)):
+            return False
+        logger.warning(f"Left out: {bad[0]['error']}")
+        return True
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for number, row in enumerate(self.rows):
-            if self.skips_bad_images and (bad := bad_images_of(row, number)):
+        for row in self.rows:
+            if self.leaves_out(row):
                 self._left_out += 1
-                logger.warning(f"Left out: {bad[0]['error']}")
             else:
                 yield row
