@@ -200,6 +200,17 @@ class CLIPBasedModel(PreTrainedModel):
         blank = torch.zeros(shape, dtype=self.dtype, device=input_ids.device)
         return self.get_query_features(blank, input_ids, attention_mask)
 
+    @torch.no_grad()
+    def hold_logit_scale(self) -> None:
+        """Put a temperature that has passed CLIP's bound back to it. Training steps do so; a trainer under FSDP2 does
+        it before, where a step sees a copy."""
+        self.logit_scale.clamp_(max=MAX_LOG_SCALE)
+
+    def sharding_units(self) -> list[nn.Module]:
+        """Return the modules that FSDP2 may gather at each of their calls: those that all training steps call equally
+        often, whatever their texts are."""
+        return list(self.vision_model.encoder.layers)
+
     def _images_alone(self, pixel_values: Tensor | None, **texts: Tensor | None) -> BaseModelOutputWithPooling:
         """Answer a call with images and nothing else, as `pipeline("image-feature-extraction")` makes: the embeddings
         of gallery images as `pooler_output`. A training step without texts is refused."""
@@ -216,9 +227,9 @@ class CLIPBasedModel(PreTrainedModel):
         # The parameter itself is held at the bound: a clamp of its exponential has no gradient beyond the bound, and
         # CLIP's checkpoints start there.
         if self.training:
-            with torch.no_grad():
-                self.logit_scale.clamp_(max=MAX_LOG_SCALE)
-        return at_least_float32(self.logit_scale).exp().clamp(max=100.0)
+            self.hold_logit_scale()
+        # While FSDP2 shards it, it has a dimension.
+        return at_least_float32(self.logit_scale).exp().clamp(max=100.0).reshape(())
 
     def _text_mask(self, input_ids, attention_mask):
         """Return which tokens are real, `(batch_size, length)`: without a mask, all up to the first end token."""

@@ -54,7 +54,7 @@ class InstructCIRBlock(GradientCheckpointingLayer):
         self.v_proj = nn.Linear(memory_size, hidden_size)
         self.out_proj = nn.Linear(hidden_size, hidden_size)
 
-    def project_text(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def _project_text(self, tokens):
         """`(num_texts, length, text_hidden_size)` -> keys and values, `(num_texts, num_heads, length, head_dim)`
         each. The text encoder layer-norms its tokens, so they get no norm here."""
         return split_heads(self.k_proj(tokens), self.num_heads), split_heads(self.v_proj(tokens), self.num_heads)
@@ -68,9 +68,11 @@ class InstructCIRBlock(GradientCheckpointingLayer):
             attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
-    def forward(self, states: Tensor, layer: Any, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Image tokens `(batch_size, num_tokens, hidden_size)`, CLIP's layer, keys and values from `project_text` (of
-        one text or one for each image), and a mask `(batch_size, 1, 1, length)`, false for padding -> image tokens."""
+    def forward(self, states: Tensor, layer: Any, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Image tokens `(batch_size, num_tokens, hidden_size)`, CLIP's layer, tokens of one text or one for each image
+        `(1 or batch_size, length, text_hidden_size)`, and a mask `(batch_size, 1, 1, length)`, false for padding ->
+        image tokens."""
+        key, value = self._project_text(tokens)
         states = states + layer.self_attn(layer.layer_norm1(states))[0]
         states = states + self._attend(self.norm(states), key, value, mask)
         return states + layer.mlp(layer.layer_norm2(states))
@@ -137,6 +139,11 @@ class InstructCIRModel(CLIPBasedModel):
         model.combiner_weight.requires_grad_(False)  # transformers enables all gradients
         return loaded
 
+    def sharding_units(self) -> list[nn.Module]:
+        # The blocks call the parts of CLIP's layers, not the layers.
+        parts = [part for layer in self.vision_model.encoder.layers for part in (layer.self_attn, layer.mlp)]
+        return [*parts, *self.blocks]
+
     def _encode_texts(self, input_ids, lengths):
         """`phi_t`: return token states `(num_texts, length, text_hidden_size)`, zero where padded, and embeddings
         `(num_texts, projection_dim)`. Texts of similar length share a pass."""
@@ -158,7 +165,7 @@ class InstructCIRModel(CLIPBasedModel):
         states = vision.pre_layrnorm(vision.embeddings(pixel_values))  # (batch_size, 1 + num_patches, hidden_size)
         blocks: Iterable[Any] = self.blocks
         for block, layer in zip(blocks, vision.encoder.layers, strict=True):
-            states = block(states, layer, *block.project_text(text_tokens), mask)
+            states = block(states, layer, text_tokens, mask)
         return self.visual_projection(vision.post_layernorm(states[:, 0]))
 
     def _embed_queries(self, pixel_values, input_ids, attention_mask):

@@ -14,6 +14,7 @@ from typing import Any
 
 import safetensors
 import torch
+from torch.distributed.checkpoint import FileSystemReader
 from transformers.trainer_callback import TrainerState
 from transformers.utils import logging
 
@@ -21,6 +22,7 @@ logger = logging.get_logger(__name__)
 
 _INDEX = "model.safetensors.index.json"
 _ADAPTER = "adapter_model.safetensors"
+SHARDS = ("pytorch_model_fsdp_0", "optimizer_0")  # folders of the weights and the optimizer of a run under FSDP2
 
 
 class _CheckpointError(Exception):
@@ -46,7 +48,8 @@ def checkpoint_problem(
     names = {path.name for path in folder.iterdir()}
     try:
         config = "adapter_config.json" if _ADAPTER in names else "config.json"  # of peft, beside its weights
-        _check_present(["trainer_state.json", "optimizer.pt", "scheduler.pt", config], names)
+        optimizer = [*SHARDS] if is_sharded(folder) else ["optimizer.pt"]
+        _check_present(["trainer_state.json", *optimizer, "scheduler.pt", config], names)
         _read_json(folder / config)
         try:
             TrainerState.load_from_json(folder / "trainer_state.json")
@@ -54,8 +57,8 @@ def checkpoint_problem(
             raise _CheckpointError(f"trainer_state.json is damaged ({error})") from error
         weights, states = _weights(folder, names), _random_states(names)
         _check_present([*weights, *states], names)
-        for name in (*states, "optimizer.pt", "scheduler.pt"):
-            _check_archive(folder / name)
+        for name in (*states, *optimizer, "scheduler.pt"):
+            (_check_shards if name in SHARDS else _check_archive)(folder / name)
         _check_weights(folder, weights, tensors)
         for name, needed in (others or {}).items():
             _check_present([name], names)
@@ -78,6 +81,11 @@ def last_whole_checkpoint(
             return str(folder)
         logger.warning(f"Skipping {folder}: {problem}.")
     return None
+
+
+def is_sharded(folder: str | os.PathLike) -> bool:
+    """Return whether a checkpoint is of a run under FSDP, whose state is in the parts of the processes."""
+    return any(Path(folder, name).is_dir() for name in SHARDS)
 
 
 def number_of_processes(folder: str | os.PathLike) -> int:
@@ -132,6 +140,21 @@ def _check_archive(path: Path) -> None:
         raise _CheckpointError(f"{path.name} is damaged ({error})") from error
     if damaged is not None:
         raise _CheckpointError(f"{path.name} is damaged (in {damaged})")
+
+
+def _check_shards(folder: Path) -> None:
+    """Compare the sizes of the parts with what their index says, which is written after all of them."""
+    try:
+        places = FileSystemReader(folder).read_metadata().storage_data.values()
+        needed = {place.relative_path: 0 for place in places}
+        for place in places:
+            needed[place.relative_path] = max(needed[place.relative_path], place.offset + place.length)
+        sizes = {name: (folder / name).stat().st_size for name in needed}
+    except Exception as error:  # unpickling raises anything on damaged files
+        raise _CheckpointError(f"{folder.name} is damaged ({error})") from error
+    for name, size in needed.items():
+        if sizes[name] < size:
+            raise _CheckpointError(f"{folder.name}/{name} is damaged ({sizes[name]} bytes instead of {size})")
 
 
 def _check_weights(folder: Path, files: list[str], tensors: Collection[str]) -> None:

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
-from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from contextcir.training.loader_workers import shield_workers
 from contextcir.training.losses import concept_losses, contrastive_loss
 from contextcir.training.matryoshka import losses_at, name_at
 from contextcir.training.metric_names import LOSSES, check_exists
+from contextcir.training.sharding import ShardedTraining
 
 
-class TripletEvaluation(Trainer):
+class TripletEvaluation(ShardedTraining):
     """The part of [`~contextcir.training.trainer.CIRTrainer`] that evaluates the model."""
 
     evaluator: Any  # model -> metrics, or `None`
@@ -95,7 +95,7 @@ class TripletEvaluation(Trainer):
         metrics. `fp16_full_eval` and `bf16_full_eval` cast a copy: the weights themselves stay as they are."""
         kwargs |= {"metric_key_prefix": metric_key_prefix, "prediction_loss_only": False}
         half = not self.is_in_train and (self.args.fp16_full_eval or self.args.bf16_full_eval)
-        with weights_put_back(self.model) if half else nullcontext():
+        with self.with_whole_model(), weights_put_back(self.model) if half else nullcontext():
             output = super().evaluation_loop(dataloader, description, **kwargs)
             metrics = {} if output.predictions is None else self._losses(output.predictions, output.label_ids)
             output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
@@ -107,7 +107,7 @@ class TripletEvaluation(Trainer):
         if self.evaluator is None:
             return {}
         self.model.eval()
-        with torch.no_grad(), self.accelerator.autocast():
+        with self.with_whole_model(), torch.no_grad(), self.accelerator.autocast():
             return {f"{prefix}_{name}": value for name, value in self.evaluator(self.model).items()}
 
     def metric_names(self) -> list[str] | None:

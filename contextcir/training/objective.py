@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers import Trainer
 
 from contextcir.runtime.distributed import gather_with_gradient
 from contextcir.training.ema import MovingAverage
@@ -16,13 +15,14 @@ from contextcir.training.grad_cache import cached_loss
 from contextcir.training.loss_log import LossParts
 from contextcir.training.losses import concept_consistency_loss, contrastive_loss
 from contextcir.training.matryoshka import losses_at, name_at
+from contextcir.training.sharding import ShardedTraining
 from contextcir.training.training_args import CIRTrainingArguments
 
 KEYS = ("target_keys", "reference_keys", "negative_keys")
 NOT_MODEL_INPUTS = (*KEYS, "num_truncated_texts", "num_dropped_phrases", "triplet_ids")
 
 
-class Objective(Trainer):
+class Objective(ShardedTraining):
     """The part of [`~contextcir.training.trainer.CIRTrainer`] that computes the loss of a step."""
 
     args: CIRTrainingArguments
@@ -138,7 +138,8 @@ class Objective(Trainer):
         if self.args.cc_weight:
             batch["isolated_grad"] = self.args.isolated_grad
         if self.moving_average is None or not model.training:
-            return model(**batch)
+            with self.casting_if_sharded():
+                return model(**batch)
         target_index = batch.pop("target_index", None)
         outputs = model(**batch)
         if target_index is None:  # the second pass of GradCache: no gradient goes to targets

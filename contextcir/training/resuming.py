@@ -7,7 +7,12 @@ from typing import Any, Literal
 from transformers.utils import logging
 
 from contextcir.training.adapters import saved_tensors
-from contextcir.training.checkpoints import checkpoint_problem, last_whole_checkpoint, number_of_processes
+from contextcir.training.checkpoints import (
+    checkpoint_problem,
+    is_sharded,
+    last_whole_checkpoint,
+    number_of_processes,
+)
 from contextcir.training.ema import AVERAGE_FILE
 from contextcir.training.interruption import StoppableTraining
 
@@ -33,7 +38,7 @@ class ResumableTraining(StoppableTraining):
         """
         if not given:
             return None
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:  # which have other layouts
+        if self.is_deepspeed_enabled:  # which has another layout
             return None if given == "auto" and not _checkpoints(self.args.output_dir) else given  # type: ignore
         checkpoint = self._last_checkpoint(given) if given in (True, "auto") else str(given)
         if checkpoint is None:
@@ -41,6 +46,12 @@ class ResumableTraining(StoppableTraining):
         if problem := checkpoint_problem(checkpoint, *self._needed()):
             raise ValueError(
                 f"Cannot resume from {checkpoint}: {problem}. resume_from_checkpoint=True takes the last whole one."
+            )
+        if is_sharded(checkpoint) != self.is_fsdp_enabled:
+            raise ValueError(
+                f"{checkpoint} is of a run {'with' if is_sharded(checkpoint) else 'without'} FSDP, this one is"
+                f" {'with' if self.is_fsdp_enabled else 'without'} it. Resume as that run was started, or start a new"
+                " run from its weights."
             )
         if self.moving_average is None and os.path.isfile(os.path.join(checkpoint, AVERAGE_FILE)):
             raise ValueError(

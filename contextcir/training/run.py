@@ -15,6 +15,7 @@ from contextcir.training.data_audit import audit, judge
 from contextcir.training.output_folder import claim_folder
 from contextcir.training.publishing import Publishing
 from contextcir.training.resuming import ResumableTraining, Resume
+from contextcir.training.sharding import own_class
 from contextcir.training.stop_signals import stop_requests
 from contextcir.training.training_data import TripletStream, is_stream
 
@@ -128,10 +129,10 @@ class TrainingRun(Publishing, ResumableTraining):
         return {
             **self.run_info,
             "model": {
-                "class": type(self.model).__name__,
+                "class": own_class(self.model).__name__,
                 "parameters": sum(parameter.numel() for parameter in parameters),
                 "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
-                "scalars": {name: p.item() for name, p in self.model.named_parameters() if p.dim() == 0},
+                "scalars": self.scalars(),
                 **self.run_info.get("model", {}),
             },
             "train_triplets": len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else None,

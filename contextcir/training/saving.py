@@ -5,16 +5,16 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from transformers import Trainer
 
 from contextcir.training.checkpoints import last_whole_checkpoint
 from contextcir.training.disk import naming_a_full_disk
 from contextcir.training.finite import GradientWatch, names_not_finite
+from contextcir.training.sharding import ShardedTraining
 
 ADVICE = "Look at these triplets, lower learning_rate, set max_grad_norm or use bf16 instead of fp16, and"
 
 
-class SafeSaving(Trainer):
+class SafeSaving(ShardedTraining):
     """The part of [`~contextcir.training.trainer.CIRTrainer`] that saves checkpoints and models."""
 
     def watch_gradients(self) -> None:

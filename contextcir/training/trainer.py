@@ -117,9 +117,7 @@ class CIRTrainer(TripletEvaluation, TrainingRun, GroupedWeights, Objective):
                 wait=self.accelerator.wait_for_everyone,
             )
         self._parts = LossParts()
-        for name in ("ema_momentum", "grad_cache_chunk"):
-            if getattr(args, name) is not None and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
-                raise ValueError(f"{name} needs the whole model on every process: leave out DeepSpeed and FSDP.")
+        self.check_whole_model(args)
         if args.ema_momentum is not None:
             self.moving_average = MovingAverage(self.model, args.ema_momentum)
             self.add_callback(self.moving_average)

@@ -20,7 +20,7 @@ def test_a_block_from_its_definition(build):
     torch.manual_seed(1)
     states, text = torch.randn(2, 26, 24), torch.randn(2, 7, 32)
     mask = torch.tensor([[True] * 7, [True] * 4 + [False] * 3])
-    out = block(states, layer, *block.project_text(text), mask[:, None, None, :])
+    out = block(states, layer, text, mask[:, None, None, :])
 
     for row, length in ((0, 7), (1, 4)):
         x = states[row] + layer.self_attn(layer.layer_norm1(states[row : row + 1]))[0][0]
