@@ -4,10 +4,11 @@
     contextcir visualize --run runs/demo --compare runs/demo_without_cc --data_root data/scenes --split test
     contextcir visualize --trace runs/circo --benchmark circo --data_root benchmarks --queries 3
 
-Writes `retrieval_grid.png`, `concept_attention.png` and `training_curves.png` into `figures/` of the run; and
-`error_profile.png`, where `contextcir benchmark --output RUN/metrics.json` has measured it on a benchmark that names
-mistakes, as scenes does. With `--compare`, a second run is drawn beside the first in all but the grid. Attention is
-drawn for ConText-CIR models, everything else for any model.
+Writes into `figures/` of the run `retrieval_grid.png`, `concept_attention.png` and `training_curves.png`. Of galleries
+up to 20,000 images also `score_margins.png` (targets against hard negatives), `text_alone.png` (what the reference
+image adds) and `embedding_map.png`. `error_profile.png`, where `contextcir benchmark --output RUN/metrics.json` has
+measured it on a benchmark that names mistakes, as scenes does. With `--compare`, a second run is drawn beside the
+first in curves, profile and attention. Attention is drawn for ConText-CIR models, everything else for any model.
 
 With `--trace`, the folder that `contextcir benchmark --retriever imagescope --trace` has filled, it writes into
 `figures/` of that folder a `funnel_ID.png` for each query: the candidates after each stage, and what was said of each.
@@ -33,6 +34,7 @@ from contextcir.retrieval.base import Query
 
 logger = logging.getLogger("contextcir.visualize")
 Write = Callable[[Any, str], None]  # a figure, into the output folder under a name
+MAPPED = (3, 20_000)  # sizes of galleries of which a map is drawn
 HALVES = ("CLIP, image only", "CLIP, text only")
 
 
@@ -145,6 +147,7 @@ def draw_runs(choice: BenchmarkChoice, runs: list[str], count: int, write: Write
     """Draw one trained model, or two side by side."""
     from contextcir.cli.loading import load_model
     from contextcir.phrases.extractor import NounPhraseExtractor
+    from contextcir.retrieval.dense import DenseRetriever
     from contextcir.runtime.distributed import process_state
     from contextcir.visualization import profile_figure, read_history, training_curves
 
@@ -162,25 +165,58 @@ def draw_runs(choice: BenchmarkChoice, runs: list[str], count: int, write: Write
     if not with_maps:
         logger.info("%s: no attention of noun phrases to draw; ConText-CIR models have it.", " and ".join(runs))
     extractor = NounPhraseExtractor() if with_maps else None
+    retriever = DenseRetriever.from_model(*models[names[0]])
     for part in choice.load():
         queries = evenly_spaced(part.queries, count)
         end = f"_{part.part}.png" if part.part else ".png"
-        write(draw_found(part, queries, *models[names[0]]), f"retrieval_grid{end}")
+        write(draw_found(part, queries, retriever), f"retrieval_grid{end}")
+        for name, figure in draw_space(part, queries, retriever).items():
+            write(figure, f"{name}{end}")
         shown = [query for query in queries if query.has_reference]
         if with_maps and shown:
             write(draw_maps(part, shown, with_maps, extractor), f"concept_attention{end}")
 
 
-def draw_found(benchmark: Benchmark, queries: list[Query], model, processor):
+def draw_found(benchmark: Benchmark, queries: list[Query], retriever):
     """Draw what a model finds."""
-    from contextcir.retrieval.dense import DenseRetriever
     from contextcir.visualization import retrieval_grid
 
-    gallery, retriever = benchmark.gallery, DenseRetriever.from_model(model, processor)
+    gallery = benchmark.gallery
     ranking = retriever.search(  # all of the gallery: the figure tells the rank of a target, however low
         queries, gallery, len(gallery), exclude_reference=benchmark.exclude_reference
     )
     return retrieval_grid(queries, gallery, ranking, benchmark.relevance)
+
+
+def draw_space(benchmark: Benchmark, shown: list[Query], retriever) -> dict[str, Any]:
+    """Draw how far a model sets targets apart and what the reference images add, over all queries with targets and
+    references; and on a map the way from reference to target of those that are shown. Empty without such queries."""
+    from dataclasses import replace
+
+    import torch
+
+    from contextcir.evaluation.separation import first_ranks, score_margins
+    from contextcir.visualization import embedding_map, margin_figure, rank_figure
+
+    queries = [query for query in benchmark.queries if query.has_reference and benchmark.relevance.get(query.id)]
+    if not queries or not MAPPED[0] <= len(benchmark.gallery) <= MAPPED[1]:
+        return {}
+    some, gallery = replace(benchmark, queries=queries), benchmark.gallery
+    embeds = torch.as_tensor(retriever.gallery_embeds(gallery)[:]).float().cpu().numpy()
+    composed = retriever.encode(queries, gallery).cpu().numpy()
+    alone = [replace(query, reference_image=None, reference_id=None) for query in queries]
+    scores = composed @ embeds.T
+    figures = {"score_margins": margin_figure(score_margins(some, scores))}
+    by_text = retriever.encode(alone, gallery).cpu().numpy() @ embeds.T
+    figures["text_alone"] = rank_figure(first_ranks(some, by_text), first_ranks(some, scores), len(gallery))
+    inside = [query for query in shown if query in queries and query.reference_id in gallery.positions]
+    if inside:
+        rows = [queries.index(query) for query in inside]
+        starts = [gallery.positions[str(query.reference_id)] for query in inside]
+        goals = [gallery.positions[min(benchmark.relevance[query.id])] for query in inside]
+        texts = [query.modification_text for query in inside]
+        figures["embedding_map"] = embedding_map(embeds, embeds[starts], composed[rows], embeds[goals], texts)
+    return figures
 
 
 def draw_maps(benchmark: Benchmark, queries: list[Query], models: Mapping[str, tuple], extractor):

@@ -17,7 +17,14 @@ from contextcir.retrieval.imagescope.trace import Trace, query_key  # noqa: E402
 from modeling_contextcir import InstructCIRModel, InstructCIRProcessor  # noqa: E402
 from tests.tiny_triplets import write_benchmark  # noqa: E402
 
-FIGURES = ["concept_attention.png", "retrieval_grid.png", "training_curves.png"]
+FIGURES = [
+    "concept_attention.png",
+    "embedding_map.png",
+    "retrieval_grid.png",
+    "score_margins.png",
+    "text_alone.png",
+    "training_curves.png",
+]
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +127,7 @@ def test_each_part_of_a_benchmark_is_drawn(runs, data_root, tmp_path, monkeypatc
     load = loading.load_model
     monkeypatch.setattr(loading, "load_model", lambda *args: loaded.append(args) or load(*args))
     visualize.main(["--run", runs("mine"), "--benchmark", "fashioniq", "--data-root", data_root, "--queries", "1"])
-    names = [f"{what}_{part}.png" for what in ("concept_attention", "retrieval_grid") for part in ("dress", "shirt")]
+    names = [f"{name[:-4]}_{part}.png" for name in FIGURES[:-1] for part in ("dress", "shirt")]
     assert names_in(tmp_path / "mine" / "figures") == [*names, "training_curves.png"]
     assert len(loaded) == 1
 
