@@ -10,6 +10,7 @@ from contextcir.cli.running import run
 from contextcir.runtime.leaving import leave_with
 
 COMMANDS = {  # name -> module with a `main`, what it does
+    "tour": ("contextcir.cli.tour", "see in a minute what this library does"),
     "index": ("contextcir.cli.index", "embed images once, to search from then on"),
     "search": ("contextcir.cli.search", "search with an image, a text, or both"),
     "gallery": ("contextcir.cli.gallery", "add, remove, check and merge images of a gallery"),
