@@ -10,7 +10,7 @@ EXTRAS := parse,captions,eval,peft,demo,serve,lance,postgres,heif,sentence-trans
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(CORES) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast faults check bench wheel clean
+.PHONY: help install demo demo-full test test-fast faults check bench wheel clean
 
 help:  ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1	\2/' | expand -t 16
@@ -29,7 +29,10 @@ data/scenes/triplets/.noun_phrases: .venv/installed $(wildcard contextcir/scenes
 	$(BIN)/contextcir phrases data/scenes/triplets
 	@touch $@
 
-demo: data/scenes/triplets/.noun_phrases  ## Build scenes, train ConText-CIR on them, measure it, draw what it does
+demo: .venv/installed  ## See it: search with a model that ships, train one for minutes, compare (five minutes)
+	@$(BIN)/python -m research.demo
+
+demo-full: data/scenes/triplets/.noun_phrases  ## Build scenes, train the model that ships, measure it, draw what it does
 	rm -rf runs/demo
 	ACCELERATE_USE_CPU=true $(BIN)/accelerate launch $(if $(filter-out 1,$(PROCESSES)),--multi_gpu) \
 		--num_processes $(PROCESSES) --num_cpu_threads_per_process 1 \
@@ -37,7 +40,7 @@ demo: data/scenes/triplets/.noun_phrases  ## Build scenes, train ConText-CIR on 
 		train.py configs/scenes_tiny.yaml --per_device_train_batch_size $$((128 / $(PROCESSES)))
 	$(BIN)/contextcir benchmark --retriever runs/demo --benchmark scenes --data_root data/scenes --split test \
 		--baselines --output runs/demo/metrics.json
-	$(BIN)/contextcir visualize --run runs/demo --data_root data/scenes --split test
+	$(BIN)/contextcir visualize --run runs/demo --benchmark scenes --data_root data/scenes --split test
 	@echo; echo "Look at runs/demo: README.md (the card), metrics.json, and the pictures in figures/"
 
 test: .venv/installed  ## Run all tests
@@ -56,7 +59,7 @@ check: .venv/installed  ## Lint, format, types and the dependency rule
 	$(BIN)/python -m pytest tests/test_architecture.py
 
 runs/demo/model.safetensors:
-	$(MAKE) demo
+	$(MAKE) demo-full
 
 bench: data/scenes/triplets/.noun_phrases runs/demo/model.safetensors  ## Measure speed and memory
 	$(BIN)/python -m research.bench.models --parts contextcir search ranking --output docs/results/bench.json
@@ -78,4 +81,4 @@ wheel: .venv/installed  ## Build dist/*.whl
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:  ## Remove what install and demo have made
-	rm -rf .venv dist data/scenes runs/demo
+	rm -rf .venv dist data/scenes data/scenes_short runs/demo runs/demo-short runs/tour

@@ -74,7 +74,7 @@ def test_links_lead_somewhere(page):
 def test_code_runs(tmp_path, monkeypatch, capsys, run):
     """The ten lines of the README, on a tiny model and three images."""
     code = next(block for language, block in BLOCKS if language == "python")
-    shutil.copytree(run, tmp_path / "runs" / "demo")
+    shutil.copytree(run, tmp_path / "checkpoints" / "scenes-contextcir-tiny")
     (tmp_path / "photos").mkdir()
     for name, color in (("reference", "red"), ("a", "blue"), ("b", "green")):
         Image.new("RGB", (32, 32), color).save(tmp_path / "photos" / f"{name}.png")
