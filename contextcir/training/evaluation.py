@@ -38,7 +38,7 @@ class TripletEvaluation(ShardedTraining):
         return self.accelerator.prepare(shield_workers(loader))
 
     def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
-        """Return the batches of [`predict`]: as those of an evaluation, every row as it is."""
+        """Return the batches of [`~transformers.Trainer.predict`]: as those of an evaluation, every row as it is."""
         return self.get_eval_dataloader(test_dataset)
 
     def prediction_step(
