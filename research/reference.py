@@ -3,10 +3,13 @@
 import importlib
 import inspect
 import re
+from pathlib import Path
 
 import contextcir
 from contextcir.cli import running
 from contextcir.cli.main import COMMANDS
+
+API = Path(__file__).parents[1] / "docs" / "api"
 
 
 def commands() -> str:
@@ -31,19 +34,28 @@ def exit_codes() -> str:
 
 
 def names() -> str:
-    """Each public name: its signature and the first paragraph of its docstring, with the file that has the rest."""
-    parts = []
-    for name in contextcir.__all__:
-        if name.startswith("__"):
-            continue
-        found = getattr(contextcir, name)
-        signature = re.sub(
-            r"\b(?:collections\.abc|contextcir|typing|PIL)\.(?:\w+\.)*(\w+)", r"\1", str(inspect.signature(found))
-        )
-        file = inspect.getsourcefile(found) or ""
-        where = file[file.rindex("contextcir/") :]
-        first = (inspect.getdoc(found) or "").strip().split("\n\n")[0]
-        if name == "CIRTrainingArguments":  # the options of transformers among them
-            signature = "(...)"
-        parts.append(f"## `{name}`\n\n```python\n{name}{signature}\n```\n\n{first}\n\n[`{where}`](../{where})")
-    return "\n\n".join(parts)
+    """Each public name with its first sentence, linked to the page of the site that has the rest."""
+    lines = ["| | |", "|---|---|"]
+    for name, page in pages_of_names().items():
+        doc = inspect.getdoc(getattr(contextcir, name)) or ""
+        first = re.sub(r"\[`~?(?:\w+\.)*(\w+)`\]", r"`\1`", " ".join(doc.split("\n\n")[0].split()))
+        first = first.replace("|", "\\|")
+        lines.append(f"| [`{name}`](api/{page}#contextcir.{name}) | {first} |")
+    return "\n".join(lines)
+
+
+def pages_of_names() -> dict[str, str]:
+    """
+    Find the page in `docs/api` that shows each public name.
+
+    Raises:
+        ValueError: A name is on no page, or on several.
+    """
+    shown: dict[str, list[str]] = {name: [] for name in contextcir.__all__ if not name.startswith("__")}
+    for page in sorted(API.glob("*.md")):
+        for name in re.findall(r"^::: contextcir\.(\w+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE):
+            shown[name].append(page.name)
+    for name, pages in shown.items():
+        if len(pages) != 1:
+            raise ValueError(f"{name} is on {pages or 'no page'} of docs/api, expected one line `::: contextcir.{name}`.")
+    return {name: pages[0] for name, pages in shown.items()}

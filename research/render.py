@@ -27,6 +27,7 @@ PAGES = [  # pages with marked parts, relative to the root
     "docs/imagescope.md",
     "docs/leaderboard.md",
     "docs/results.md",
+    "docs/scale.md",
     "docs/search.md",
     "docs/speed.md",
 ]

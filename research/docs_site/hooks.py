@@ -2,7 +2,7 @@
 
 The pages are read on the site and where the repository is shown. So a link to a file outside `docs` stays what it is in
 the text, and here leads to a page with a copy of that file: no link of the site is dead, and none needs a network.
-Formulas become MathML, which browsers draw without a script.
+Formulas become MathML, which browsers draw without a script. Drawings become part of the page, for its colours.
 """
 
 import html
@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 OF_THE_ROOT = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}  # file -> page
 LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+DRAWING = re.compile(r'<img alt="[^"]*" src="[./]*figures/(how_\w+\.svg)"\s*/?>')
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".md": "markdown", ".toml": "toml", ".json": "json"}
 
 
@@ -54,7 +55,7 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 
 
 def on_page_content(html_text: str, page: Page, **_: Any) -> str:
-    """Turn formulas into MathML."""
+    """Turn formulas into MathML, and put drawings into the page."""
 
     def formula(match: re.Match[str]) -> str:
         text = html.unescape(match[2]).strip()
@@ -64,7 +65,13 @@ def on_page_content(html_text: str, page: Page, **_: Any) -> str:
             logger.warning("%s: The formula %r cannot be read: %s", page.file.src_uri, text, error)
             return match[0]
 
+    html_text = DRAWING.sub(lambda match: drawing(match[1]), html_text)
     return FORMULA.sub(formula, html_text)
+
+
+def drawing(name: str) -> str:
+    """A drawing, wide enough to read it: on a phone it is scrolled."""
+    return f'<span class="drawing-box">{(ROOT / "docs" / "figures" / name).read_text(encoding="utf-8")}</span>'
 
 
 def in_repository(page: str, target: str) -> str:
