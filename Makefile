@@ -6,11 +6,11 @@ BIN := .venv/bin
 # To accelerate, several processes are --multi_gpu, on CPUs too; its --cpu would silently start one.
 CORES := $(shell $(PYTHON) -c "import os; print(os.cpu_count() or 1)")
 PROCESSES := $(shell $(PYTHON) -c "print(max(n for n in (1, 2, 4) if n <= $(CORES)))")
-EXTRAS := parse,captions,eval,peft,demo,serve,lance,postgres,heif,sentence-transformers,mteb,onnx,dev
+EXTRAS := parse,captions,eval,peft,demo,serve,lance,postgres,heif,sentence-transformers,mteb,onnx,docs,dev
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(CORES) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-full test test-fast faults check bench wheel clean
+.PHONY: help install demo demo-full test test-fast faults check docs docs-serve bench wheel clean
 
 help:  ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1	\2/' | expand -t 16
@@ -58,6 +58,14 @@ check: .venv/installed  ## Lint, format, types and the dependency rule
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_architecture.py
 
+MKDOCS := NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/python -m mkdocs
+
+docs: .venv/installed  ## Build the documentation site into site/: a dead link or reference is an error
+	$(MKDOCS) build --strict --quiet
+
+docs-serve: .venv/installed  ## Show the site on this machine, as you write it
+	$(MKDOCS) serve
+
 runs/demo/model.safetensors:
 	$(MAKE) demo-full
 
@@ -81,4 +89,4 @@ wheel: .venv/installed  ## Build dist/*.whl
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:  ## Remove what install and demo have made
-	rm -rf .venv dist data/scenes data/scenes_short runs/demo runs/demo-short runs/tour
+	rm -rf .venv dist site data/scenes data/scenes_short runs/demo runs/demo-short runs/tour

@@ -57,5 +57,7 @@ def pages_of_names() -> dict[str, str]:
             shown[name].append(page.name)
     for name, pages in shown.items():
         if len(pages) != 1:
-            raise ValueError(f"{name} is on {pages or 'no page'} of docs/api, expected one line `::: contextcir.{name}`.")
+            raise ValueError(
+                f"{name} is on {pages or 'no page'} of docs/api, expected one line `::: contextcir.{name}`."
+            )
     return {name: pages[0] for name, pages in shown.items()}

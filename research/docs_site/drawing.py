@@ -38,9 +38,7 @@ class Drawing:
 
     def box(self, x: float, y: float, width: float, height: float, words: str, kind: str = "paper") -> None:
         """A box with words in its middle, a line each."""
-        self.parts.append(
-            f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="7" class="{kind} line"/>'
-        )
+        self.parts.append(f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="7" class="{kind} line"/>')
         self.words(x + width / 2, y + height / 2, words)
 
     def words(self, x: float, y: float, words: str, anchor: str = "middle", kind: str = "") -> None:
@@ -48,7 +46,9 @@ class Drawing:
         lines = words.split("\n")
         for number, line in enumerate(lines):
             down = y + 5 + 18 * (number - (len(lines) - 1) / 2)
-            self.parts.append(f'<text x="{x}" y="{down:g}" text-anchor="{anchor}" class="{kind}">{marked(line)}</text>')
+            self.parts.append(
+                f'<text x="{x}" y="{down:g}" text-anchor="{anchor}" class="{kind}">{marked(line)}</text>'
+            )
 
     def arrow(self, *points: tuple[float, float], label: str = "", dashed: bool = False) -> None:
         """A line through points with a head at the last one, and words beside its middle."""
@@ -72,7 +72,9 @@ class Drawing:
                 f'<rect x="{x + number * (size + 3):g}" y="{y}" width="{size}" height="{size}" rx="3" class="{kind} line"/>'
             )
 
-    def map(self, x: float, y: float, values: Sequence[Sequence[float]], kind: str = "strong", size: float = 20) -> None:
+    def map(
+        self, x: float, y: float, values: Sequence[Sequence[float]], kind: str = "strong", size: float = 20
+    ) -> None:
         """A map over image patches: the higher the value, the stronger the colour."""
         for row, line in enumerate(values):
             for column, value in enumerate(line):

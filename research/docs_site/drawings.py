@@ -1,7 +1,7 @@
 """Draw the pictures of "How it works".
 
-    python -m research.docs_site.drawings            # write docs/figures/how_*.svg
-    python -m research.docs_site.drawings --check    # exit with 1 if one of them differs
+python -m research.docs_site.drawings            # write docs/figures/how_*.svg
+python -m research.docs_site.drawings --check    # exit with 1 if one of them differs
 """
 
 import sys
@@ -83,7 +83,12 @@ def contextcir_losses() -> Drawing:
     d.words(402, 222, "$a$: the tokens of\n“the circle” in\n“make the circle blue”")
     d.words(574, 213, "$b$: “the circle”\nalone")
     d.words(746, 222, "ReLU($a – b – ε$),\nsummed over\nthe patches")
-    d.words(574, 286, "Both maps sum to 1. With $ε$ = 0 the sum is their total variation distance, in [0, 1].", kind="faint")
+    d.words(
+        574,
+        286,
+        "Both maps sum to 1. With $ε$ = 0 the sum is their total variation distance, in [0, 1].",
+        kind="faint",
+    )
     d.words(574, 306, "$b$ carries no gradient, unless it is asked for.", kind="faint")
     return d
 

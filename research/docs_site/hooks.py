@@ -24,6 +24,9 @@ OF_THE_ROOT = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.
 LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 DRAWING = re.compile(r'<img alt="[^"]*" src="[./]*figures/(how_\w+\.svg)"\s*/?>')
+FETCHED = re.compile(
+    r'<(?:script|img|iframe)\b[^>]*\bsrc="(https?:[^"]*)"|<link rel="stylesheet" href="(https?:[^"]*)"'
+)
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".md": "markdown", ".toml": "toml", ".json": "json"}
 
 
@@ -67,6 +70,13 @@ def on_page_content(html_text: str, page: Page, **_: Any) -> str:
 
     html_text = DRAWING.sub(lambda match: drawing(match[1]), html_text)
     return FORMULA.sub(formula, html_text)
+
+
+def on_post_page(output: str, page: Page, **_: Any) -> str:
+    """Warn of a page that fetches something from elsewhere: the site works without a network."""
+    for url in FETCHED.finditer(output):
+        logger.warning("%s fetches %s.", page.file.src_uri, url[1] or url[2])
+    return output
 
 
 def drawing(name: str) -> str:

@@ -129,4 +129,6 @@ def sentence(text: str) -> str:
 
 def plain(kind: str) -> str:
     """A type as an annotation: `str` or `Path` -> str | Path."""
-    return " | ".join(re.sub(r"[\[\]`~]", "", one) if one.startswith("[") else one.strip("`") for one in re.split(r" or ", kind))
+    return " | ".join(
+        re.sub(r"[\[\]`~]", "", one) if one.startswith("[") else one.strip("`") for one in re.split(r" or ", kind)
+    )

@@ -16,9 +16,9 @@ from research import render
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MAINTENANCE = {"CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md"}
-MAINTENANCE |= {"constraints.txt", "pyproject.toml"}  # what any project has, not named in the tree
+MAINTENANCE |= {"constraints.txt", "mkdocs.yml", "pyproject.toml"}  # what any project has, not named in the tree
 
 
 def commands(page=README):

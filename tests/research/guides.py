@@ -1,0 +1,130 @@
+"""Blocks of code in the guides, and how they are run: commands in this process, Python as it stands.
+
+A block is run unless the line before it says why not: `<!-- parsed only: WHY -->`. Then its commands are read by their
+own parsers, so that each option exists and has a value that may be, and Python is compiled. `smaller` says what is less
+in a test than in the page.
+"""
+
+import re
+import shlex
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+from contextcir.cli import options, serve
+from contextcir.cli.main import main
+from contextcir.scenes.oracle import Oracle
+from contextcir.scenes.truth import Truth
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(
+    r"^(?P<indent> *)(?:<!-- parsed only: (?P<why>[^\n]+?) -->\n+ *)?```(?P<language>python|bash)\n(?P<code>.*?)^ *```$",
+    re.MULTILINE | re.DOTALL,
+)
+LAUNCHED = re.compile(r"\b(?:contextcir |-m contextcir\.cli\.|train\.py )(?P<rest>.*)$")
+LESS = {"serve": ["--port=0"], "train": ["--max_steps=1", "--per_device_train_batch_size=4", "--use_cpu=true"]}
+ADDRESS = "http://127.0.0.1:8000"  # of the oracle, in the pages
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of a page, the section it stands in, and why it is not run, if it is not."""
+
+    section: str
+    language: str
+    code: str
+    why: str | None
+
+
+class Parsed(BaseException):
+    """A command has read its options; it goes no further. Not an `Exception`, which commands may catch."""
+
+
+def blocks(page: str) -> list[Block]:
+    """The blocks of a page of `docs`, in order."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    found = []
+    for match in BLOCK.finditer(text):
+        sections = re.findall(r"^## (.*)$", text[: match.start()], flags=re.MULTILINE)
+        code = re.sub(rf"^{match['indent']}", "", match["code"], flags=re.MULTILINE)
+        found.append(Block(sections[-1] if sections else "", match["language"], code, match["why"]))
+    return found
+
+
+def commands(code: str) -> list[str]:
+    """The lines of a shell block, without comments."""
+    lines = re.sub(r"\\\n", " ", code).splitlines()
+    return [line for line in (re.sub(r"(^| +)#.*$", "", line).strip() for line in lines) if line]
+
+
+def run(found: list[Block], names: dict | None = None) -> None:
+    """Run blocks in order: commands one by one, Python in one namespace."""
+    names = {} if names is None else names
+    with ExitStack() as servers:
+        address = ADDRESS
+        for block in found:
+            if block.why is not None:
+                parse(block)
+            elif block.language == "python":
+                exec(compile(block.code, block.section, "exec"), names)
+            else:
+                for line in commands(block.code):
+                    words = shlex.split(line.replace(ADDRESS, address))
+                    if words[:2] == ["contextcir", "oracle"]:
+                        assert words.pop() == "&", line
+                        truth = Truth.from_folder(words[words.index("--truth") + 1])
+                        address = servers.enter_context(Oracle(truth)).removesuffix("/v1")
+                        read_options(words[1:])
+                    else:
+                        execute(words, line)
+
+
+def execute(words: list[str], line: str) -> None:
+    """Run one command. A server is built, and does not begin to wait for requests."""
+    if words[:2] == ["pip", "install"]:
+        return  # tests/test_extras.py resolves the extras, and tests/test_wheel.py installs the wheel
+    assert words[0] == "contextcir", f"{line}: mark the block as parsed only, and say why."
+    with mock.patch.object(serve, "run"):
+        assert main(smaller(words[1:])) == 0, line
+
+
+def smaller(words: list[str]) -> list[str]:
+    """The same command with less work: a few pairs, one step of a small batch, any free port."""
+    for place, word in enumerate(words):
+        if word == "--num_pairs":
+            words = [*words[: place + 1], "8", *words[place + 2 :]]
+    return [*words, *LESS.get(words[0], ())]
+
+
+def parse(block: Block) -> None:
+    """Compile Python; let commands of this library read their options, whatever launches them."""
+    if block.language == "python":
+        compile(block.code, block.section, "exec")
+        return
+    for line in commands(block.code):
+        if "..." in line or "…" in line:
+            continue  # an abbreviation
+        for quoted in (re.search(r'--wrap "([^"]*)"', line), None):
+            inner = quoted[1] if quoted else line
+            if found := LAUNCHED.search(inner):
+                rest = shlex.split(found["rest"].removesuffix("&"))
+                read_options(["train", *rest] if "train.py " in found[0] else rest)
+                break
+
+
+def read_options(words: list[str]) -> None:
+    """Let a command read its options, and stop it there."""
+    original = options.CommandParser.parse
+
+    def read(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        raise Parsed
+
+    try:
+        with mock.patch.object(options.CommandParser, "parse", read):
+            code = main(words)
+    except Parsed:
+        return
+    # 1: the options exist, and what they name is not on this disk.
+    assert code == 1, f"contextcir {shlex.join(words)} ended with {code} before it had read its options."
