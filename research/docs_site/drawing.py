@@ -1,8 +1,8 @@
 """A pencil for the site's drawings: boxes, arrows, grids and words as SVG, in colours that follow light and dark.
 
 A drawing is an image where the repository is shown, with the colours that the reader's system asks for. On the site it
-is part of the page, with those of the scheme that is chosen there. Words between dollar signs are symbols: italic, `_` and `^` for the next letter or
-for what is in braces.
+is part of the page, with those of the scheme that is chosen there. Words between dollar signs are symbols: italic, `_`
+and `^` for the next letter or for what is in braces.
 """
 
 import re
@@ -68,9 +68,8 @@ class Drawing:
     def tokens(self, x: float, y: float, count: int, kind: str, size: float = 16) -> None:
         """A row of tokens."""
         for number in range(count):
-            self.parts.append(
-                f'<rect x="{x + number * (size + 3):g}" y="{y}" width="{size}" height="{size}" rx="3" class="{kind} line"/>'
-            )
+            place = f'x="{x + number * (size + 3):g}" y="{y}" width="{size}" height="{size}"'
+            self.parts.append(f'<rect {place} rx="3" class="{kind} line"/>')
 
     def map(
         self, x: float, y: float, values: Sequence[Sequence[float]], kind: str = "strong", size: float = 20

@@ -18,7 +18,7 @@ def contextcir_fusion() -> Drawing:
     d = Drawing(
         840,
         330,
-        "ConText-CIR: tokens of the text are the queries of a cross-attention to the tokens of the reference image. The"
+        "ConText-CIR: tokens of the text are the queries of a cross-attention to those of the reference image. The"
         " pooled rows are the query embedding. Gallery images pass the same way with the empty text.",
     )
     d.scene(20, 26, 78, "red", "blue")
@@ -59,8 +59,8 @@ def contextcir_losses() -> Drawing:
     d = Drawing(
         840,
         330,
-        "The losses of ConText-CIR. Left: each query against all targets of the batch and its own reference image. Right:"
-        " the attention map of a noun phrase in the whole text, that of the phrase alone, and what the first has more.",
+        "The losses of ConText-CIR. Left: each query against all targets of the batch and its own reference image."
+        " Right: the attention of a noun phrase in its text, that of the phrase alone, and what the first has more.",
     )
     d.words(150, 18, "contrastive loss", kind="title")
     size, left, top = 30, 96, 66
@@ -147,9 +147,9 @@ def good4cir_stages() -> Drawing:
     d = Drawing(
         840,
         300,
-        "good4cir: stage 1 lists the objects of the reference image, stage 2 those of the target image with the first list"
-        " at hand, stage 3 writes the differences of both lists without an image. Gates drop what cannot be used, and"
-        " further texts join several differences.",
+        "good4cir: stage 1 lists the objects of the reference image, stage 2 those of the target image with the first"
+        " list at hand, stage 3 writes the differences of both lists without an image. Gates drop what"
+        " cannot be used, and further texts join several differences.",
     )
     d.scene(20, 30, 78, "red", "blue")
     d.words(59, 122, "reference", kind="faint")
@@ -184,8 +184,8 @@ def imagescope_stages() -> Drawing:
     d = Drawing(
         840,
         330,
-        "ImageScope: a captioner describes images, a reasoner describes the target three times, CLIP retrieves, a verifier"
-        " answers yes or no about the best twenty, an evaluator accepts or rejects the best three.",
+        "ImageScope: a captioner describes images, a reasoner describes the target three times, CLIP retrieves, a"
+        " verifier answers yes or no about the best twenty, an evaluator accepts or rejects the best three.",
     )
     d.words(158, 18, "1  reason and retrieve", kind="title")
     d.words(500, 18, "2  verify", kind="title")

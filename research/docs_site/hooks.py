@@ -1,7 +1,7 @@
 """Hooks of MkDocs: links that leave `docs`, pages from files of the root, and formulas.
 
-The pages are read on the site and where the repository is shown. So a link to a file outside `docs` stays what it is in
-the text, and here leads to a page with a copy of that file: no link of the site is dead, and none needs a network.
+The pages are read on the site and where the repository is shown. So a link to a file outside `docs` stays what it is
+in the text, and here leads to a page with a copy of that file: no link of the site is dead, and none needs a network.
 Formulas become MathML, which browsers draw without a script. Drawings become part of the page, for its colours.
 """
 

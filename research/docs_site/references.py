@@ -8,6 +8,7 @@ strict build. Types in back-ticks lose them in the heads of `Args`, `Returns` an
 import logging
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import griffe
@@ -38,8 +39,8 @@ class HubDocstrings(griffe.Extension):
                 places.setdefault(".".join(parts[start:]), set()).add(member.path)
         for member in members:
             if member.docstring is not None:
-                text = heads(member.docstring.value)
-                member.docstring.value = REFERENCE.sub(lambda match: link(match, member, places, pkg), text)
+                replace = partial(link, member=member, places=places, pkg=pkg)
+                member.docstring.value = REFERENCE.sub(replace, heads(member.docstring.value))
 
 
 def walk(parent: griffe.Object) -> Iterator[griffe.Object]:

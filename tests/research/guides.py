@@ -1,8 +1,8 @@
 """Blocks of code in the guides, and how they are run: commands in this process, Python as it stands.
 
 A block is run unless the line before it says why not: `<!-- parsed only: WHY -->`. Then its commands are read by their
-own parsers, so that each option exists and has a value that may be, and Python is compiled. `smaller` says what is less
-in a test than in the page.
+own parsers, so that each option exists and has a value that may be, and Python is compiled. `smaller` says what is
+less in a test than in the page.
 """
 
 import re
@@ -19,9 +19,22 @@ from contextcir.scenes.truth import Truth
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(
-    r"^(?P<indent> *)(?:<!-- parsed only: (?P<why>[^\n]+?) -->\n+ *)?```(?P<language>python|bash)\n(?P<code>.*?)^ *```$",
+    r"^(?P<indent> *)(?:<!-- parsed only: (?P<why>[^\n]+?) -->\n+ *)?"
+    r"```(?P<language>python|bash)\n(?P<code>.*?)^ *```$",
     re.MULTILINE | re.DOTALL,
 )
+MARKED_HERE = {  # pages without marks: the beginning of a block -> why its options are read only
+    "train.md": {
+        "contextcir train configs/cirr_vit_b.yaml": "it needs the images of CIRR",
+        "contextcir mine": "it trains for minutes",
+        "accelerate": "launchers start it",
+        "contextcir data scenes": "it trains for minutes",
+    },
+    "data.md": {
+        "contextcir data published": "it needs the images of CIRR",
+        "contextcir data scenes": "it draws for a minute, and needs the Grocery Store photographs",
+    },
+}
 LAUNCHED = re.compile(r"\b(?:contextcir |-m contextcir\.cli\.|train\.py )(?P<rest>.*)$")
 LESS = {"serve": ["--port=0"], "train": ["--max_steps=1", "--per_device_train_batch_size=4", "--use_cpu=true"]}
 ADDRESS = "http://127.0.0.1:8000"  # of the oracle, in the pages
@@ -48,7 +61,9 @@ def blocks(page: str) -> list[Block]:
     for match in BLOCK.finditer(text):
         sections = re.findall(r"^## (.*)$", text[: match.start()], flags=re.MULTILINE)
         code = re.sub(rf"^{match['indent']}", "", match["code"], flags=re.MULTILINE)
-        found.append(Block(sections[-1] if sections else "", match["language"], code, match["why"]))
+        marks = MARKED_HERE.get(page, {})
+        why = match["why"] or next((why for begin, why in marks.items() if code.startswith(begin)), None)
+        found.append(Block(sections[-1] if sections else "", match["language"], code, why))
     return found
 
 

@@ -49,9 +49,8 @@ def test_links_out_of_the_pages(hooks):
         "[a](../contextcir/data/images.py) [b](search.md#serve) [c](../CHANGELOG.md) [d](https://x.org/y.md) [e](#f)"
     )
     found = hooks.on_page_markdown(text, page("data.md"))
-    assert found == (
-        "[a](source/contextcir/data/images.py.md) [b](search.md#serve) [c](changelog.md) [d](https://x.org/y.md) [e](#f)"
-    )
+    places = ("source/contextcir/data/images.py.md", "search.md#serve", "changelog.md", "https://x.org/y.md", "#f")
+    assert re.findall(r"\((.*?)\)", found) == list(places)
     assert hooks.on_page_markdown("[a](docs/search.md#serve)", page("contributing.md")) == "[a](search.md#serve)"
     assert hooks.on_page_markdown("[a](../../train.py)", page("how/x.md")) == "[a](../source/train.py.md)"
     assert "def load_image" in hooks.show("contextcir/data/images.py")

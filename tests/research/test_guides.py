@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from transformers import TrainerState
 
+from contextcir.cli.main import main
 from tests import tiny_scenes
 from tests.research import guides
 
@@ -24,38 +25,44 @@ ELSEWHERE = {"sentence-transformers", "faiss", "LanceDB", "MTEB", "transformers"
 TWO_SCREENS = 80  # lines
 
 
+PICTURES = {  # folder -> its pictures
+    "photos": ("reference.png", "a.png", "b.png", "beach/dog.jpg", "old/1.jpg", "old/2.jpg"),
+    "more-photos": ("c.png",),
+    "new-photos": ("d.png",),
+    "my-photos/images": ("beach.png", "snow.png"),
+    "my-images": ("a.png", "b.png"),
+    ".": ("ref.jpg",),
+}
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory, clip_folder, run):
     """What the guides speak of: photographs, models, triplets and a benchmark, all of them tiny."""
     folder = tmp_path_factory.mktemp("guides")
     for place in ("runs/demo", "runs/mine", "user/model"):
         shutil.copytree(run, folder / place)
-    TrainerState(log_history=[{"step": 1, "loss": 2.0}]).save_to_json(
-        str(folder / "runs" / "demo" / "trainer_state.json")
-    )
+    TrainerState(log_history=[{"step": 1, "loss": 2.0}]).save_to_json(f"{folder}/runs/demo/trainer_state.json")
     shutil.copytree(clip_folder, folder / "openai" / "clip-vit-base-patch32")
-    pictures = {
-        "photos": "reference a b beach/dog old/1 old/2",
-        "more-photos": "c",
-        "new-photos": "d",
-        "my-photos/images": "beach snow",
-    }
-    for place, names in pictures.items():
-        for number, name in enumerate(names.split()):
-            path = folder / place / f"{name}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (40, 30), (40 * number, 90, 200)).save(path)
-    for number in (1, 2):  # as the guide names them
-        (folder / "photos" / "old" / f"{number}.png").rename(folder / "photos" / "old" / f"{number}.jpg")
-    Image.new("RGB", (40, 30), "red").save(folder / "ref.jpg")
-    facts = "file_name,brand\n" + "".join(f"{name}.png,{name}\n" for name in ("reference", "a", "b"))
-    (folder / "photos" / "metadata.csv").write_text(facts)
-    query = {"reference": "beach.png", "text": "the same in the snow", "targets": ["snow.png"]}
-    (folder / "my-photos" / "queries.jsonl").write_text(json.dumps(query))
-    scenes = tiny_scenes.build(folder / "data" / "scenes")
+    draw_pictures(folder)
+    scenes = tiny_scenes.build(folder / "data" / "scenes", num_train=64)  # a batch of the guide
+    assert main(["phrases", str(scenes / "triplets")]) == 0
     shutil.copytree(scenes / "triplets", folder / "my-triplets")
     shutil.copytree(scenes, folder / "my-benchmark")
     return folder
+
+
+def draw_pictures(folder):
+    """Write `PICTURES`, and what the guides say about them."""
+    for place, names in PICTURES.items():
+        for number, name in enumerate(names):
+            path = folder / place / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40, 30), (40 * number, 90, 200)).save(path)
+    (folder / "photos" / "metadata.csv").write_text("file_name,brand\na.png,a\nb.png,b\n")
+    query = {"reference": "beach.png", "text": "the same in the snow", "targets": ["snow.png"]}
+    (folder / "my-photos" / "queries.jsonl").write_text(json.dumps(query))
+    triplet = {"reference_file_name": "a.png", "target_file_name": "b.png", "modification_text": "make it red"}
+    (folder / "my-images" / "metadata.jsonl").write_text(json.dumps(triplet))
 
 
 @pytest.fixture
@@ -70,6 +77,8 @@ def here(world, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in OF_DOCSTRINGS])
 def test_blocks_run(page, here):
+    if page == "train.md":
+        shutil.rmtree(here / "runs" / "mine")  # which it trains
     found = [block for block in guides.blocks(page) if page != "elsewhere.md" or block.section not in ELSEWHERE]
     assert found
     guides.run(found)
@@ -86,7 +95,8 @@ def test_every_block_is_found_and_comes_early(page):
     text = (DOCS / page).read_text(encoding="utf-8")
     found = guides.blocks(page)
     assert len(found) == len(re.findall(r"^ *```(?:python|bash)$", text, flags=re.MULTILINE))
-    assert text.count("<!-- parsed only:") == sum(block.why is not None for block in found)
+    marked = text.count("<!-- parsed only:") + len(guides.MARKED_HERE.get(page, {}))
+    assert marked == sum(block.why is not None for block in found)
     if page not in OF_DOCSTRINGS | RESULTS:
         assert text[: text.index(found[0].code)].count("\n") <= TWO_SCREENS
 
