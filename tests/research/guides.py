@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
+from starlette.testclient import TestClient
+
 from contextcir.cli import options, serve
 from contextcir.cli.main import main
 from contextcir.scenes.oracle import Oracle
@@ -73,11 +75,10 @@ def commands(code: str) -> list[str]:
     return [line for line in (re.sub(r"(^| +)#.*$", "", line).strip() for line in lines) if line]
 
 
-def run(found: list[Block], names: dict | None = None) -> None:
+def run(found: list[Block]) -> None:
     """Run blocks in order: commands one by one, Python in one namespace."""
-    names = {} if names is None else names
-    with ExitStack() as servers:
-        address = ADDRESS
+    names: dict = {}
+    with Shell() as shell:
         for block in found:
             if block.why is not None:
                 parse(block)
@@ -85,23 +86,42 @@ def run(found: list[Block], names: dict | None = None) -> None:
                 exec(compile(block.code, block.section, "exec"), names)
             else:
                 for line in commands(block.code):
-                    words = shlex.split(line.replace(ADDRESS, address))
-                    if words[:2] == ["contextcir", "oracle"]:
-                        assert words.pop() == "&", line
-                        truth = Truth.from_folder(words[words.index("--truth") + 1])
-                        address = servers.enter_context(Oracle(truth)).removesuffix("/v1")
-                        read_options(words[1:])
-                    else:
-                        execute(words, line)
+                    shell.run(line)
 
 
-def execute(words: list[str], line: str) -> None:
-    """Run one command. A server is built, and does not begin to wait for requests."""
-    if words[:2] == ["pip", "install"]:
-        return  # tests/test_extras.py resolves the extras, and tests/test_wheel.py installs the wheel
-    assert words[0] == "contextcir", f"{line}: mark the block as parsed only, and say why."
-    with mock.patch.object(serve, "run"):
-        assert main(smaller(words[1:])) == 0, line
+class Shell(ExitStack):
+    """Commands of a page, in this process. What an earlier one serves answers the later ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.oracle = ADDRESS
+        self.client: TestClient | None = None  # of the page's server
+
+    def run(self, line: str) -> None:
+        """Run one command, of which this library needs nothing but what is installed."""
+        words = shlex.split(line.replace(ADDRESS, self.oracle))
+        if words[:2] == ["contextcir", "oracle"]:
+            assert words.pop() == "&", line
+            read_options(words[1:])
+            truth = Truth.from_folder(words[words.index("--truth") + 1])
+            self.oracle = self.enter_context(Oracle(truth)).removesuffix("/v1")
+        elif words[0] == "curl":
+            self.ask(words[1:], line)
+        elif words[:2] != ["pip", "install"]:  # tests/test_extras.py and tests/test_wheel.py
+            assert words[0] == "contextcir", f"{line}: mark the block as parsed only, and say why."
+            with mock.patch.object(serve, "run") as started:
+                assert main(smaller(words[1:])) == 0, line
+            if started.called:
+                app = started.call_args.args[0]
+                self.client = self.enter_context(TestClient(app, base_url="http://127.0.0.1:8080"))
+
+    def ask(self, words: list[str], line: str) -> None:
+        """Send the form of a curl command to the server that the page has started."""
+        fields = [word.split("=", 1) for word in words if "=" in word and not word.startswith("http")]
+        files = {name: Path(value[1:]).read_bytes() for name, value in fields if value.startswith("@")}
+        data = {name: value for name, value in fields if not value.startswith("@")}
+        answer = self.client.post(words[-1], data=data, files=files or None)
+        assert answer.status_code == 200 and answer.json(), f"{line}: {answer.text}"
 
 
 def smaller(words: list[str]) -> list[str]:

@@ -27,7 +27,7 @@ TWO_SCREENS = 80  # lines
 
 
 PICTURES = {  # folder -> its pictures
-    "photos": ("reference.png", "a.png", "b.png", "beach/dog.jpg", "old/1.jpg", "old/2.jpg"),
+    "photos": ("reference.png", "a.png", "b.png", "a/1.jpg", "beach/dog.jpg", "old/1.jpg", "old/2.jpg"),
     "more-photos": ("c.png",),
     "new-photos": ("d.png",),
     "my-photos/images": ("beach.png", "snow.png"),
@@ -59,7 +59,7 @@ def draw_pictures(folder):
             path = folder / place / name
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (40, 30), (40 * number, 90, 200)).save(path)
-    (folder / "photos" / "metadata.csv").write_text("file_name,brand\na.png,a\nb.png,b\n")
+    (folder / "photos" / "metadata.csv").write_text("file_name,brand,price\na.png,a,10\nb.png,b,30\n")
     query = {"reference": "beach.png", "text": "the same in the snow", "targets": ["snow.png"]}
     (folder / "my-photos" / "queries.jsonl").write_text(json.dumps(query))
     triplet = {"reference_file_name": "a.png", "target_file_name": "b.png", "modification_text": "make it red"}
