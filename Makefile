@@ -58,10 +58,11 @@ check: .venv/installed  ## Lint, format, types and the dependency rule
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_architecture.py
 
+# Not --quiet: it drops the warnings that are to end a strict build.
 MKDOCS := NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/python -m mkdocs
 
 docs: .venv/installed  ## Build the documentation site into site/: a dead link or reference is an error
-	$(MKDOCS) build --strict --quiet
+	$(MKDOCS) build --strict
 
 docs-serve: .venv/installed  ## Show the site on this machine, as you write it
 	$(MKDOCS) serve

@@ -2,6 +2,8 @@
 
 import logging
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -131,7 +133,18 @@ def test_symbols_and_the_description_of_a_drawing():
     assert 'aria-label="a &quot;b&quot;"' in Drawing(1, 1, 'a "b"').svg()
 
 
-def test_dead_links_end_the_build():
-    config = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
-    assert set(config["validation"]["links"].values()) | set(config["validation"]["nav"].values()) == {"warn"}
-    assert "build --strict" in (ROOT / "Makefile").read_text() and "make docs" in (ROOT / ".ci" / "run").read_text()
+@pytest.mark.slow
+@pytest.mark.parametrize("link, code", [("index.md#here", 0), ("index.md#gone", 1), ("gone.md", 1), ("/index.md", 1)])
+def test_dead_links_end_the_build(link, code, tmp_path):
+    """With the command of the Makefile, and the checks of mkdocs.yml."""
+    pytest.importorskip("mkdocs", reason="needs the extra docs")
+    assert "make docs" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    words = re.search(r"^\t\$\(MKDOCS\) (build.*)$", makefile, flags=re.MULTILINE)[1].split()
+    ours = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    config = {"site_name": "x", "theme": "mkdocs", "validation": ours["validation"]}
+    (tmp_path / "mkdocs.yml").write_text(yaml.safe_dump(config))
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text(f"# Here\n\n[a]({link})\n")
+    command = [sys.executable, "-m", "mkdocs", *words, "--config-file", str(tmp_path / "mkdocs.yml")]
+    assert subprocess.run(command, capture_output=True).returncode == code
