@@ -28,9 +28,15 @@ BLOCK = re.compile(
 MARKED_HERE = {  # pages without marks: the beginning of a block -> why its options are read only
     "train.md": {
         "contextcir train configs/cirr_vit_b.yaml": "it needs the images of CIRR",
+        "contextcir train configs/streamed_vit_b.yaml": "it needs a data set on the Hub",
         "contextcir mine": "it trains for minutes",
         "accelerate": "launchers start it",
         "contextcir data scenes": "it trains for minutes",
+    },
+    "machines.md": {
+        "accelerate": "it needs GPUs",
+        "#SBATCH": "it needs a cluster",
+        "ACCELERATE_USE_CPU": "launchers start it, and it trains for minutes",
     },
     "data.md": {
         "contextcir data published": "it needs the images of CIRR",
@@ -143,7 +149,7 @@ def parse(block: Block) -> None:
         for quoted in (re.search(r'--wrap "([^"]*)"', line), None):
             inner = quoted[1] if quoted else line
             if found := LAUNCHED.search(inner):
-                rest = shlex.split(found["rest"].removesuffix("&"))
+                rest = shlex.split(found["rest"].rstrip("& '"))
                 read_options(["train", *rest] if "train.py " in found[0] else rest)
                 break
 
