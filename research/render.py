@@ -66,18 +66,19 @@ def instructcir() -> str:
 
 
 def matryoshka() -> str:
-    """Return recall@10 of embeddings that are cut, of a model trained for it and of one that is not."""
+    """Return recall of embeddings that are cut, of a model trained for it and of one that is not."""
     record = read("scenes_matryoshka.json")
     found: dict[tuple[str, str], list[str]] = {}
     for row in record["rows"]:
         key = row["split"], "with `--matryoshka_dims`" if row["matryoshka"] else "without"
-        found.setdefault(key, []).append(f"{row['metrics']['recall@10']:.1f}")
+        found.setdefault(key, []).append(" / ".join(f"{value:.1f}" for value in row["metrics"].values()))
     widths = list(dict.fromkeys(row["truncate_dim"] for row in record["rows"]))
     cells = [[f"{split}, {name}", *values] for (split, name), values in found.items()]
     queries = {row["split"]: row["num_queries"] for row in record["rows"]}
     sizes = ", ".join(f"{number} queries of {split}" for split, number in queries.items())
-    return table(["recall@10", *(f"{width} dimensions" for width in widths)], cells) + (
-        f"\n\nOne seed, {sizes}. `{record['data']}`, then {source(record)}, and the same without `--matryoshka_dims`;"
+    metrics = " / ".join(record["rows"][0]["metrics"])
+    return table([metrics, *(f"{width} dimensions" for width in widths)], cells) + (
+        f"\n\nOne seed, {sizes}. `{record['data']}`, then {source(record)}; without: `{record['without']}`;"
         " `contextcir benchmark --truncate_dim`."
     )
 
