@@ -1,6 +1,7 @@
 """Print versions, devices, free disk, and which extras are installed: what a bug report needs.
 
     contextcir env
+    contextcir env --report > report.md     # a bug report to fill in, with all of this in it
 
 Of keys it says only whether they are set.
 """
@@ -12,18 +13,48 @@ import platform
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers.hf_argparser import HfArg
 
 from contextcir.cli.options import CommandParser
 
 KEYS = ("OPENAI_API_KEY", "HF_TOKEN")
 LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "huggingface_hub", "pillow", "numpy")
+REPORT = """### What I ran
+
+```bash
+contextcir ...
+```
+
+### What I expected, and what came instead
+
+The whole message, with `--debug` after the command for a traceback. Leave out keys, and texts or images that are
+private.
+
+### Where
+
+| | |
+|---|---|
+"""
+
+
+@dataclass
+class EnvArguments:
+    """The form of what is printed."""
+
+    _argument_group_name = "Environment"
+
+    report: bool = HfArg(default=False, help="Print a bug report to fill in.")
 
 
 def main(argv: Sequence[str]) -> int:
     """Print the environment, a line each."""
-    CommandParser([], "contextcir env", __doc__).parse(argv)
+    (args,) = CommandParser([EnvArguments], "contextcir env", __doc__).parse(argv)
+    if args.report:
+        print(REPORT, end="")
     for name, value in environment().items():
-        print(f"{name}: {value}")
+        print(f"| {name} | {value} |" if args.report else f"{name}: {value}")
     return 0
 
 

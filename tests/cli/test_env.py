@@ -14,6 +14,15 @@ def test_versions_devices_and_extras(capsys, monkeypatch):
     assert "OPENAI_API_KEY: set\n" in text and "HF_TOKEN: not set\n" in text and "sk-secret" not in text
 
 
+def test_a_report_is_markdown_with_the_same_in_it(capsys, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert env.main(["--report"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("### What I ran") and "hf_secret" not in text
+    head, _, table = text.partition("|---|---|\n")
+    assert [line.split(" | ")[0].removeprefix("| ") for line in table.splitlines()] == list(env.environment())
+
+
 def test_an_extra_is_whole_only_with_everything_that_it_requires(monkeypatch):
     lines = ["torch>=2", 'spacy>=3; extra == "parse"', 'no-such-library; extra == "parse"', "numpy; extra == 'eval'"]
     monkeypatch.setattr("importlib.metadata.requires", lambda name: lines)
