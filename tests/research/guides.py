@@ -25,24 +25,6 @@ BLOCK = re.compile(
     r"```(?P<language>python|bash)\n(?P<code>.*?)^ *```$",
     re.MULTILINE | re.DOTALL,
 )
-MARKED_HERE = {  # pages without marks: the beginning of a block -> why its options are read only
-    "train.md": {
-        "contextcir train configs/cirr_vit_b.yaml": "it needs the images of CIRR",
-        "contextcir train configs/streamed_vit_b.yaml": "it needs a data set on the Hub",
-        "contextcir mine": "it trains for minutes",
-        "accelerate": "launchers start it",
-        "contextcir data scenes": "it trains for minutes",
-    },
-    "machines.md": {
-        "accelerate": "it needs GPUs",
-        "#SBATCH": "it needs a cluster",
-        "ACCELERATE_USE_CPU": "launchers start it, and it trains for minutes",
-    },
-    "data.md": {
-        "contextcir data published": "it needs the images of CIRR",
-        "contextcir data scenes": "it draws for a minute, and needs the Grocery Store photographs",
-    },
-}
 LAUNCHED = re.compile(r"\b(?:contextcir |-m contextcir\.cli\.|train\.py )(?P<rest>.*)$")
 LESS = {"serve": ["--port=0"], "train": ["--max_steps=1", "--per_device_train_batch_size=4", "--use_cpu=true"]}
 ADDRESS = "http://127.0.0.1:8000"  # of the oracle, in the pages
@@ -69,9 +51,7 @@ def blocks(page: str) -> list[Block]:
     for match in BLOCK.finditer(text):
         sections = re.findall(r"^## (.*)$", text[: match.start()], flags=re.MULTILINE)
         code = re.sub(rf"^{match['indent']}", "", match["code"], flags=re.MULTILINE)
-        marks = MARKED_HERE.get(page, {})
-        why = match["why"] or next((why for begin, why in marks.items() if code.startswith(begin)), None)
-        found.append(Block(sections[-1] if sections else "", match["language"], code, why))
+        found.append(Block(sections[-1] if sections else "", match["language"], code, match["why"]))
     return found
 
 
