@@ -1,7 +1,7 @@
 """Print versions, devices, free disk, and which extras are installed: what a bug report needs.
 
     contextcir env
-    contextcir env --report > report.md     # a bug report to fill in, with all of this in it
+    contextcir env --report    # a bug report to fill in, with all of this in it
 
 Of keys it says only whether they are set.
 """
