@@ -22,7 +22,7 @@ def ranked_scores(benchmark: Benchmark, scores: np.ndarray) -> np.ndarray:
     """
     scores = scores.astype(np.float32, copy=True)
     for row, query in enumerate(benchmark.queries):
-        place = benchmark.gallery.positions.get(query.reference_id) if benchmark.exclude_reference else None
+        place = benchmark.gallery.positions.get(query.reference_id or "") if benchmark.exclude_reference else None
         if place is not None:
             scores[row, place] = -np.inf
     return scores

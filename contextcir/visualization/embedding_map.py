@@ -40,7 +40,7 @@ def embedding_map(
     title = f"The gallery in two of its dimensions, which hold {100 * share:.0f} % of its variance"
     with chart(9.2, 4.4, title) as figure:
         axes = figure.add_subplot()
-        axes.scatter(*points.T, s=6, color="#c9c9c9", linewidths=0)
+        axes.scatter(points[:, 0], points[:, 1], s=6, color="#c9c9c9", linewidths=0)
         for place, (start, end, goal) in enumerate(zip(starts, ends, goals, strict=True)):
             color = ARROWS[place % len(ARROWS)]
             axes.plot(*np.stack([end, goal]).T, color=color, linestyle=":", linewidth=1.2)

@@ -1,6 +1,7 @@
 """Score margins of targets against hard negatives, and the ranks that a text finds alone and with its image."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +71,7 @@ def rank_figure(text: np.ndarray, composed: np.ndarray, gallery_size: int) -> Fi
         axes.set_ylabel("by image and text", color=INK)
         axes.grid()
         better, worse = (composed < text).mean(), (composed > text).mean()
-        place = {"transform": axes.transAxes, "fontsize": SMALL, "color": INK}
+        place: dict[str, Any] = {"transform": axes.transAxes, "fontsize": SMALL, "color": INK}
         axes.text(0.97, 0.05, f"better with the image: {100 * better:.0f} %", ha="right", **place)
         axes.text(0.03, 0.95, f"worse: {100 * worse:.0f} %", va="top", **place)
     return figure
