@@ -12,16 +12,18 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
 
 from contextcir.phrases.chart_parser import load_parser, piece_limit
+from contextcir.phrases.concepts import conjuncts, is_concept, without_command
 from contextcir.runtime.digests import weights_digest
 
 logger = logging.getLogger("contextcir")
 
-VERSION = 2  # of the rules in this file; part of the fingerprint, so that results of older rules are not used again
+VERSION = 3  # of the rules in this folder; part of the fingerprint, so that results of older rules are not used again
 
 MAX_SENTENCE_WORDS = 80  # longer sentences are split: the chart is quadratic in the words, the decoding cubic
 MAX_WORD_CHARACTERS = 40  # that the parser reads of a word; the span keeps all of them
@@ -31,18 +33,6 @@ TEXTS_PER_PASS = 2000
 
 _PROCESS = os.getpid()  # that has imported this file: others are its forks, or have their own
 
-# Words that name nothing visible: pronouns and existential "there", alone or together ("the other one")
-PRONOUNS = frozenset(
-    """a an the i me you he him she her it we us they them myself yourself himself herself itself ourselves themselves
-    mine yours his hers ours theirs this that these those who whom whose which what whatever there here something
-    anything nothing everything someone anyone everyone somebody anybody nobody everybody none one another other others
-    each either neither both all some any many few more most less much else same""".split()
-)
-# Adverbs that parsers take for nouns if they stand alone ("facing left"; "the left" is a place)
-ADVERBS = frozenset(
-    """left right instead now then away also too not up down out off only outside inside together apart again must
-    should would could can will""".split()
-)
 POSSESSIVES = frozenset(["'s", "’s", "'", "’", "´s", "`s"])
 # benepar's own normalisation of words, as in the training of its released parsers
 PLAIN_QUOTES = dict.fromkeys("`‘’‹›", "'") | dict.fromkeys("«»“”„", '"') | {"—": "--", "’s": "'s", "n’t": "n't"}
@@ -73,6 +63,10 @@ class NounPhraseExtractor:
             Number of phrases kept for each text, the first in breadth-first order (the paper's value).
         leaf_only (`bool`, *optional*, defaults to `False`):
             Keep only noun phrases without a noun phrase inside (the paper's ablation).
+        concepts_only (`bool`, *optional*, defaults to `True`):
+            Leave out noun phrases that name nothing in an image: pronouns, the picture itself ("the target photo"),
+            and amounts ("a pair"), see [`~contextcir.phrases.concepts.is_concept`]. With `False` all are kept that
+            have a letter or digit.
 
     Attributes:
         fingerprint (`str`): A key for caches. It changes with the parser's weights, the options and the rules.
@@ -94,10 +88,17 @@ class NounPhraseExtractor:
     ```
     """
 
-    def __init__(self, parser: str | os.PathLike | None = None, *, max_phrases: int = 10, leaf_only: bool = False):
+    def __init__(
+        self,
+        parser: str | os.PathLike | None = None,
+        *,
+        max_phrases: int = 10,
+        leaf_only: bool = False,
+        concepts_only: bool = True,
+    ):
         if max_phrases < 1:
             raise ValueError(f"Got max_phrases={max_phrases}, expected at least 1.")
-        self.max_phrases, self.leaf_only = max_phrases, leaf_only
+        self.max_phrases, self.leaf_only, self.concepts_only = max_phrases, leaf_only, concepts_only
         self.parser = load_parser(parser)
         self._labels = {index: label for label, index in self.parser.label_vocab.items()}
 
@@ -106,10 +107,11 @@ class NounPhraseExtractor:
 
         self._tokenize, self._split_sentences = spacy.blank("en").tokenizer, Sentencizer()
         digest = weights_digest(self.parser)
-        parts = (VERSION, max_phrases, leaf_only, digest)
+        parts = (VERSION, max_phrases, leaf_only, concepts_only, digest)
         self.fingerprint = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
         name = "the parser that ships with contextcir" if parser is None else os.path.basename(os.fspath(parser))
         kind = "without a phrase inside" if leaf_only else "breadth-first"
+        kind += "" if concepts_only else ", also those that are no concepts"
         self.description = (
             f"{name} (weights {digest}), at most {max_phrases} phrases of a text, {kind}, rules {VERSION}"
         )
@@ -205,24 +207,37 @@ class NounPhraseExtractor:
 
     def _spans(self, text: str, sentence: _Sentence, output: Any) -> Iterator[tuple[int, int, int]]:
         """Yield `(depth, start, -end)` of the noun phrases of one sentence."""
-        ends: list[tuple[int, int]] = []  # (end, depth) of the constituents around this one
-        for start, end, label in zip(
-            output.starts.tolist(), output.ends.tolist(), output.labels.tolist(), strict=True
-        ):
-            while ends and ends[-1][0] <= start:
-                ends.pop()
-            depth = ends[-1][1] if ends else 0
-            for label_of_chain in self._labels[label].split("::") if label else ():
+        words = [token.lower_ for token in sentence.tokens]
+        for depth, start, end in self._phrases(output):
+            span = _trimmed(text, sentence.tokens[without_command(words, start, end) : end])
+            if span and (not self.concepts_only or is_concept(text[slice(*span)])):
+                yield depth, span[0], -span[1]
+
+    def _phrases(self, output: Any) -> Iterator[tuple[int, int, int]]:
+        """Yield `(depth, first word, end)` of the noun phrases of a tree, and of the conjuncts of flat ones."""
+        spans = list(zip(output.starts.tolist(), output.ends.tolist(), output.labels.tolist(), strict=True))
+        around: list[tuple[int, int]] = []  # (end, depth) of the constituents around this one
+        for place, (start, end, label) in enumerate(spans):
+            while around and around[-1][0] <= start:
+                around.pop()
+            depth = around[-1][1] if around else 0
+            names = self._labels[label].split("::") if label else []
+            for name in names:
                 depth += 1
-                if label_of_chain == "NP" and (span := _trimmed(text, sentence.tokens[start:end])):
-                    yield depth, span[0], -span[1]
-            ends.append((end, depth))
+                if name == "NP":
+                    yield depth, start, end
+            around.append((end, depth))
+            if names and names[-1] == "NP" and output.tags is not None and end - start > 2:
+                inner = takewhile(lambda span: span[0] < end, spans[place + 1 :])  # noqa: B023
+                if not any("NP" in self._labels[span[2]].split("::") for span in inner):
+                    tags = [self.parser.tag_from_index[int(tag)] for tag in output.tags[start:end]]
+                    yield from ((depth + 1, start + first, start + last) for first, last in conjuncts(tags))
 
 
 def _trimmed(text: str, tokens: list[Any]) -> tuple[int, int] | None:
-    """Return the span of a phrase without punctuation, space and possessive at its ends, or `None` if it is not a
-    concept."""
-    if tokens[-1].lower_ in POSSESSIVES:
+    """Return the span of a phrase without punctuation, space and possessive at its ends, or `None` if it has no letter
+    or digit."""
+    if tokens and tokens[-1].lower_ in POSSESSIVES:
         tokens = tokens[:-1]
     if not tokens:
         return None
@@ -231,16 +246,7 @@ def _trimmed(text: str, tokens: list[Any]) -> tuple[int, int] | None:
         start += 1
     while start < end and not _is_content(text[end - 1]):
         end -= 1
-    return (start, end) if is_concept(text[start:end]) else None
-
-
-def is_concept(phrase: str) -> bool:
-    """Return whether a phrase may name something. Phrases of pronouns only, single adverbs, and phrases without
-    letters and digits do not."""
-    words = phrase.lower().split()
-    if all(word in PRONOUNS for word in words) or (len(words) == 1 and words[0] in ADVERBS):
-        return False
-    return any(character.isalnum() for character in phrase)
+    return (start, end) if any(character.isalnum() for character in text[start:end]) else None
 
 
 def _is_content(character: str) -> bool:

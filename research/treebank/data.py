@@ -15,12 +15,13 @@ from research.treebank.trees import Tree, leaves, read_tree, to_brackets
 
 
 class TrainingTrees:
-    """A mixture of GUM, scenes and modification texts, augmented again in every epoch. `held_out` maps names in the
-    record to trees to measure on, which do not depend on `rng`."""
+    """A mixture of GUM, scenes, modification texts and captions that two parsers agree on, augmented again in every
+    epoch. `held_out` maps names in the record to trees to measure on, which do not depend on `rng`."""
 
     def __init__(self, args: Arguments, rng: random.Random):
         self.args, self.rng = args, rng
         self.gum = read_treebank(args.gum, "train")[: args.gum_trees]
+        self.agreed = read_lines(Path(args.agreed)) if args.agreed else []  # brackets: an epoch takes a few
         self.substitute = Substitution(self.gum)
         self.fragments = [fragment for tree in self.gum for fragment in fragments(tree)]
         short = [f[1][0] for f in self.fragments if f[1][0][0] == "NP" and len(leaves(f)) <= 6]
@@ -47,6 +48,8 @@ class TrainingTrees:
         pieces = rng.sample(self.fragments, len(self.gum) // 4)
         trees += [caption_style(self.substitute(tree, rng, 0.02), rng) for tree in pieces]
         trees += [caption_style(self.grammar.sample(rng), rng) for _ in range(args.caption_trees)]
+        agreed = map(read_tree, rng.sample(self.agreed, min(args.agreed_trees, len(self.agreed))))
+        trees += [caption_style(self.substitute(tree, rng, 0.02), rng) for tree in agreed]
         trees += [caption_style(tree, rng) for tree in scenes_trees(args.scenes_trees, 1000 + number)]
         examples = [Example(tree) for tree in trees]
         return batches([e for e in examples if len(e.words) <= args.max_words], args.batch_tokens, rng)
@@ -54,8 +57,13 @@ class TrainingTrees:
 
 def read_treebank(folder: str, part: str) -> list[Tree]:
     """Read `gum_<part>.ptb.gz`."""
-    with gzip.open(Path(folder) / f"gum_{part}.ptb.gz", "rt", encoding="utf-8") as lines:
-        return [read_tree(line) for line in lines]
+    return [read_tree(line) for line in read_lines(Path(folder) / f"gum_{part}.ptb.gz")]
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a compressed file."""
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        return lines.readlines()
 
 
 def scenes_trees(count: int, seed: int) -> list[Tree]:

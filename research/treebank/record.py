@@ -9,14 +9,18 @@ import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from contextcir.phrases import chart_parser
-from contextcir.phrases.extractor import NounPhraseExtractor, is_concept
+from contextcir.phrases.concepts import is_concept
+from contextcir.phrases.extractor import NounPhraseExtractor
 from contextcir.scenes import MAX_EDITS, SceneQuery, sample_query
 from research.train_parser import Arguments
+from research.treebank.labelled import LabelledCaption, read_labelled, score_leaves
 
 CARD = Path(__file__).parents[1] / "parser_card.md"
+LEAF_COLUMNS = ("leaf_f1", "leaf_precision", "leaf_recall", "with_phrase")
 COLUMNS = ("np_f1", "np_precision", "np_recall", "all_labels_f1", "tag_accuracy")
 
 
@@ -40,8 +44,20 @@ def save_parser(parser: Any, args: Arguments, argv: Sequence[str], history: Sequ
         "initial_run": None,
     }
     if args.init_from is not None:
-        record["initial_run"] = json.loads(Path(args.init_from).with_suffix(".json").read_text())
+        record["initial_run"] = json.loads(Path(args.init_from[-1]).with_suffix(".json").read_text())
     _write(record, output_dir)
+
+
+def with_parser(parser: Any) -> NounPhraseExtractor:
+    """Return an extractor of leaf phrases with a parser in memory, as it would be saved."""
+    with TemporaryDirectory() as folder:
+        chart_parser.save_parser(parser, Path(folder) / "parser.pt")
+        return extractor_of_leaves(Path(folder) / "parser.pt")
+
+
+def extractor_of_leaves(path: Path | None = None) -> NounPhraseExtractor:
+    """Return an extractor of all leaf phrases with a saved parser, by default the shipped one."""
+    return NounPhraseExtractor(path, max_phrases=1000, leaf_only=True)
 
 
 def count_documents(gum: str) -> list[list[Any]]:
@@ -68,8 +84,17 @@ def measure_texts(output_dir: Path, num_texts: int = 500) -> None:
     if cirr.exists():
         captions = [row["caption"] for row in json.loads(cirr.read_text())]
         record["captions_per_second"]["CIRR val"] = captions_per_second(extractor, captions[:2000])
+    leaves = extractor_of_leaves(output_dir / "parser.pt")
+    record["labelled"] = {name: measure_labelled(leaves, read_labelled(name)) for name in ("dev", "test")}
     _write(record, output_dir)
     write_card(output_dir)
+
+
+def measure_labelled(extractor: NounPhraseExtractor, captions: Sequence[LabelledCaption]) -> dict[str, Any]:
+    """Score all labelled captions, and those of each source."""
+    sources = dict.fromkeys(caption.source for caption in captions)
+    parts = {source: [caption for caption in captions if caption.source == source] for source in sources}
+    return {name: score_leaves(extractor, part) for name, part in {"all": captions, **parts}.items()}
 
 
 def evaluate_texts(extractor: Any, queries: Sequence[SceneQuery]) -> dict[str, float]:
@@ -103,8 +128,8 @@ def write_card(output_dir: Path) -> None:
         megabytes=record["bytes"] / 1e6,
         epochs=sum(run["best"]["epoch"] for run in runs),
         rows="\n".join(row.format(name, **best[name]) for name in names),
+        labelled="\n".join(labelled_rows(record["labelled"])),
         commands="\n".join("    " + run["command"] for run in runs),
-        seed=record["arguments"]["seed"],
         cpu_minutes=sum(run["best"]["cpu_minutes"] for run in runs),
         sha256=record["sha256"],
         span_f1=record["scenes_texts"]["span_f1"],
@@ -113,6 +138,16 @@ def write_card(output_dir: Path) -> None:
         documents="\n".join("| " + " | ".join(map(str, line)) + " |" for line in record["documents"]),
     )
     (output_dir / "README.md").write_text(card, encoding="utf-8")
+
+
+def labelled_rows(labelled: dict[str, dict[str, Any]]) -> list[str]:
+    """Return the rows of the card's table of labelled captions."""
+    row = "| {0} | {captions} | " + " | ".join(f"{{{name}:.1f}}" for name in LEAF_COLUMNS) + " | {commands_inside} |"
+    return [
+        row.format(f"{part}, {source}", **scores)
+        for part, sources in labelled.items()
+        for source, scores in sources.items()
+    ]
 
 
 def _write(record: dict[str, Any], output_dir: Path) -> None:

@@ -41,10 +41,13 @@ def hyperparameters(args: Arguments) -> dict[str, Any]:
 
 
 def initial_parser(trees: TrainingTrees, args: Arguments) -> Any:
-    """Return a new parser, or one with the weights and vocabularies of `args.init_from`."""
+    """Return a new parser, or one with the averaged weights and the vocabularies of `args.init_from`."""
     if args.init_from is None:
         return new_parser(*trees.vocabulary(), hyperparameters(args))
-    initial = chart_parser.load_parser(args.init_from)
+    initial, *others = map(chart_parser.load_parser, args.init_from)
+    for place, other in enumerate(others, start=2):
+        with torch.no_grad():
+            torch._foreach_lerp_(list(initial.parameters()), list(other.parameters()), 1 / place)
     vocabularies = initial.tag_vocab, initial.label_vocab, initial.char_vocab
     parser = chart_parser.new_parser(*vocabularies, hyperparameters(args))
     parser.load_state_dict(initial.state_dict())
@@ -53,6 +56,10 @@ def initial_parser(trees: TrainingTrees, args: Arguments) -> Any:
 
 def train(parser: Any, trees: TrainingTrees, args: Arguments) -> Iterator[tuple[dict[str, Any], Any]]:
     """Train a parser. Yields, after each epoch, its line of the record and the parser with averaged weights."""
+    if not args.epochs:
+        line = {"epoch": 0, "loss": None, "cpu_minutes": 0}
+        yield line | {name: evaluate(parser.eval(), held_out) for name, held_out in trees.held_out.items()}, parser
+        return
     average = copy.deepcopy(parser)
     optimizer = torch.optim.AdamW(parser.parameters(), lr=args.learning_rate, betas=(0.9, 0.98), weight_decay=1e-2)
     total = args.epochs * len(trees.epoch(0))

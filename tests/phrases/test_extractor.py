@@ -31,6 +31,9 @@ def tiny_path(tmp_path_factory):
     return path
 
 
+TAGS = "NN NNS VB VBZ JJ DT IN CC , . : `` '' CD RB PRP EX POS".split()
+
+
 @pytest.fixture
 def scripted(tiny_path, monkeypatch):
     """A function that builds an extractor whose parser returns the given trees, one for each sentence."""
@@ -43,7 +46,9 @@ def scripted(tiny_path, monkeypatch):
         def parse(sentences, **_):
             for sentence, tree in zip(sentences, trees, strict=True):
                 assert sentence.words == tree.leaves()
-            return [CompressedParserOutput.from_tree(tree, extractor.parser.label_vocab) for tree in trees]
+            tags = {tag: place for place, tag in enumerate(TAGS)}
+            monkeypatch.setattr(extractor.parser, "tag_from_index", dict(enumerate(TAGS)))
+            return [CompressedParserOutput.from_tree(tree, extractor.parser.label_vocab, tags) for tree in trees]
 
         monkeypatch.setattr(extractor.parser, "parse", parse)
         return extractor
@@ -116,6 +121,33 @@ def test_a_line_break_ends_a_sentence(scripted):
 )
 def test_phrases_that_name_nothing_are_left_out(scripted, tree, text):
     assert scripted(tree).extract([text]) == [[]]
+
+
+PICTURE = (
+    "(S (NP (DT The) (NN target) (NN photo)) (VP (VBZ shows) (NP (NP (DT a) (NN pair)) (PP (IN of) (NP (PRP it))))))"
+)
+
+
+def test_phrases_that_are_no_concepts_on_demand(scripted):
+    text = "The target photo shows a pair of it"
+    assert scripted(PICTURE).extract([text]) == [[]]
+    everything = texts_of(scripted(PICTURE, concepts_only=False).extract([text])[0])
+    assert everything == ["The target photo", "a pair of it", "a pair", "it"]
+
+
+def test_conjuncts_of_a_flat_phrase_are_phrases_in_it(scripted):
+    tree = "(S (VP (VB add) (NP (JJ white) (NNS pants) (, ,) (NNS hats) (CC and) (NNS shoes))))"
+    text = "add white pants , hats and shoes"
+    inside = ["white pants", "hats", "shoes"]
+    assert texts_of(scripted(tree).extract([text])[0]) == ["white pants , hats and shoes", *inside]
+    assert texts_of(scripted(tree, leaf_only=True).extract([text])[0]) == inside
+    nested = "(NP (NP (DT a) (NN hat)) (CC and) (NP (DT a) (NN shoe)))"
+    assert texts_of(scripted(nested).extract(["a hat and a shoe"])[0]) == ["a hat and a shoe", "a hat", "a shoe"]
+
+
+def test_a_command_is_no_part_of_a_phrase(scripted):
+    tree = "(S (NP (NP (NN Fill) (NNS cups)) (PP (IN with) (NP (NN tea)))) (. .))"
+    assert texts_of(scripted(tree).extract(["Fill cups with tea ."])[0]) == ["cups with tea", "cups", "tea"]
 
 
 def test_a_side_is_a_concept(scripted):
@@ -201,10 +233,11 @@ def test_the_fingerprint_changes_with_weights_and_options(tiny_path, tmp_path):
     assert first == NounPhraseExtractor(tiny_path).fingerprint
     others = [
         NounPhraseExtractor(tiny_path, leaf_only=True),
+        NounPhraseExtractor(tiny_path, concepts_only=False),
         NounPhraseExtractor(tiny_path, max_phrases=9),
         NounPhraseExtractor(tmp_path / "other.pt"),
     ]
-    assert len({first, *(extractor.fingerprint for extractor in others)}) == 4
+    assert len({first, *(extractor.fingerprint for extractor in others)}) == 5
 
 
 # -- the shipped parser -----------------------------------------------------------------------------------------------
@@ -213,6 +246,11 @@ def test_the_fingerprint_changes_with_weights_and_options(tiny_path, tmp_path):
 @pytest.fixture(scope="module")
 def shipped():
     return NounPhraseExtractor()
+
+
+@pytest.fixture(scope="module")
+def shipped_leaves():
+    return NounPhraseExtractor(leaf_only=True)
 
 
 @pytest.mark.parametrize(
@@ -227,6 +265,33 @@ def shipped():
 )
 def test_shipped_parser_on_captions(shipped, text, expected):
     assert expected <= set(texts_of(shipped.extract([text])[0]))
+
+
+LEAVES = {  # captions as people word edits -> all their leaf phrases
+    "Add religious statues": ["religious statues"],
+    "add white kitchen island and staircase": ["white kitchen island", "staircase"],
+    "Have a pink metal wall.": ["a pink metal wall"],
+    "Add knee pads to the white pants.": ["knee pads", "the white pants"],
+    "Snow in background.": ["Snow", "background"],
+    "five wild dogs over carrion": ["five wild dogs", "carrion"],
+    "Transform the stone facade": ["the stone facade"],
+    "Fill up two glasses": ["two glasses"],
+    "a close up of a dark brown dog's face": ["a dark brown dog"],
+}
+
+
+@pytest.mark.parametrize("text", LEAVES)
+def test_shipped_parser_on_imperatives_and_fragments(shipped_leaves, text):
+    assert texts_of(shipped_leaves.extract([text])[0]) == LEAVES[text]
+
+
+def test_the_face_of_a_dog(shipped):
+    assert "a dark brown dog's face" in texts_of(shipped.extract(["a close up of a dark brown dog's face"])[0])
+
+
+@pytest.mark.parametrize("picture", ["the target photo", "the target image", "the reference image", "the picture"])
+def test_shipped_parser_does_not_name_the_picture(shipped, picture):
+    assert texts_of(shipped.extract([f"{picture} shows a red ball"])[0]) == ["a red ball"]
 
 
 def test_a_caption_without_a_phrase(shipped):

@@ -6,6 +6,7 @@ import json
 import os
 
 import pytest
+import torch
 
 from contextcir.cli.options import as_flags
 from contextcir.phrases import chart_parser
@@ -60,7 +61,7 @@ def test_a_run_learns_repeats_and_is_recorded(gum, tmp_path, monkeypatch, capsys
     assert len(epochs) == 4 and epochs[3]["loss"] < 0.8 * epochs[0]["loss"]
     assert epochs[3]["scenes_dev"]["tag_accuracy"] > 40
     best = recorded["best"]
-    assert best["gum_dev"]["np_f1"] == max(epoch["gum_dev"]["np_f1"] for epoch in epochs)
+    assert train_parser.quality(best) == max(map(train_parser.quality, epochs))
     weights = (tmp_path / "a" / "parser.pt").read_bytes()
     assert hashlib.sha256(weights).hexdigest() == recorded["sha256"]
     assert train("b")[1]["best"]["gum_dev"] == best["gum_dev"]
@@ -70,8 +71,14 @@ def test_a_run_learns_repeats_and_is_recorded(gum, tmp_path, monkeypatch, capsys
     assert continued["best"]["scenes_dev"]["np_f1"] == pytest.approx(best["scenes_dev"]["np_f1"], abs=2)
     assert (tmp_path / "c" / "README.md").read_text().count("    python -m research.train_parser") == 2
 
+    averaged, _ = train("d", init_from=[tmp_path / name / "parser.pt" for name in "ac"], epochs=0)
+    assert [line["epoch"] for line in averaged] == [0]
+    parts = [chart_parser.load_parser(tmp_path / name / "parser.pt").f_label[0].weight for name in "acd"]
+    torch.testing.assert_close(parts[2], (parts[0] + parts[1]) / 2, atol=2e-3, rtol=0)  # float16
+
     card = (tmp_path / "a" / "README.md").read_text()
     assert f"| gum_dev (12 trees) | {best['gum_dev']['np_f1']:.1f} |" in card
+    assert f"| dev, cirr_val | 40 | {recorded['labelled']['dev']['cirr_val']['leaf_f1']:.1f} |" in card
     assert "| train | news | CC BY 2.5 | 1 | 60 |" in card
     assert str(gum.parent) not in card + json.dumps(recorded) and "$CIR_DATA_ROOT/" in card
     loaded = chart_parser.load_parser(tmp_path / "a" / "parser.pt")

@@ -113,7 +113,20 @@ def test_modification_grammar():
     rng = random.Random(0)
     trees = [grammar.sample(rng) for _ in range(400)]
     labels = {label for tree in trees for *_, chain in labelled_spans(tree) for label in chain.split("::")}
-    assert labels <= {"S", "VP", "NP", "PP", "ADJP", "ADVP", "SBAR", "WHNP", "FRAG", "PRT"}  # no mistyped symbol
+    assert labels <= {
+        "S",
+        "VP",
+        "NP",
+        "PP",
+        "ADJP",
+        "ADVP",
+        "SBAR",
+        "WHNP",
+        "FRAG",
+        "PRT",
+        "UCP",
+        "WHADVP",
+    }  # no mistyped symbol
     words = [word.lower() for tree in trees for _, word in leaves(tree)]
     assert "zebra" in words and not any("<" in word or "_" in word for word in words)
     assert len({to_brackets(tree) for tree in trees}) > 380
