@@ -40,6 +40,10 @@ class PhraseArguments:
     parser: str | None = HfArg(default=None, help="benepar name or path; by default the shipped parser.")
     max_phrases: int = HfArg(default=10, help="Most phrases of a text (the paper's value).")
     leaf_only: bool = HfArg(default=False, help="Only phrases without a phrase inside.")
+    concepts_only: bool = HfArg(
+        default=True,
+        help="Leave out phrases that name nothing in an image: the picture itself, pronouns, amounts.",
+    )
     batch_size: int = HfArg(default=2000, help="Texts that are parsed together.")
     push_to_hub: str | None = HfArg(default=None, help="Hub name to publish under (private).")
 
@@ -55,7 +59,8 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     (args,) = CommandParser([PhraseArguments], "contextcir phrases", __doc__, ("data",)).parse(argv)
     from contextcir.phrases.extractor import NounPhraseExtractor
 
-    extractor = NounPhraseExtractor(args.parser, max_phrases=args.max_phrases, leaf_only=args.leaf_only)
+    options = {"max_phrases": args.max_phrases, "leaf_only": args.leaf_only, "concepts_only": args.concepts_only}
+    extractor = NounPhraseExtractor(args.parser, **options)
     if args.texts:
         found = dict(zip(args.texts, extractor.extract(args.texts), strict=True))
         for text, phrases in found.items():

@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerState
 from contextcir.data.image_fit import fit_of, is_wide, warn_of_wide
 from contextcir.data.images import unpacked
 from contextcir.data.triplet_images import triplet_image
+from contextcir.phrases.concepts import is_concept
 
 Augmentation = Literal["none", "crop"]
 STREAM_PASS = "stream_pass"  # key of the pass in which a row is read from a stream
@@ -29,6 +30,8 @@ class TripletCollator:
         processor: Makes `pixel_values` of `images`, and token ids and phrase tensors of `text` and `noun_phrases`.
         max_phrases (`int`, defaults to 10): Most noun phrases of a text, from the front (breadth-first); 0 for a model
             that does not use them.
+        concepts_only (`bool`, defaults to `True`): Leave out phrases that name nothing in an image, before they are
+            counted, see [`~contextcir.phrases.concepts.is_concept`].
         augmentation (`"none"` or `"crop"`): `"crop"` cuts out 80 to 100 % of each image's area and keeps its
             proportions. Images are not flipped or recoloured, since texts describe sides and colours.
         seed (`int`, defaults to 0): Seed of the augmentation.
@@ -59,6 +62,7 @@ class TripletCollator:
         processor: Any,
         *,
         max_phrases: int = 10,
+        concepts_only: bool = True,
         augmentation: Augmentation = "none",
         seed: int = 0,
         encoded_images: Callable[[Sequence[str]], torch.Tensor] | None = None,
@@ -68,7 +72,7 @@ class TripletCollator:
         if augmentation not in get_args(Augmentation):
             raise ValueError(f"augmentation must be one of {get_args(Augmentation)}, got {augmentation!r}.")
         self.processor = processor
-        self.max_phrases = max_phrases
+        self.max_phrases, self.concepts_only = max_phrases, concepts_only
         self.augmentation = augmentation
         self.seed = seed
         self.encoded_images = encoded_images
@@ -90,7 +94,7 @@ class TripletCollator:
 
     def for_evaluation(self) -> "TripletCollator":
         """Return a collator without augmentation, for other triplets than those of training."""
-        return TripletCollator(self.processor, max_phrases=self.max_phrases)
+        return TripletCollator(self.processor, max_phrases=self.max_phrases, concepts_only=self.concepts_only)
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         shown: dict[str, tuple[dict[str, Any], str]] = {}  # image id -> the first row and side that show it
@@ -106,7 +110,7 @@ class TripletCollator:
         with_phrases = self.max_phrases and "phrase_input_ids" in self.processor.model_input_names
         for row in rows:
             _check_text(row)
-        phrases = [_distinct(row.get("noun_phrases") or [])[: self.max_phrases] for row in rows]
+        phrases = [self._phrases(row) for row in rows]
         encoded = self.processor(
             images=None if self.encoded_images else [self._image(row, side) for row, side in shown.values()],
             text=[row["modification_text"] for row in rows],
@@ -131,6 +135,13 @@ class TripletCollator:
     def _epoch_of(self, row: dict[str, Any]) -> int:
         """Return the epoch of a row: that of its stream, whose workers may be in different passes, or of all."""
         return row.get(STREAM_PASS, self._epoch.item())
+
+    def _phrases(self, row: dict[str, Any]) -> list[Any]:
+        """Return the noun phrases of a row that the loss reads."""
+        found, text = _distinct(row.get("noun_phrases") or []), row["modification_text"]
+        if self.concepts_only:
+            found = [phrase for phrase in found if _may_be_concept(phrase, text)]
+        return found[: self.max_phrases]
 
     def _mined(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         """Draw mined negatives of a row, each as a row that shows it."""
@@ -189,9 +200,24 @@ def _distinct(phrases: Sequence[Any]) -> list[Any]:
     """Return noun phrases without those whose span an earlier one has: they would count twice."""
     first: dict[Any, Any] = {}
     for phrase in phrases:
-        span = (phrase.get("start"), phrase.get("end")) if isinstance(phrase, dict) else repr(phrase)
+        span = _span(phrase) or repr(phrase)
         first.setdefault(span, phrase)
     return list(first.values())
+
+
+def _may_be_concept(phrase: Any, text: str) -> bool:
+    """Whether a noun phrase is a concept. What is no span of the text passes: the processor refuses it."""
+    start, end = _span(phrase) or (0, 0)
+    return not 0 <= start < end <= len(text) or is_concept(text[start:end])
+
+
+def _span(phrase: Any) -> tuple[int, int] | None:
+    """Return the start and end of a noun phrase, `None` if it is none."""
+    span = [phrase.get("start"), phrase.get("end")] if isinstance(phrase, dict) else phrase
+    if not isinstance(span, (list, tuple)) or len(span) != 2:
+        return None
+    start, end = span
+    return (start, end) if isinstance(start, int) and isinstance(end, int) else None
 
 
 def image_key(image_id: str | int) -> int:

@@ -78,6 +78,10 @@ class LossOptions:
         default=False, help="Whether the concept-consistency loss also trains the isolated maps."
     )
     max_phrases: int = HfArg(default=10, help="Most noun phrases of a text, breadth-first.")
+    concepts_only: bool = HfArg(
+        default=True,
+        help="Leave out noun phrases that name nothing in an image: the picture itself, pronouns, amounts.",
+    )
     query_negatives: Literal["own", "all", "none"] = HfArg(
         default="own",
         help="Reference images among the negatives of a query: its own (paper), all of the global batch, none.",

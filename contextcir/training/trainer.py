@@ -94,6 +94,7 @@ class CIRTrainer(TripletEvaluation, TrainingRun, GroupedWeights, Objective):
             kwargs["data_collator"] = TripletCollator(
                 kwargs["processing_class"],
                 max_phrases=args.max_phrases if args.cc_weight else 0,
+                concepts_only=args.concepts_only,
                 augmentation=args.augmentation,
                 seed=args.seed,
                 hard_negatives=args.hard_negatives,

@@ -76,6 +76,28 @@ def test_keys_are_stable_and_equal_only_for_equal_ids(processor):
     assert 0 <= image_key("漢字") < 2**63
 
 
+def test_phrases_that_name_nothing_are_left_out_before_they_are_counted(processor):
+    text = "the target photo shows a pair of dogs and the other one"
+    names = ["the target photo", "a pair of dogs", "a pair", "dogs", "the other one"]
+    spans = [(text.index(name), text.index(name) + len(name)) for name in names]
+    phrases = [{"text": name, "start": start, "end": end} for name, (start, end) in zip(names, spans, strict=True)]
+    rows = [triplet(0, modification_text=text, noun_phrases=phrases)]
+
+    def read(**options):
+        ids = TripletCollator(processor, **options)(rows)["phrase_input_ids"]
+        return [" ".join(found.split()) for found in processor.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    assert len(read(concepts_only=False)) == 5
+    assert len(read()) == 2 and read() == read(max_phrases=2) == read(concepts_only=False)[1::2][:2]
+    assert len(read(max_phrases=1)) == 1
+
+
+def test_what_is_no_span_of_the_text_is_refused_by_the_processor(processor):
+    for phrase in ({"text": "it", "start": 5, "end": 99}, (7, 3), "it"):
+        with pytest.raises(ValueError, match="Row 0"):
+            TripletCollator(processor)([triplet(0, noun_phrases=[phrase])])
+
+
 def test_max_phrases_takes_the_first_phrases_or_none(processor):
     assert TripletCollator(processor, max_phrases=1)(triplets(3))["phrase_sample"].tolist() == [0, 1]
     batch = TripletCollator(processor, max_phrases=0)(triplets(3))
