@@ -14,6 +14,7 @@ from typing import Any
 
 from research import reference
 from research.faults import faults
+from research.grounding.page import PARTS as GROUNDING
 from research.leaderboard import leaderboard
 from research.mining import mining_parts
 from research.speed import SPEED_PARTS
@@ -28,6 +29,7 @@ PAGES = [  # pages with marked parts, relative to the root
     "docs/leaderboard.md",
     "docs/results.md",
     "docs/scale.md",
+    "docs/scenes_results.md",
     "docs/search.md",
     "docs/speed.md",
 ]
@@ -205,7 +207,7 @@ def served() -> str:
     )
 
 
-PARTS = SPEED_PARTS | {
+PARTS = GROUNDING | SPEED_PARTS | {
     "served": served,
     "faults": faults,
     "leaderboard": lambda: leaderboard(RESULTS),
