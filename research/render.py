@@ -207,28 +207,32 @@ def served() -> str:
     )
 
 
-PARTS = GROUNDING | SPEED_PARTS | {
-    "served": served,
-    "faults": faults,
-    "leaderboard": lambda: leaderboard(RESULTS),
-    "galleries": galleries,
-    "engines": engines,
-    "commands": reference.commands,
-    "exit_codes": reference.exit_codes,
-    "names": reference.names,
-    "demo": demo,
-    "results": results,
-    "scenes": lambda: measured("scenes_tiny.json"),
-    "claims": lambda: claims("scenes_results.md"),
-    "instructcir": instructcir,
-    "instructcir_claims": lambda: claims("instructcir_results.md"),
-    "scope_errors": scope_errors,
-    "scope_rerank": scope_rerank,
-    "mining": mining,
-    "matryoshka": matryoshka,
-    "full": lambda: measured("scenes_full.json"),
-    "grocery": lambda: measured("grocery.json"),
-}
+PARTS = (
+    GROUNDING
+    | SPEED_PARTS
+    | {
+        "served": served,
+        "faults": faults,
+        "leaderboard": lambda: leaderboard(RESULTS),
+        "galleries": galleries,
+        "engines": engines,
+        "commands": reference.commands,
+        "exit_codes": reference.exit_codes,
+        "names": reference.names,
+        "demo": demo,
+        "results": results,
+        "scenes": lambda: measured("scenes_tiny.json"),
+        "claims": lambda: claims("scenes_results.md"),
+        "instructcir": instructcir,
+        "instructcir_claims": lambda: claims("instructcir_results.md"),
+        "scope_errors": scope_errors,
+        "scope_rerank": scope_rerank,
+        "mining": mining,
+        "matryoshka": matryoshka,
+        "full": lambda: measured("scenes_full.json"),
+        "grocery": lambda: measured("grocery.json"),
+    }
+)
 
 
 def rendered(page: str) -> str:

@@ -1,7 +1,7 @@
 """Draw what a trained model does: a retrieval grid, its mistakes, the attention of noun phrases, and training curves.
 
-    contextcir visualize --run runs/demo --data_root data/scenes --split test
-    contextcir visualize --run runs/demo --compare runs/demo_without_cc --data_root data/scenes --split test
+    contextcir visualize --run runs/demo --benchmark scenes --data_root data/scenes --split test
+    contextcir visualize --run runs/demo --compare runs/demo_without_cc --benchmark scenes --data_root data/scenes
     contextcir visualize --trace runs/circo --benchmark circo --data_root benchmarks --queries 3
 
 Writes into `figures/` of the run `retrieval_grid.png`, `concept_attention.png` and `training_curves.png`. Of galleries
