@@ -8,6 +8,7 @@ noun phrases.
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers import initialization as init
@@ -71,7 +72,11 @@ class ContextCIRModel(CLIPBasedModel):
 
     def _fuse(self, prepared, text_tokens, text_mask, output_attentions=False):
         rows, attentions = self.fusion(prepared, text_tokens, text_mask, output_attentions)
-        pooled = self.pooler(rows, text_mask if self.fusion.text_queries else None)
+        mask = text_mask if self.fusion.text_queries else None
+        if prepared.pooled is not None:
+            rows = torch.cat([rows, prepared.pooled], dim=1)
+            mask = None if mask is None else F.pad(mask, (0, prepared.pooled.shape[1]), value=True)
+        pooled = self.pooler(rows, mask)
         return normalize(self.projection(pooled)), attentions
 
     def _fuse_texts(self, prepared, input_ids, text_mask, output_attentions=False):
@@ -151,7 +156,7 @@ class ContextCIRModel(CLIPBasedModel):
         states = run_in_passes(encode, mask.sum(dim=1), mask.shape[1])[own]  # (num_tokens, text_hidden_size)
         phrase = own.nonzero()[:, 0]
         sample = phrase_sample[phrase]
-        counts = sample.bincount(minlength=len(prepared[0][0]))
+        counts = sample.bincount(minlength=len(prepared.fused[0][0]))
         order = sample.argsort(stable=True)
         slot = torch.empty_like(sample)  # place of a token among those of its sample
         slot[order] = torch.arange(len(sample), device=sample.device) - (counts.cumsum(0) - counts)[sample[order]]
