@@ -16,12 +16,12 @@ from contextcir.benchmarks.base import Benchmark
 from contextcir.benchmarks.scenes import GroundTruth
 from contextcir.evaluation.attention import attention_maps
 from contextcir.evaluation.results import align
-from contextcir.scenes import denoted_mask
+from contextcir.scenes import Denotation, denoted_mask
 
 MEASURES = ("pointing", "mass", "chance", "ceiling")
 
 
-def _coverage(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def coverage(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Compute the part of each patch that a mask of shape `(height, width)` covers, in [0, 1]. The rows and columns of
     patches need not divide the height and width."""
     rows, columns = (_overlaps(patches, pixels) for patches, pixels in zip(shape, mask.shape, strict=True))
@@ -33,6 +33,16 @@ def _overlaps(patches: int, pixels: int) -> np.ndarray:
     edges, places = np.linspace(0, pixels, patches + 1), np.arange(pixels)
     lengths = np.minimum(edges[1:, None], places + 1) - np.maximum(edges[:-1, None], places)
     return lengths.clip(min=0) * patches / pixels
+
+
+def kind_of(denotes: Denotation) -> str | None:
+    """Return what a noun phrase denotes: one `thing`, several `things`, a `place` or the `background`; `None` if it is
+    not in the image."""
+    if denotes.background:
+        return "background"
+    if denotes.cells:
+        return "place"
+    return {0: None, 1: "thing"}.get(len(denotes.things), "things")
 
 
 def ground(attention: np.ndarray, mask: np.ndarray) -> dict[str, float]:
@@ -57,7 +67,7 @@ def ground(attention: np.ndarray, mask: np.ndarray) -> dict[str, float]:
         )
     if not mask.any():
         raise ValueError("Got an empty mask. Leave out phrases that denote nothing in the image.")
-    covered = _coverage(mask, attention.shape)
+    covered = coverage(mask, attention.shape)
     return {
         "pointing": 100 * float(covered[attention == attention.max()].mean()),
         "mass": 100 * float((attention * covered).sum() / attention.sum()),
