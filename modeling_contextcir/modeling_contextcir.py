@@ -5,6 +5,7 @@ Paper: ConText-CIR (CVPR 2025), section 3.2, `f(I, T) = phi_P(phi_A(phi_I(I), ph
 noun phrases.
 """
 
+import copy
 from typing import Any
 
 import torch
@@ -267,6 +268,25 @@ class ContextCIRModel(CLIPBasedModel):
         attentions = self._fuse_texts(prepared, input_ids, text_mask, True)[1]
         phrase_inputs = (phrase_input_ids, phrase_attention_mask, phrase_sample, phrase_token_mask)
         return self._concept_attentions(prepared, attentions, phrase_inputs, torch.is_grad_enabled())
+
+    @torch.no_grad()
+    def with_random_attention(self, seed: int) -> "ContextCIRModel":
+        r"""
+        Return a model whose cross-attention compares text and image by random projections, and which is the same
+        otherwise: the null of a measure of where noun phrases look. Both share all weights outside the fusion.
+
+        Args:
+            seed (`int`): Seed of the projections.
+        """
+        other, generator = copy.copy(self), torch.Generator().manual_seed(seed)
+        other._modules = self._modules | {"fusion": copy.deepcopy(self.fusion)}
+        for layer in other.fusion.layers:
+            for projection in (layer.attention.q_proj, layer.attention.k_proj):
+                drawn = torch.randn(projection.weight.shape, generator=generator) * projection.in_features**-0.5
+                projection.weight.copy_(drawn)
+                if projection.bias is not None:
+                    projection.bias.zero_()
+        return other
 
 
 def _phrase_tokens(mask):
