@@ -190,10 +190,12 @@ def draw_maps(benchmark: Benchmark, queries: list[Query], models: Mapping[str, t
     texts = [query.modification_text for query in queries]
     phrases = extractor.extract(texts)
     images = [benchmark.gallery.reference_image(query) for query in queries]
+    known = {} if benchmark.ground_truth is None else benchmark.ground_truth()
+    truths = [known.get(query.id) for query in queries]
     maps = {
         name: [
-            concept_maps(model.eval(), processor, image, text, found)
-            for image, text, found in zip(images, texts, phrases, strict=True)
+            concept_maps(model.eval(), processor, image, text, found, truth)
+            for image, text, found, truth in zip(images, texts, phrases, truths, strict=True)
         ]
         for name, (model, processor) in models.items()
     }

@@ -111,8 +111,8 @@ def choose(attention: np.ndarray, scene: Scene, denotes: Denotation) -> dict[str
         denotes (`Denotation`): One thing of it.
 
     Returns:
-        `dict[str, float]`: `choice`, 100 if the thing's cell has the most attention, its share if several have as much,
-        and otherwise 0; and `choice_chance`, in percent.
+        `dict[str, float]`: `choice`, 100 if the thing's cell has the most attention, a share of it if others have
+        as much, and otherwise 0; and `choice_chance`, in percent.
 
     Raises:
         `ValueError`: The phrase does not denote exactly one thing of the scene.
@@ -151,8 +151,8 @@ def measure_grounding(
 
     Returns:
         `dict[str, dict[str, float]]`: For `all` noun phrases that denote something in the reference image, for each
-        kind ([`kind_of`]) and for each role (the kind of an edit, `kept` or `landmark`): `num_phrases` and the means of
-        [`ground`] and of its random maps, and for those of one thing those of [`choose`].
+        kind ([`kind_of`]) and for each role (the kind of an edit, `kept` or `landmark`): `num_phrases` and the means
+        of [`ground`] and of its random maps, and for those of one thing those of [`choose`].
     """
     random_maps = random_maps if hasattr(model, "with_random_attention") else 0
     nulls = [model.with_random_attention(seed) for seed in range(random_maps)]
@@ -166,18 +166,19 @@ def measure_grounding(
         texts = [query.modification_text for query, _ in batch]
         context, *random = (attention_maps(one, processor, images, texts, spans)[0] for one in (model, *nulls))
         for place, (query, phrase) in enumerate(batch):
-            if context[place] is None:
+            row, *others = (_measured(maps[place], truths[query.id], phrase.denotes) for maps in (context, *random))
+            if row is None:
                 continue
-            row = _measured(context[place], truths[query.id], phrase.denotes)
-            others = [_measured(maps[place], truths[query.id], phrase.denotes) for maps in random]
             if others:
                 row |= {f"random_{name}": _mean(others, name) for name in MEASURES if name in row}
-            for group in {"all", kind_of(phrase.denotes), phrase.role}:
+            for group in {"all", kind_of(phrase.denotes) or "new", phrase.role}:
                 found.setdefault(group, []).append(row)
     return {group: _means(rows) for group, rows in found.items() if rows}
 
 
-def _measured(attention: np.ndarray, truth: GroundTruth, denotes: Denotation) -> dict[str, float]:
+def _measured(attention: np.ndarray | None, truth: GroundTruth, denotes: Denotation) -> dict[str, float] | None:
+    if attention is None:  # the phrase has no tokens, whatever the map
+        return None
     row = ground(attention, denoted_mask(truth.scene, truth.nuisance, denotes))
     return row | (choose(attention, truth.scene, denotes) if kind_of(denotes) == "thing" else {})
 
@@ -188,7 +189,7 @@ def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {"num_phrases": len(rows)} | {name: _mean([row for row in rows if name in row], name) for name in names}
 
 
-def _mean(rows: Sequence[Mapping[str, float]], name: str) -> float:
+def _mean(rows: Sequence[Any], name: str) -> float:
     return float(np.mean([row[name] for row in rows]))
 
 

@@ -31,6 +31,10 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "masks": {"masks": 1.0},
     "contrast": {"contrast": 1.0},
     "contrast+cc": {"contrast": 1.0, "cc": 0.5},
+    "context": {"context_contrast": 1.0},
+    "teacher": {"teacher": 1.0},
+    "teacher+cc": {"teacher_cc": 1.0},
+    "cc": {"cc": 0.08},
 }
 
 
@@ -91,12 +95,18 @@ def train_one(args: Arguments, model: str, objective: str, seed: int) -> Path:
 def main(argv: Sequence[str]) -> None:
     """Train and measure what has no result yet."""
     (args,) = CommandParser([Arguments], "python -m research.grounding", __doc__).parse(argv)
+    from research.grounding.data import write_json
+    from research.grounding.measuring import measure_run
+
     for seed, objective, model in product(args.seeds, args.objectives, args.models):
         result = Path(args.results, f"{model}-{objective}-{seed}.json")
         if result.exists():
             continue
         folder = train_one(args, model, objective, seed)
-        print(f"{folder}: {json.loads((folder / 'run.json').read_text())['losses']}", flush=True)
+        if not args.train_only:
+            record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            write_json(result, record | measure_run(folder))
+            print(f"Written: {result}", flush=True)
 
 
 if __name__ == "__main__":

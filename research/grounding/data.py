@@ -7,7 +7,7 @@ show; nothing is chosen by them.
 """
 
 import json
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,7 @@ def _held_back() -> Any:
             yield from (picture.scene for _, picture in composed(part, seed).pictures())
 
 
+@cache
 def benchmark(part: str, seed: int) -> Benchmark:
     """Return a benchmark of the validation part, its pictures drawn, with its ground truth."""
     found = composed(part, seed)

@@ -15,8 +15,8 @@ def mask_loss(maps: Tensor, coverage: Tensor, batch_size: int) -> Tensor:
 
     Args:
         maps (`torch.Tensor` of shape `(num_phrases, num_patches)`): Distributions.
-        coverage (`torch.Tensor` of shape `(num_phrases, num_patches)`): The part of each patch that is covered; phrases
-            that cover nothing do not count.
+        coverage (`torch.Tensor` of shape `(num_phrases, num_patches)`): The part of each patch that is covered.
+            Phrases that cover nothing do not count.
         batch_size (`int`): Number of texts, over which the mean is taken.
     """
     named = coverage.sum(1) > 0
@@ -28,13 +28,14 @@ def phrase_contrast(
     scores: Tensor, sample: Tensor, reference_index: Tensor, target_index: Tensor, family: Tensor
 ) -> Tensor:
     """
-    Compute the cross entropy, in nats, of finding the triplet of a noun phrase by the patches of its two images. What a
-    text names is in its reference or in its target image (contrastive phrase grounding, Gupta et al., ECCV 2020).
+    Compute the cross entropy, in nats, of finding the triplet of a noun phrase by the patches of its two images. What
+    a text names is in its reference or in its target image (contrastive phrase grounding, Gupta et al., ECCV 2020).
 
     Args:
         scores (`torch.Tensor` of shape `(num_phrases, num_images, num_patches)`): What becomes attention.
         sample (`torch.Tensor` of shape `(num_phrases,)`): The triplet of each phrase.
-        reference_index, target_index (`torch.Tensor` of shape `(batch_size,)`): The images of each triplet.
+        reference_index (`torch.Tensor` of shape `(batch_size,)`): The reference image of each triplet.
+        target_index (`torch.Tensor` of shape `(batch_size,)`): Its target image.
         family (`torch.Tensor` of shape `(batch_size,)`): Triplets of one family show almost the same, and are no
             negatives of each other.
     """

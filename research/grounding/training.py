@@ -7,16 +7,18 @@ from typing import Any
 
 import datasets
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import set_seed
 
 from contextcir.training.collator import TripletCollator
-from contextcir.training.losses import ConceptForm, concept_consistency_loss
+from contextcir.training.losses import ConceptForm, concept_consistency_loss, concept_losses
 from contextcir.training.trainer import CIRTrainer
 from contextcir.training.training_args import CIRTrainingArguments
 from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
 from modeling_contextcir.clip_model import CIROutput
 from research.grounding.losses import mask_loss, phrase_contrast
+from research.grounding.teacher import Teacher, train_teacher
 
 CLIP = Path(__file__).parents[2] / "checkpoints" / "scenes-clip-tiny"
 TRUTH = ("coverage", "family")  # what a batch has beside the inputs of the model
@@ -44,15 +46,23 @@ RECIPE: dict[str, Any] = {
 class MapLosses:
     """Weights of the losses on maps. All zero: the maps are free."""
 
-    masks: float = 0.0
-    contrast: float = 0.0
-    cc: float = 0.0
+    masks: float = 0.0  # true masks
+    contrast: float = 0.0  # isolated phrases find their images among those of the batch
+    context_contrast: float = 0.0  # so do phrases in context
+    cc: float = 0.0  # as published, with a form of the library
     cc_form: ConceptForm = "excess"
+    teacher: float = 0.0  # divergence from the maps of a teacher
+    teacher_cc: float = 0.0  # the loss as published, with a teacher as the isolated side
 
     @property
     def reads_phrases(self) -> bool:
         """`bool`: Whether noun phrases are read at all."""
-        return bool(self.masks or self.contrast or self.cc)
+        return any(value for value in vars(self).values() if not isinstance(value, str))
+
+    @property
+    def reads_maps(self) -> bool:
+        """`bool`: Whether the maps of phrases in context are read."""
+        return bool(self.masks or self.cc or self.teacher or self.teacher_cc)
 
 
 class TruthCollator(TripletCollator):
@@ -72,6 +82,7 @@ class MapTrainer(CIRTrainer):
     """[`CIRTrainer`] with further losses on the maps, of `map_losses`."""
 
     map_losses: MapLosses
+    teacher: Teacher | None = None
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any) -> Any:
         """Return the contrastive loss and those on the maps."""
@@ -88,6 +99,20 @@ class MapTrainer(CIRTrainer):
             scores = phrase_scores(model, prepared, inputs["phrase_input_ids"][some])
             found = phrase_contrast(scores, inputs["phrase_sample"][some], *index, truth["family"])
             parts["contrast"] = weights.contrast, found
+        if weights.context_contrast:
+            index = inputs["reference_index"], inputs["target_index"]
+            some = torch.randperm(len(inputs["phrase_sample"]))[:PHRASES]
+            scores = context_scores(model, prepared, inputs, some)
+            found = phrase_contrast(scores, inputs["phrase_sample"][some], *index, truth["family"])
+            parts["context_contrast"] = weights.context_contrast, found
+        if self.teacher is not None:
+            maps, trust = self.teacher.maps(inputs)
+            context = outputs.context_attentions
+            if weights.teacher:
+                apart = F.kl_div((context + 1e-6).log(), maps, reduction="none").sum(1)
+                parts["teacher"] = weights.teacher, (trust * apart).sum() / texts
+            if weights.teacher_cc:
+                parts["teacher_cc"] = weights.teacher_cc, (trust * concept_losses(context, maps)).sum() / texts
         if weights.cc:
             maps = outputs.context_attentions, outputs.isolated_attentions
             found = concept_consistency_loss(
@@ -110,15 +135,14 @@ def run_step(model: Any, batch: dict[str, Any], weights: MapLosses) -> tuple[CIR
     prepared = model.fusion.prepare_images(tokens)
     references = model.fusion.select_images(prepared, batch["reference_index"])
     mask = model._text_mask(batch["input_ids"], batch["attention_mask"])
-    with_maps = bool(weights.masks or weights.cc)
-    queries, attentions = model._fuse_texts(references, batch["input_ids"], mask, with_maps)
+    queries, attentions = model._fuse_texts(references, batch["input_ids"], mask, weights.reads_maps)
     images = model._embed_gallery(tokens, prepared)
     context = isolated = None
     if weights.cc:
         names = ("phrase_input_ids", "phrase_attention_mask", "phrase_sample", "phrase_token_mask")
         phrases = tuple(batch[name] for name in names)
         context, isolated = model._concept_attentions(references, attentions, phrases, False)
-    elif weights.masks:
+    elif weights.reads_maps:
         tokens_of = attentions[batch["phrase_sample"]] * batch["phrase_token_mask"][:, :, None]
         context = model._over_patches(tokens_of.sum(dim=1))
     found = CIROutput(
@@ -134,20 +158,33 @@ def run_step(model: Any, batch: dict[str, Any], weights: MapLosses) -> tuple[CIR
 
 def phrase_scores(model: Any, prepared: Any, input_ids: Tensor) -> Tensor:
     """Return what becomes the attention of isolated noun phrases in the first layer, `(num_phrases, num_images,
-    num_patches)`: the mean over the tokens of a phrase and over heads of scaled dot products, with text queries."""
-    key = prepared.fused[0][0][:, :, int(model.config.fusion_class_token) :]  # (num_images, heads, patches, dim)
+    num_patches)`, see [`_scores`]."""
     ids, place = input_ids.unique(dim=0, return_inverse=True)
     mask = model._text_mask(ids, None)
     own = mask & mask.roll(-1, dims=1)
     own[:, [0, -1]] = False
     longest = int(mask.sum(1).max()) + 1
-    ids, own = ids[:, :longest], own[:, :longest]
-    layer = model.fusion.layers[0]
-    query = layer.attention.q_proj(layer.norm1(model.fusion.input_projection(model._encode_texts(ids))))
-    query = (query * own[:, :, None]).sum(1) / own.sum(1, keepdim=True)  # (num_different_phrases, hidden)
-    keys = key.transpose(1, 2).flatten(2)
-    scale = key.shape[1] * key.shape[3] ** 0.5
-    return (torch.einsum("pd,nkd->pnk", query, keys) / scale)[place]
+    return _scores(model, prepared, model._encode_texts(ids[:, :longest]), own[:, :longest])[place]
+
+
+def context_scores(model: Any, prepared: Any, batch: dict[str, Tensor], some: Tensor) -> Tensor:
+    """Return the same of the noun phrases `some`, encoded in their texts."""
+    states = model._encode_texts(batch["input_ids"])[batch["phrase_sample"][some]]
+    return _scores(model, prepared, states, batch["phrase_token_mask"][some])
+
+
+def _scores(model: Any, prepared: Any, states: Tensor, own: Tensor) -> Tensor:
+    """Return scaled dot products of phrases, whose tokens are `own`, and patches: the mean over tokens and heads."""
+    layer, first = model.fusion.layers[0], int(model.config.fusion_class_token)
+    own, norm = own[:, :, None], layer.norm1
+    if model.fusion.text_queries:
+        query = layer.attention.q_proj(norm(model.fusion.input_projection(states)))
+        key = prepared.fused[0][0][:, :, first:].transpose(1, 2).flatten(2)  # (num_images, num_patches, hidden)
+    else:  # the roles of text and image are exchanged
+        query, key = layer.attention.k_proj(states), layer.attention.q_proj(norm(prepared.fused[:, first:]))
+    query = (query * own).sum(1) / own.sum(1)
+    heads = model.config.fusion_num_heads
+    return torch.einsum("pd,nkd->pnk", query, key) / (heads * (key.shape[-1] // heads) ** 0.5)
 
 
 def train(
@@ -162,6 +199,8 @@ def train(
     collator = TruthCollator(processor, max_phrases=10 if weights.reads_phrases else 0)
     trainer = MapTrainer(model, args, train_dataset=rows, processing_class=processor, data_collator=collator)
     trainer.map_losses = weights
+    if weights.teacher or weights.teacher_cc:
+        trainer.teacher = train_teacher(model, trainer.train_dataset, collator, seed)
     trainer.train()
     model.save_pretrained(output)
     processor.save_pretrained(output)
