@@ -83,3 +83,17 @@ def train_teacher(
         optimizer.step()
         schedule.step()
     return teacher.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def start_from(teacher: Teacher, model: Any) -> None:
+    """Let the first cross-attention of a model with text queries begin with the scores of a teacher: their mean over
+    heads are the teacher's. A random rotation gives each head a share of them."""
+    if not model.fusion.text_queries:
+        raise ValueError("image_to_text attention cannot start from a teacher: its softmax is over text tokens.")
+    attention, size = model.fusion.layers[0].attention, model.config.fusion_hidden_size
+    turn = torch.linalg.qr(torch.randn(size, size, generator=torch.Generator().manual_seed(0)))[0]
+    turn *= model.config.fusion_num_heads**0.25  # of both sides: heads divide by the root of their own width
+    attention.q_proj.weight.copy_(turn @ teacher.text_map.weight)
+    attention.q_proj.bias.copy_(turn @ teacher.text_map.bias)
+    attention.k_proj.weight.copy_(turn @ teacher.image_map.weight)

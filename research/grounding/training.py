@@ -18,7 +18,7 @@ from contextcir.training.training_args import CIRTrainingArguments
 from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
 from modeling_contextcir.clip_model import CIROutput
 from research.grounding.losses import mask_loss, phrase_contrast
-from research.grounding.teacher import Teacher, train_teacher
+from research.grounding.teacher import Teacher, start_from, train_teacher
 
 CLIP = Path(__file__).parents[2] / "checkpoints" / "scenes-clip-tiny"
 TRUTH = ("coverage", "family")  # what a batch has beside the inputs of the model
@@ -53,6 +53,7 @@ class MapLosses:
     cc_form: ConceptForm = "excess"
     teacher: float = 0.0  # divergence from the maps of a teacher
     teacher_cc: float = 0.0  # the loss as published, with a teacher as the isolated side
+    start: bool = False  # whether the attention starts from the teacher
 
     @property
     def reads_phrases(self) -> bool:
@@ -96,16 +97,16 @@ class MapTrainer(CIRTrainer):
         if weights.contrast:
             index = inputs["reference_index"], inputs["target_index"]
             some = torch.randperm(len(inputs["phrase_sample"]))[:PHRASES]
-            scores = phrase_scores(model, prepared, inputs["phrase_input_ids"][some])
+            scores = phrase_scores(model, prepared, inputs["phrase_input_ids"][some], weights.start)
             found = phrase_contrast(scores, inputs["phrase_sample"][some], *index, truth["family"])
             parts["contrast"] = weights.contrast, found
         if weights.context_contrast:
             index = inputs["reference_index"], inputs["target_index"]
             some = torch.randperm(len(inputs["phrase_sample"]))[:PHRASES]
-            scores = context_scores(model, prepared, inputs, some)
+            scores = context_scores(model, prepared, inputs, some, weights.start)
             found = phrase_contrast(scores, inputs["phrase_sample"][some], *index, truth["family"])
             parts["context_contrast"] = weights.context_contrast, found
-        if self.teacher is not None:
+        if self.teacher is not None and (weights.teacher or weights.teacher_cc):
             maps, trust = self.teacher.maps(inputs)
             context = outputs.context_attentions
             if weights.teacher:
@@ -156,7 +157,7 @@ def run_step(model: Any, batch: dict[str, Any], weights: MapLosses) -> tuple[CIR
     return found, prepared
 
 
-def phrase_scores(model: Any, prepared: Any, input_ids: Tensor) -> Tensor:
+def phrase_scores(model: Any, prepared: Any, input_ids: Tensor, as_heads: bool) -> Tensor:
     """Return what becomes the attention of isolated noun phrases in the first layer, `(num_phrases, num_images,
     num_patches)`, see [`_scores`]."""
     ids, place = input_ids.unique(dim=0, return_inverse=True)
@@ -164,17 +165,19 @@ def phrase_scores(model: Any, prepared: Any, input_ids: Tensor) -> Tensor:
     own = mask & mask.roll(-1, dims=1)
     own[:, [0, -1]] = False
     longest = int(mask.sum(1).max()) + 1
-    return _scores(model, prepared, model._encode_texts(ids[:, :longest]), own[:, :longest])[place]
+    return _scores(model, prepared, model._encode_texts(ids[:, :longest]), own[:, :longest], as_heads)[place]
 
 
-def context_scores(model: Any, prepared: Any, batch: dict[str, Tensor], some: Tensor) -> Tensor:
+def context_scores(model: Any, prepared: Any, batch: dict[str, Tensor], some: Tensor, as_heads: bool) -> Tensor:
     """Return the same of the noun phrases `some`, encoded in their texts."""
     states = model._encode_texts(batch["input_ids"])[batch["phrase_sample"][some]]
-    return _scores(model, prepared, states, batch["phrase_token_mask"][some])
+    return _scores(model, prepared, states, batch["phrase_token_mask"][some], as_heads)
 
 
-def _scores(model: Any, prepared: Any, states: Tensor, own: Tensor) -> Tensor:
-    """Return scaled dot products of phrases, whose tokens are `own`, and patches: the mean over tokens and heads."""
+def _scores(model: Any, prepared: Any, states: Tensor, own: Tensor, as_heads: bool) -> Tensor:
+    """Return dot products of phrases, whose tokens are `own`, and patches: the mean over tokens. `as_heads`: as large
+    as the mean of what the heads take the softmax of; by default as large as with all heads as one, since of the small
+    means over heads that are drawn at random a contrast learns next to nothing."""
     layer, first = model.fusion.layers[0], int(model.config.fusion_class_token)
     own, norm = own[:, :, None], layer.norm1
     if model.fusion.text_queries:
@@ -183,8 +186,8 @@ def _scores(model: Any, prepared: Any, states: Tensor, own: Tensor) -> Tensor:
     else:  # the roles of text and image are exchanged
         query, key = layer.attention.k_proj(states), layer.attention.q_proj(norm(prepared.fused[:, first:]))
     query = (query * own).sum(1) / own.sum(1)
-    heads = model.config.fusion_num_heads
-    return torch.einsum("pd,nkd->pnk", query, key) / (heads * (key.shape[-1] // heads) ** 0.5)
+    heads = model.config.fusion_num_heads if as_heads else 1
+    return torch.einsum("pd,nkd->pnk", query, key) / (heads * key.shape[-1]) ** 0.5
 
 
 def train(
@@ -199,8 +202,11 @@ def train(
     collator = TruthCollator(processor, max_phrases=10 if weights.reads_phrases else 0)
     trainer = MapTrainer(model, args, train_dataset=rows, processing_class=processor, data_collator=collator)
     trainer.map_losses = weights
-    if weights.teacher or weights.teacher_cc:
-        trainer.teacher = train_teacher(model, trainer.train_dataset, collator, seed)
+    if weights.teacher or weights.teacher_cc or weights.start:
+        teacher = train_teacher(model, trainer.train_dataset, collator, seed)
+        if weights.start:
+            start_from(teacher, model)
+        trainer.teacher = teacher
     trainer.train()
     model.save_pretrained(output)
     processor.save_pretrained(output)
