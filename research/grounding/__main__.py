@@ -29,6 +29,7 @@ MODELS: dict[str, dict[str, Any]] = {"text": {}, "text+pooled": POOLED, "image":
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "free": {},
     "masks": {"masks": 1.0},
+    "thing_masks": {"thing_masks": 1.0},
     "contrast": {"contrast": 1.0},
     "start+contrast": {"start": True, "contrast": 1.0},
     "start+contrast+cc": {"start": True, "contrast": 1.0, "cc": 1.0},

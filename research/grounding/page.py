@@ -27,9 +27,11 @@ MODELS = {
 LOSSES = {
     "free": "free",
     "masks": "true masks",
+    "thing_masks": "true masks of things",
     "contrast": "phrase contrast",
-    "contrast+cc": "phrase contrast, CC loss",
-    "context": "phrase contrast in context",
+    "start+contrast": "phrase contrast, from the teacher",
+    "start+contrast+cc": "phrase contrast, from the teacher, CC loss",
+    "start+context": "phrase contrast in context, from the teacher",
     "teacher": "teacher",
     "teacher+cc": "teacher as the isolated side of the CC loss",
     "cc": "CC loss as published",

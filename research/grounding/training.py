@@ -21,7 +21,7 @@ from research.grounding.losses import mask_loss, phrase_contrast
 from research.grounding.teacher import Teacher, start_from, train_teacher
 
 CLIP = Path(__file__).parents[2] / "checkpoints" / "scenes-clip-tiny"
-TRUTH = ("coverage", "family")  # what a batch has beside the inputs of the model
+TRUTH = ("coverage", "things", "family")  # what a batch has beside the inputs of the model
 # As in configs/scenes_ablation/base.yaml.
 RECIPE: dict[str, Any] = {
     "train_sampling_strategy": "sequential",
@@ -47,6 +47,7 @@ class MapLosses:
     """Weights of the losses on maps. All zero: the maps are free."""
 
     masks: float = 0.0  # true masks
+    thing_masks: float = 0.0  # those of things alone, not of places and backgrounds
     contrast: float = 0.0  # isolated phrases find their images among those of the batch
     context_contrast: float = 0.0  # so do phrases in context
     cc: float = 0.0  # as published, with a form of the library
@@ -58,12 +59,12 @@ class MapLosses:
     @property
     def reads_phrases(self) -> bool:
         """`bool`: Whether noun phrases are read at all."""
-        return any(value for value in vars(self).values() if not isinstance(value, str))
+        return any(isinstance(value, float) and value for value in vars(self).values())
 
     @property
     def reads_maps(self) -> bool:
         """`bool`: Whether the maps of phrases in context are read."""
-        return bool(self.masks or self.cc or self.teacher or self.teacher_cc)
+        return bool(self.masks or self.thing_masks or self.cc or self.teacher or self.teacher_cc)
 
 
 class TruthCollator(TripletCollator):
@@ -74,9 +75,11 @@ class TruthCollator(TripletCollator):
         if batch.get("num_dropped_phrases"):
             raise ValueError(f"{batch['num_dropped_phrases']} phrases have no tokens: the truth would not fit.")
         covered = [some for row in rows for some in row["coverage"][: self.max_phrases]]
+        kinds = [kind for row in rows for kind in row["kinds"][: self.max_phrases]]
         names = list(dict.fromkeys(row["family"] for row in rows))
         family = torch.tensor([names.index(row["family"]) for row in rows])
-        return batch | {"coverage": torch.tensor(covered), "family": family}
+        things = torch.tensor([kind in ("thing", "things") for kind in kinds])
+        return batch | {"coverage": torch.tensor(covered), "things": things, "family": family}
 
 
 class MapTrainer(CIRTrainer):
@@ -94,6 +97,9 @@ class MapTrainer(CIRTrainer):
         parts: dict[str, tuple[float, Tensor]] = {}
         if weights.masks:
             parts["masks"] = weights.masks, mask_loss(outputs.context_attentions, truth["coverage"], texts)
+        if weights.thing_masks:
+            covered = truth["coverage"] * truth["things"][:, None]
+            parts["thing_masks"] = weights.thing_masks, mask_loss(outputs.context_attentions, covered, texts)
         if weights.contrast:
             index = inputs["reference_index"], inputs["target_index"]
             some = torch.randperm(len(inputs["phrase_sample"]))[:PHRASES]

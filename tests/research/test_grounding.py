@@ -89,7 +89,7 @@ DIRECTIONS = ("text_to_image", "image_to_text")
 def test_a_step_is_that_of_the_model(rows, collator, direction):
     model = build(fusion_direction=direction, pool_image_tokens=True).eval()
     batch = batch_of(rows, collator, model)
-    names = ("triplet_ids", "coverage", "family", "target_keys", "reference_keys")
+    names = ("triplet_ids", *training.TRUTH, "target_keys", "reference_keys")
     inputs = {name: value for name, value in batch.items() if name not in names and not name.startswith("num_")}
     expected = model(**inputs)
     for weights in (MapLosses(), MapLosses(masks=1.0), MapLosses(cc=1.0)):
