@@ -107,7 +107,7 @@ def main(argv: Sequence[str]) -> None:
         folder = train_one(args, model, objective, seed)
         if not args.train_only:
             record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-            write_json(result, record | measure_run(folder))
+            write_json(result, record | measure_run(folder, Path(args.data)))
             print(f"Written: {result}", flush=True)
 
 

@@ -7,6 +7,8 @@ show; nothing is chosen by them.
 """
 
 import json
+import os
+import pickle
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -81,38 +83,46 @@ def _held_back() -> Any:
 
 
 @cache
-def benchmark(part: str, seed: int) -> Benchmark:
-    """Return a benchmark of the validation part, its pictures drawn, with its ground truth."""
+def benchmark(part: str, seed: int, kept: Path) -> Benchmark:
+    """Return a benchmark of the validation part with its ground truth. It is composed and drawn once, and kept in a
+    folder."""
+    path = kept / f"benchmark-{part}-{seed}-{QUERIES}.pickle"
+    if not path.exists():
+        kept.mkdir(parents=True, exist_ok=True)
+        partial_path = path.with_suffix(f".{os.getpid()}")
+        partial_path.write_bytes(pickle.dumps(_drawn(part, seed)))
+        partial_path.replace(path)
+    queries, truths, images, relevance = pickle.loads(path.read_bytes())
+    return Benchmark(
+        name="scenes",
+        protocol_id=f"scenes-validation-{part}-seed{seed}/{len(queries)}-in-{len(images)}/reference-excluded",
+        gallery=Gallery(list(images), list(images.values())),
+        queries=queries,
+        relevance=relevance,
+        exclude_reference=True,
+        metrics={"recall": (1, 5, 10), "recall_subset": (1,)},
+        ground_truth=lambda: truths,
+    )
+
+
+def _drawn(part: str, seed: int) -> tuple[list[Query], dict[str, GroundTruth], dict[str, np.ndarray], Any]:
+    """Compose and draw a benchmark: queries, truths and targets by query, and pictures by id."""
     found = composed(part, seed)
     pictures = dict(found.pictures())
-    images = [np.asarray(render(picture.scene, picture.nuisance, IMAGE_SIZE)) for picture in pictures.values()]
+    images = {
+        id_: np.asarray(render(picture.scene, picture.nuisance, IMAGE_SIZE)) for id_, picture in pictures.items()
+    }
     queries, truths = [], {}
     for question in found.questions:
-        queries.append(
-            Query(
-                question.id,
-                question.query.text,
-                reference_id=question.reference_id,
-                candidate_ids=question.candidate_ids,
-                tags=tuple(question.tags),
-            )
-        )
+        options = {"reference_id": question.reference_id, "candidate_ids": question.candidate_ids}
+        queries.append(Query(question.id, question.query.text, tags=tuple(question.tags), **options))
         picture = pictures[question.reference_id]
         phrases = [
             GroundedPhrase(p.text, p.start, p.end, role(question.query, p.denotes), p.denotes)
             for p in question.query.noun_phrases
         ]
         truths[question.id] = GroundTruth(picture.scene, picture.nuisance, phrases)
-    return Benchmark(
-        name="scenes",
-        protocol_id=f"scenes-validation-{part}-seed{seed}/{len(queries)}-in-{len(pictures)}/reference-excluded",
-        gallery=Gallery(list(pictures), images),
-        queries=queries,
-        relevance={question.id: set(question.target_ids) for question in found.questions},
-        exclude_reference=True,
-        metrics={"recall": (1, 5, 10), "recall_subset": (1,)},
-        ground_truth=lambda: truths,
-    )
+    return queries, truths, images, {question.id: set(question.target_ids) for question in found.questions}
 
 
 def write_json(path: Path, record: Any) -> None:
