@@ -14,6 +14,7 @@ from typing import Any
 
 from research import reference
 from research.faults import faults
+from research.grounding.page import PARTS as GROUNDING
 from research.leaderboard import leaderboard
 from research.mining import mining_parts
 from research.tables import RESULTS, ROOT, goals, provenance, read, source, table
@@ -26,6 +27,7 @@ PAGES = [  # pages with marked parts, relative to the root
     "docs/imagescope.md",
     "docs/leaderboard.md",
     "docs/results.md",
+    "docs/scenes_results.md",
     "docs/search.md",
     "docs/speed.md",
 ]
@@ -281,7 +283,7 @@ def exported() -> str:
     )
 
 
-PARTS = {
+PARTS = GROUNDING | {
     "exported": exported,
     "served": served,
     "faults": faults,

@@ -119,9 +119,11 @@ def _chance(record: dict[str, Any]) -> str:
 
 def head_of(page: str) -> list[str]:
     """Return the lines of an existing page from `HEAD` to `END_OF_HEAD`: a section of other experiments, which this
-    one leaves as it is. Empty if there is none."""
+    one leaves as it is, and the heading of what follows. Empty if there is none."""
     lines = page.splitlines()
-    return [*lines[lines.index(HEAD) : lines.index(END_OF_HEAD) + 1], ""] if HEAD in lines else []
+    if HEAD not in lines:
+        return []
+    return [*lines[lines.index(HEAD) : lines.index(END_OF_HEAD) + 1], "", "## The grid", ""]
 
 
 def page_lines(

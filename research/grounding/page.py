@@ -6,15 +6,15 @@ drawn; and each query counts by its mean over the seeds of training. How seeds d
 
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from contextcir.evaluation.bootstrap import paired_difference
+from research.tables import RESULTS, table
 
-Table = Callable[[list[str], list[list[str]]], str]
 Runs = dict[tuple[str, str], list[dict[str, Any]]]  # model and objective -> runs, by seed
 BLOCK = 24  # queries
 METRICS = ("recall@1", "recall@5", "recall@10", "recall_subset@1")
@@ -47,7 +47,7 @@ def read_runs(folder: Path) -> Runs:
     return {key: sorted(some, key=lambda run: run["seed"]) for key, some in runs.items() if some}
 
 
-def grounding_runs(runs: Runs, table: Table) -> str:
+def grounding_runs(runs: Runs) -> str:
     """Return the table of all models: recall of both parts, and where phrases look."""
     header = ["cross-attention", "maps", "seeds", *METRICS, "longer: recall@1", "recall@10", "choice", "CPU minutes"]
     rows = []
@@ -75,7 +75,7 @@ def grounding_runs(runs: Runs, table: Table) -> str:
     )
 
 
-def grounding_kinds(runs: Runs, table: Table) -> str:
+def grounding_kinds(runs: Runs) -> str:
     """Return the table of where phrases look, by kind, with the nulls."""
     header = ["cross-attention", "maps", "things: choice", "pointing", "places: mass", "backgrounds: mass"]
     rows: list[list[str]] = []
@@ -102,11 +102,12 @@ def grounding_kinds(runs: Runs, table: Table) -> str:
     )
 
 
-def grounding_differences(runs: Runs, table: Table) -> str:
-    """Return the table of paired differences: each loss less free maps, and each model less the default."""
+def grounding_differences(runs: Runs) -> str:
+    """Return the table of paired differences: each loss less free maps of the same model, and each model with a loss
+    less the default model with free maps."""
     header = ["", "seeds", *METRICS, "longer: recall@1", "recall@10"]
     pairs = [((model, loss), (model, "free")) for model, loss in runs if loss != "free"]
-    pairs += [((model, "free"), ("text", "free")) for model in MODELS if model != "text"]
+    pairs += [(run, ("text", "free")) for run in runs if run[0] != "text"]
     rows = []
     for of, against in pairs:
         if of not in runs or against not in runs:
@@ -118,8 +119,8 @@ def grounding_differences(runs: Runs, table: Table) -> str:
         cells = [difference(both, "iid", metric) for metric in METRICS]
         cells += [difference(both, "longer", metric) for metric in ("recall@1", "recall@10")]
         name = f"{MODELS[of[0]]}: {LOSSES[of[1]]} less free"
-        if of[1] == "free":
-            name = f"{MODELS[of[0]]} less {MODELS[against[0]]}, free"
+        if of[0] != against[0]:
+            name = f"{MODELS[of[0]]}, {LOSSES[of[1]]}, less {MODELS[against[0]]}, free"
         rows.append([name, str(len(both)), *cells])
     return table(header, rows) + (
         "\n\nPoints, with 95 % intervals over queries, paired; bold where the interval leaves out 0. Whole blocks of"
@@ -148,3 +149,10 @@ def _mean(numbers: Sequence[float]) -> str:
 def _spread(numbers: Sequence[float]) -> str:
     deviation = f" ± {statistics.stdev(numbers):.1f}" if len(numbers) > 1 else ""
     return f"{statistics.mean(numbers):.1f}{deviation}"
+
+
+PARTS = {
+    "grounding_runs": lambda: grounding_runs(read_runs(RESULTS / "scenes_grounding")),
+    "grounding_differences": lambda: grounding_differences(read_runs(RESULTS / "scenes_grounding")),
+    "grounding_kinds": lambda: grounding_kinds(read_runs(RESULTS / "scenes_grounding")),
+}

@@ -11,7 +11,7 @@ from contextcir import scenes
 from contextcir.evaluation.grounding import coverage
 from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
 from research.grounding import __main__ as experiment
-from research.grounding import data, measuring, teacher, training
+from research.grounding import data, measuring, page, teacher, training
 from research.grounding.losses import mask_loss, phrase_contrast
 from research.grounding.training import CLIP, MapLosses, context_scores, phrase_scores, run_step
 
@@ -210,3 +210,49 @@ def test_longer_compositions_are_composed_on_request():
     assert {len(question.query.edits) for question in longer.questions} == {4, 5}
     with pytest.raises(ValueError, match="'longest'"):
         scenes.compose("validation", 24, None, 0, splits=("longest",))
+
+
+def record_of(model: str, objective: str, seed: int, hits: str) -> dict:
+    """Return a result with the same hits for every metric and part."""
+    metrics = {name: 100 * hits.count("1") / len(hits) for name in page.METRICS}
+    some = {"num_queries": len(hits), "metrics": metrics, "hits": dict.fromkeys(metrics, hits)}
+    numbers = ("pointing", "mass", "choice", "chance", "choice_chance")
+    kind = {"num_phrases": 7} | {f"{way}{name}": 40.0 for way in ("", "random_") for name in numbers}
+    return {
+        "model": model,
+        "objective": objective,
+        "seed": seed,
+        "steps": 546,
+        "triplets": 40000,
+        "commit": "0123456789",
+        "cpu_seconds": 120.0,
+        "parts": {"iid": some, "longer": some},
+        "grounding": dict.fromkeys(("thing", "place", "background"), kind),
+    }
+
+
+def test_the_page_compares_runs_of_one_seed(tmp_path):
+    half, all_of, none = "10" * 24, "11" * 24, "00" * 24
+    for name in (
+        ("text", "free", 0, half),
+        ("text", "free", 1, none),
+        ("text", "masks", 0, all_of),
+        ("text", "masks", 2, none),  # without a run to compare it with
+        ("text+pooled", "free", 0, none),
+    ):
+        data.write_json(tmp_path / f"{name[:3]}.json", record_of(*name))
+    runs = page.read_runs(tmp_path)
+    assert list(runs) == [("text", "free"), ("text", "masks"), ("text+pooled", "free")]
+    found = page.grounding_runs(runs)
+    assert "| text to image | free | 2 | 25.0 ± 35.4 |" in found and "48 of four or five edits" in found
+    found = page.grounding_differences(runs)
+    assert "| text to image: true masks less free | 1 | **+50.0 (+50.0 to +50.0)** |" in found
+    assert "| text to image, image tokens pooled, free, less text to image, free | 1 | **-50.0 (" in found
+    mixed = [
+        (record_of("text", "masks", seed, hits), record_of("text", "free", seed, half))
+        for seed, hits in ((0, all_of), (1, none))
+    ]
+    assert page.difference(mixed, "iid", "recall@1") == "+0.0 (+0.0 to +0.0)"  # a query counts by its mean over seeds
+    blocks = [(record_of("text", "masks", 0, "1" * 24 + "0" * 24), record_of("text", "free", 0, half))]
+    assert page.difference(blocks, "longer", "recall@1") == "+0.0 (-50.0 to +50.0)"  # two blocks, drawn as wholes
+    assert "| random maps of the same models |  | 40 | 40 | 40 | 40 |" in page.grounding_kinds(runs)
