@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from contextcir.evaluation.bootstrap import paired_difference
+from research.grounding.__main__ import PLANNED, SEEDS
 from research.tables import RESULTS, table
 
 Runs = dict[tuple[str, str], list[dict[str, Any]]]  # model and objective -> runs, by seed
@@ -71,8 +72,19 @@ def grounding_runs(runs: Runs) -> str:
     return table(header, rows) + (
         f"\n\n{first['steps']:,} steps of 128 triplets, of the first {first['triplets']:,} of the demo; validation:"
         f" {sizes['iid']} queries, and {sizes['longer']} of four or five edits (*longer*). Mean ± standard deviation"
-        f" over seeds. `python -m research.grounding` at commits {commits}."
+        f" over seeds. `python -m research.grounding` at commits {commits}.{_not_run(runs)}"
     )
+
+
+def _not_run(runs: Runs) -> str:
+    """Return a sentence with the planned runs that have no result."""
+    missing = []
+    for model, losses in PLANNED.items():
+        left = {loss: set(SEEDS) - {run["seed"] for run in runs.get((model, loss), ())} for loss in losses}
+        seeds = [f"{LOSSES[loss]} ({', '.join(map(str, sorted(some)))})" for loss, some in left.items() if some]
+        if seeds:
+            missing.append(f"{MODELS[model]}: {', '.join(seeds)}")
+    return f"\n\nNot run, with their seeds: {'; '.join(missing)}." if missing else ""
 
 
 def grounding_kinds(runs: Runs) -> str:

@@ -152,18 +152,26 @@ def test_a_teacher_trusts_phrases_that_the_reference_explains(rows, collator):
     assert not any(weight.requires_grad for weight in found.text_model.parameters())
 
 
-@pytest.mark.parametrize("objective", experiment.OBJECTIVES)
-def test_all_objectives_train(rows, tmp_path, monkeypatch, objective):
+EVERYTHING = {name: 1.0 for name, value in vars(MapLosses()).items() if isinstance(value, float)} | {"start": True}
+
+
+@pytest.mark.parametrize("options", [{}, EVERYTHING], ids=["free", "everything"])
+def test_every_loss_trains(rows, tmp_path, monkeypatch, options):
     monkeypatch.setattr(training, "RECIPE", training.RECIPE | {"per_device_train_batch_size": 8, "logging_steps": 1})
     monkeypatch.setattr(teacher, "STEPS", 2)
-    weights = MapLosses(**experiment.OBJECTIVES[objective])
     fields = experiment.MODELS["text+pooled"]
-    losses = training.train(rows, fields, weights, seed=0, steps=2, output=tmp_path)
-    parts = {name for name in losses if name not in ("loss", "loss_contrastive")}
-    assert len(parts) == len(experiment.OBJECTIVES[objective].keys() - {"start"})
-    assert all(math.isfinite(value) for value in losses.values())
+    losses = training.train(rows, fields, MapLosses(**options), seed=0, steps=2, output=tmp_path)
+    parts = losses.keys() - {"loss", "loss_contrastive"}
+    names = {"cc": "concept_consistency"}
+    assert parts == {f"loss_{names.get(name, name)}" for name in options if name != "start"}
+    assert losses["loss"] == pytest.approx(losses["loss_contrastive"] + sum(losses[part] for part in parts), rel=1e-4)
     trained = ContextCIRModel.from_pretrained(tmp_path)
     assert trained.config.pool_image_tokens and trained.config.fusion_num_heads == 16
+
+
+def test_objectives_are_weights_of_losses():
+    for name, options in experiment.OBJECTIVES.items():
+        assert MapLosses(**options).reads_phrases == (name != "free")
 
 
 def test_runs_with_a_result_are_skipped_and_trained_models_measured(tmp_path, monkeypatch):
@@ -183,6 +191,8 @@ def test_runs_with_a_result_are_skipped_and_trained_models_measured(tmp_path, mo
     record = json.loads((tmp_path / "results" / "text-masks-1.json").read_text())
     assert (record["of"], record["seed"], record["weights"]["masks"]) == ("text-masks-1", 1, 1.0)
     assert "--objectives masks --seeds 1" in record["command"] and str(tmp_path) not in record["command"]
+    experiment.main([*argv[2:], "--models", "image", "--objectives", "contrast"])  # not planned
+    assert len(trained) == 4
     with pytest.raises(ValueError, match="'other'"):
         experiment.main(["--objectives", "other"])
 
@@ -245,6 +255,7 @@ def test_the_page_compares_runs_of_one_seed(tmp_path):
     assert list(runs) == [("text", "free"), ("text", "masks"), ("text+pooled", "free")]
     found = page.grounding_runs(runs)
     assert "| text to image | free | 2 | 25.0 ± 35.4 |" in found and "48 of four or five edits" in found
+    assert "Not run, with their seeds: text to image: free (2), true masks (1); text to image, image tokens" in found
     found = page.grounding_differences(runs)
     assert "| text to image: true masks less free | 1 | **+50.0 (+50.0 to +50.0)** |" in found
     assert "| text to image, image tokens pooled, free, less text to image, free | 1 | **-50.0 (" in found
