@@ -16,30 +16,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from transformers.hf_argparser import HfArg
 
 from contextcir.cli.options import CommandParser
 from contextcir.cli.running import run as run_command
-
-POOLED = {"pool_image_tokens": True}
-IMAGE = {"fusion_direction": "image_to_text"}
-MODELS: dict[str, dict[str, Any]] = {"text": {}, "text+pooled": POOLED, "image": IMAGE, "image+pooled": IMAGE | POOLED}
-OBJECTIVES: dict[str, dict[str, Any]] = {
-    "free": {},
-    "masks": {"masks": 1.0},
-    "thing_masks": {"thing_masks": 1.0},
-    "contrast": {"contrast": 1.0},
-    "start+contrast": {"start": True, "contrast": 1.0},
-    "start+contrast+cc": {"start": True, "contrast": 1.0, "cc": 1.0},
-    "start+context": {"start": True, "context_contrast": 1.0},
-    "teacher": {"teacher": 1.0},
-    "teacher+cc": {"teacher_cc": 1.0},
-    "cc": {"cc": 0.08},
-}
-PLANNED = {model: ("free", "masks") for model in MODELS} | {"text+pooled": tuple(OBJECTIVES)}
-SEEDS = (0, 1, 2)
+from research.grounding.plan import MODELS, OBJECTIVES, PLANNED, SEEDS
 
 
 @dataclass

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from contextcir.evaluation.bootstrap import paired_difference
-from research.grounding.__main__ import PLANNED, SEEDS
+from research.grounding.plan import PLANNED, SEEDS
 from research.tables import RESULTS, table
 
 Runs = dict[tuple[str, str], list[dict[str, Any]]]  # model and objective -> runs, by seed

@@ -11,7 +11,7 @@ from contextcir import scenes
 from contextcir.evaluation.grounding import coverage
 from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
 from research.grounding import __main__ as experiment
-from research.grounding import data, measuring, page, teacher, training
+from research.grounding import data, measuring, page, plan, teacher, training
 from research.grounding.losses import mask_loss, phrase_contrast
 from research.grounding.training import CLIP, MapLosses, context_scores, phrase_scores, run_step
 
@@ -159,7 +159,7 @@ EVERYTHING = {name: 1.0 for name, value in vars(MapLosses()).items() if isinstan
 def test_every_loss_trains(rows, tmp_path, monkeypatch, options):
     monkeypatch.setattr(training, "RECIPE", training.RECIPE | {"per_device_train_batch_size": 8, "logging_steps": 1})
     monkeypatch.setattr(teacher, "STEPS", 2)
-    fields = experiment.MODELS["text+pooled"]
+    fields = plan.MODELS["text+pooled"]
     losses = training.train(rows, fields, MapLosses(**options), seed=0, steps=2, output=tmp_path)
     parts = losses.keys() - {"loss", "loss_contrastive"}
     names = {"cc": "concept_consistency"}
@@ -170,7 +170,7 @@ def test_every_loss_trains(rows, tmp_path, monkeypatch, options):
 
 
 def test_objectives_are_weights_of_losses():
-    for name, options in experiment.OBJECTIVES.items():
+    for name, options in plan.OBJECTIVES.items():
         assert MapLosses(**options).reads_phrases == (name != "free")
 
 
