@@ -29,6 +29,9 @@ class ContextCIRConfig(TwoEncoders, PreTrainedConfig):
         fusion_class_token (`bool`, defaults to `True`):
             Whether the fusion reads the class token of the image beside its patches. Attention to it has no place in
             the image, and is left out of the maps of noun phrases.
+        pool_image_tokens (`bool`, defaults to `False`):
+            Whether the pooling reads the tokens of the image itself, projected, beside the rows of the fusion. With
+            it, what a query keeps of its image need not pass through the attention of its text.
         target_encoding (`str`, defaults to `"fusion"`):
             How gallery images and query-image negatives are embedded. `"fusion"`: `f(I, "")`, the image fused with the
             empty text, as in the paper (section 3.4). `"clip"`: the plain projection of CLIP's image encoder.
@@ -48,6 +51,7 @@ class ContextCIRConfig(TwoEncoders, PreTrainedConfig):
     fusion_intermediate_size: int | None = None
     fusion_direction: Literal["text_to_image", "image_to_text"] = "text_to_image"
     fusion_class_token: bool = True
+    pool_image_tokens: bool = False
     target_encoding: Literal["fusion", "clip"] = "fusion"
     logit_scale_init_value: float | int = 2.6592
     image_fit: ImageFit = "crop"

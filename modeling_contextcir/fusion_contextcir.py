@@ -6,7 +6,7 @@ never updated. So the keys and values of an image are computed once, for the who
 the empty text.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -76,6 +76,13 @@ class ContextCIRLayer(GradientCheckpointingLayer):
         return rows, attentions
 
 
+class PreparedImages(NamedTuple):
+    """What of some images does not depend on a text. The first dimension of all tensors is the image."""
+
+    fused: Any  # keys and values of each layer, or, with image tokens as queries, rows
+    pooled: Tensor | None  # further rows for the pooling
+
+
 class ContextCIRFusion(nn.Module):
     """`phi_A`: cross-attention between the tokens of an image and of a text, in either direction. The encoders
     layer-norm both kinds of tokens, so the memory gets no norm here."""
@@ -92,25 +99,30 @@ class ContextCIRFusion(nn.Module):
         same_size = row_size == config.fusion_hidden_size
         self.input_projection = nn.Identity() if same_size else nn.Linear(row_size, config.fusion_hidden_size)
         self.layers = nn.ModuleList([ContextCIRLayer(config, memory_size) for _ in range(config.fusion_num_layers)])
+        image_size = config.vision_config.hidden_size
+        self.image_projection = nn.Linear(image_size, config.fusion_hidden_size) if config.pool_image_tokens else None
 
     def _project_memory(self, tokens: Tensor) -> list[tuple[Tensor, Tensor]]:
         return [layer.attention.project_memory(tokens) for layer in self.layers]
 
-    def prepare_images(self, image_tokens: Tensor) -> Any:
-        """Compute what depends on the image only: keys and values of each layer, or rows. The first dimension of these
-        tensors is the image."""
+    def prepare_images(self, image_tokens: Tensor) -> PreparedImages:
+        """Compute what depends on the image only."""
         image_tokens = image_tokens if self.class_token else image_tokens[:, 1:]
-        return self._project_memory(image_tokens) if self.text_queries else self.input_projection(image_tokens)
+        fused = self._project_memory(image_tokens) if self.text_queries else self.input_projection(image_tokens)
+        return PreparedImages(fused, None if self.image_projection is None else self.image_projection(image_tokens))
 
-    def select_images(self, prepared: Any, index: Tensor) -> Any:
+    def select_images(self, prepared: PreparedImages, index: Tensor) -> PreparedImages:
         """Return the prepared images at the places `index`."""
+        fused: Any
         if self.text_queries:
-            return [(key.index_select(0, index), value.index_select(0, index)) for key, value in prepared]
-        return prepared.index_select(0, index)
+            fused = [(key.index_select(0, index), value.index_select(0, index)) for key, value in prepared.fused]
+        else:
+            fused = prepared.fused.index_select(0, index)
+        return PreparedImages(fused, None if prepared.pooled is None else prepared.pooled.index_select(0, index))
 
     def forward(
         self,
-        prepared: Any,
+        prepared: PreparedImages,
         text_tokens: Tensor,
         text_mask: Tensor | None = None,
         output_attentions: bool = False,
@@ -128,9 +140,9 @@ class ContextCIRFusion(nn.Module):
         """
         if self.text_queries:
             # The row of a padded text token is never read, and image tokens have no padding: no mask is needed.
-            rows, memories, mask = self.input_projection(text_tokens), prepared, None
+            rows, memories, mask = self.input_projection(text_tokens), prepared.fused, None
         else:
-            rows, memories = prepared, self._project_memory(text_tokens)
+            rows, memories = prepared.fused, self._project_memory(text_tokens)
             mask = None if text_mask is None else text_mask[:, None, None, :]
         total: Any = 0.0
         for layer, (key, value) in zip(self.layers, memories, strict=True):

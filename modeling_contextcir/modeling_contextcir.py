@@ -5,9 +5,11 @@ Paper: ConText-CIR (CVPR 2025), section 3.2, `f(I, T) = phi_P(phi_A(phi_I(I), ph
 noun phrases.
 """
 
+import copy
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers import initialization as init
@@ -71,7 +73,11 @@ class ContextCIRModel(CLIPBasedModel):
 
     def _fuse(self, prepared, text_tokens, text_mask, output_attentions=False):
         rows, attentions = self.fusion(prepared, text_tokens, text_mask, output_attentions)
-        pooled = self.pooler(rows, text_mask if self.fusion.text_queries else None)
+        mask = text_mask if self.fusion.text_queries else None
+        if prepared.pooled is not None:
+            rows = torch.cat([rows, prepared.pooled], dim=1)
+            mask = None if mask is None else F.pad(mask, (0, prepared.pooled.shape[1]), value=True)
+        pooled = self.pooler(rows, mask)
         return normalize(self.projection(pooled)), attentions
 
     def _fuse_texts(self, prepared, input_ids, text_mask, output_attentions=False):
@@ -155,7 +161,7 @@ class ContextCIRModel(CLIPBasedModel):
         states = run_in_passes(encode, mask.sum(dim=1), mask.shape[1])[own]  # (num_tokens, text_hidden_size)
         phrase = own.nonzero()[:, 0]
         sample = phrase_sample[phrase]
-        counts = sample.bincount(minlength=len(prepared[0][0]))
+        counts = sample.bincount(minlength=len(prepared.fused[0][0]))
         order = sample.argsort(stable=True)
         slot = torch.empty_like(sample)  # place of a token among those of its sample
         slot[order] = torch.arange(len(sample), device=sample.device) - (counts.cumsum(0) - counts)[sample[order]]
@@ -267,6 +273,25 @@ class ContextCIRModel(CLIPBasedModel):
         attentions = self._fuse_texts(prepared, input_ids, text_mask, True)[1]
         phrase_inputs = (phrase_input_ids, phrase_attention_mask, phrase_sample, phrase_token_mask)
         return self._concept_attentions(prepared, attentions, phrase_inputs, torch.is_grad_enabled())
+
+    @torch.no_grad()
+    def with_random_attention(self, seed: int) -> "ContextCIRModel":
+        r"""
+        Return a model whose cross-attention compares text and image by random projections, and which is the same
+        otherwise: the null of a measure of where noun phrases look. Both share all weights outside the fusion.
+
+        Args:
+            seed (`int`): Seed of the projections.
+        """
+        other, generator = copy.copy(self), torch.Generator().manual_seed(seed)
+        other._modules = self._modules | {"fusion": copy.deepcopy(self.fusion)}
+        for layer in other.fusion.layers:
+            for projection in (layer.attention.q_proj, layer.attention.k_proj):
+                drawn = torch.randn(projection.weight.shape, generator=generator) * projection.in_features**-0.5
+                projection.weight.copy_(drawn)
+                if projection.bias is not None:
+                    projection.bias.zero_()
+        return other
 
 
 def _phrase_tokens(mask):

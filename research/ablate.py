@@ -36,7 +36,7 @@ from contextcir.cli.options import CommandParser, as_flags
 from contextcir.cli.running import run as run_command
 from contextcir.visualization import save_png
 from research.ablation.grid import Grid, Run, planned, read_grid, result_of
-from research.ablation.page import COLUMNS, LOGGED, columns_of, page_lines
+from research.ablation.page import COLUMNS, LOGGED, columns_of, head_of, page_lines
 from research.panels import seed_dots
 
 ROOT = Path(__file__).parents[1]
@@ -193,7 +193,8 @@ def render(args: Arguments, grid: Grid) -> None:
     page = Path(args.page)
     parts = [part for part in grid.parts if len(results.keys() & part.variants) > 1]  # with something to compare
     figures = {part.name: f"figures/{page.stem}_{part.name}.png" for part in parts}
-    lines = page_lines(grid, results, args.render_command, figures)
+    head = head_of(page.read_text(encoding="utf-8")) if page.exists() else []
+    lines = page_lines(grid, results, args.render_command, figures, head)
     for part in parts:
         shown = {name: list(map(columns_of, results[name])) for name in part.variants if name in results}
         save_png(seed_dots(shown, COLUMNS), page.parent / figures[part.name])

@@ -14,6 +14,7 @@ from typing import Any
 
 from research import reference
 from research.faults import faults
+from research.grounding.page import PARTS as GROUNDING
 from research.leaderboard import leaderboard
 from research.mining import mining_parts
 from research.speed import SPEED_PARTS
@@ -28,6 +29,7 @@ PAGES = [  # pages with marked parts, relative to the root
     "docs/leaderboard.md",
     "docs/results.md",
     "docs/scale.md",
+    "docs/scenes_results.md",
     "docs/search.md",
     "docs/speed.md",
 ]
@@ -205,28 +207,32 @@ def served() -> str:
     )
 
 
-PARTS = SPEED_PARTS | {
-    "served": served,
-    "faults": faults,
-    "leaderboard": lambda: leaderboard(RESULTS),
-    "galleries": galleries,
-    "engines": engines,
-    "commands": reference.commands,
-    "exit_codes": reference.exit_codes,
-    "names": reference.names,
-    "demo": demo,
-    "results": results,
-    "scenes": lambda: measured("scenes_tiny.json"),
-    "claims": lambda: claims("scenes_results.md"),
-    "instructcir": instructcir,
-    "instructcir_claims": lambda: claims("instructcir_results.md"),
-    "scope_errors": scope_errors,
-    "scope_rerank": scope_rerank,
-    "mining": mining,
-    "matryoshka": matryoshka,
-    "full": lambda: measured("scenes_full.json"),
-    "grocery": lambda: measured("grocery.json"),
-}
+PARTS = (
+    GROUNDING
+    | SPEED_PARTS
+    | {
+        "served": served,
+        "faults": faults,
+        "leaderboard": lambda: leaderboard(RESULTS),
+        "galleries": galleries,
+        "engines": engines,
+        "commands": reference.commands,
+        "exit_codes": reference.exit_codes,
+        "names": reference.names,
+        "demo": demo,
+        "results": results,
+        "scenes": lambda: measured("scenes_tiny.json"),
+        "claims": lambda: claims("scenes_results.md"),
+        "instructcir": instructcir,
+        "instructcir_claims": lambda: claims("instructcir_results.md"),
+        "scope_errors": scope_errors,
+        "scope_rerank": scope_rerank,
+        "mining": mining,
+        "matryoshka": matryoshka,
+        "full": lambda: measured("scenes_full.json"),
+        "grocery": lambda: measured("grocery.json"),
+    }
+)
 
 
 def rendered(page: str) -> str:

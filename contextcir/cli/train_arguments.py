@@ -48,6 +48,10 @@ class ModelArguments:
     fusion_class_token: bool | None = HfArg(
         default=None, help="Whether the fusion sees the image's class token; it does by default."
     )
+    pool_image_tokens: bool | None = HfArg(
+        default=None,
+        help="Whether the pooling reads the image's own tokens beside the rows of the fusion; it does not by default.",
+    )
     projection_dim: int | None = HfArg(default=None, help="Size of the embeddings; CLIP's by default.")
     fusion_hidden_size: int | None = HfArg(default=None, help="Width of the fusion.")
     fusion_num_layers: int | None = HfArg(default=None, help="Cross-attention blocks of the fusion.")

@@ -1,7 +1,7 @@
 """Draw what a trained model does: a retrieval grid, its mistakes, the attention of noun phrases, and training curves.
 
-    contextcir visualize --run runs/demo --data_root data/scenes --split test
-    contextcir visualize --run runs/demo --compare runs/demo_without_cc --data_root data/scenes --split test
+    contextcir visualize --run runs/demo --benchmark scenes --data_root data/scenes --split test
+    contextcir visualize --run runs/demo --compare runs/demo_without_cc --benchmark scenes --data_root data/scenes
     contextcir visualize --trace runs/circo --benchmark circo --data_root benchmarks --queries 3
 
 Writes into `figures/` of the run `retrieval_grid.png`, `concept_attention.png` and `training_curves.png`. Of galleries
@@ -226,10 +226,12 @@ def draw_maps(benchmark: Benchmark, queries: list[Query], models: Mapping[str, t
     texts = [query.modification_text for query in queries]
     phrases = extractor.extract(texts)
     images = [benchmark.gallery.reference_image(query) for query in queries]
+    known = {} if benchmark.ground_truth is None else benchmark.ground_truth()
+    truths = [known.get(query.id) for query in queries]
     maps = {
         name: [
-            concept_maps(model.eval(), processor, image, text, found)
-            for image, text, found in zip(images, texts, phrases, strict=True)
+            concept_maps(model.eval(), processor, image, text, found, truth)
+            for image, text, found, truth in zip(images, texts, phrases, truths, strict=True)
         ]
         for name, (model, processor) in models.items()
     }

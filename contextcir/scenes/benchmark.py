@@ -76,7 +76,9 @@ class SceneBenchmark:
         return Picture(scene, rng.getrandbits(48))
 
 
-def compose(part: str, num_queries: int, gallery_size: int | None, seed: int) -> SceneBenchmark:
+def compose(
+    part: str, num_queries: int, gallery_size: int | None, seed: int, *, splits: Sequence[str] | None = None
+) -> SceneBenchmark:
     """
     Compose a benchmark. The same arguments give the same benchmark.
 
@@ -85,12 +87,14 @@ def compose(part: str, num_queries: int, gallery_size: int | None, seed: int) ->
         num_queries (`int`): A multiple of 24, the size of a block.
         gallery_size (`int`, *optional*): Number of pictures; by default as many as the queries need.
         seed (`int`): Seed of scenes, texts and places.
+        splits (`Sequence[str]`, *optional*): Splits of the blocks, repeated as often as needed; by default those of
+            the part.
 
     Returns:
         `SceneBenchmark`
 
     Raises:
-        ValueError: The part is unknown, `num_queries` is no multiple of 24, or the gallery is too small.
+        ValueError: The part or a split is unknown, `num_queries` is no multiple of 24, or the gallery is too small.
     """
     if part not in PATTERNS:
         raise ValueError(f"Got part {part!r} of scenes, expected one of {', '.join(PATTERNS)}.")
@@ -102,7 +106,7 @@ def compose(part: str, num_queries: int, gallery_size: int | None, seed: int) ->
         )
     rng = random.Random(f"{part} {seed}")
     album = _Album(rng)
-    splits = PATTERNS[part]
+    splits = PATTERNS[part] if splits is None else splits
     sheets = [
         _sheet(rng, album, sample_block(rng, splits[number % len(splits)])) for number in range(num_queries // QUERIES)
     ]

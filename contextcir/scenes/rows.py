@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -37,28 +37,43 @@ def triplet(id_: str, query: SceneQuery, reference: tuple[str, Any], target: tup
     }
 
 
-def training_triplets(count: int, seed: int, image_size: int, excluded: set[int]) -> Iterator[dict[str, Any]]:
-    """Draw families of triplets without the scenes whose hashes are in `excluded`. A scene that is edited has one
-    picture in its family, and every target a picture of its own."""
+def training_queries(
+    count: int, seed: int, excluded: Container[int]
+) -> Iterator[tuple[SceneQuery, tuple[str, Picture], tuple[str, Picture]]]:
+    """Sample families of training queries, each with the ids and pictures of its reference and its target, without the
+    scenes whose hashes are in `excluded`. A scene that is edited has one picture in its family, and every target a
+    picture of its own."""
     rng = random.Random(f"train {seed}")
     made = families = 0
-    with tqdm(total=count, desc="triplets", unit="triplet", mininterval=1) as progress:
-        while made < count:
-            family = sample_family(rng)
-            if not excluded.isdisjoint(hash(scene) for query in family for scene in (query.reference, query.target)):
-                continue
-            pictures: list[tuple[str, dict[str, Any]]] = []
-            first: dict[Scene, int] = {}  # number of the first picture of a scene
-            for query in family[: count - made]:
-                for scene in (query.reference, query.target):
-                    if scene is query.target or scene not in first:
-                        first.setdefault(scene, len(pictures))
-                        image = encode(Picture(scene, rng.getrandbits(48)), image_size)
-                        pictures.append((f"train-{families:06d}-{len(pictures):06d}", image))
-                yield triplet(f"train-{made:06d}", query, pictures[first[query.reference]], pictures[-1])
-                made += 1
-                progress.update()
-            families += 1
+    while made < count:
+        family = sample_family(rng)
+        if any(hash(scene) in excluded for query in family for scene in (query.reference, query.target)):
+            continue
+        pictures: list[tuple[str, Picture]] = []
+        first: dict[Scene, int] = {}  # number of the first picture of a scene
+        for query in family[: count - made]:
+            for scene in (query.reference, query.target):
+                if scene is query.target or scene not in first:
+                    first.setdefault(scene, len(pictures))
+                    name = f"train-{families:06d}-{len(pictures):06d}"
+                    pictures.append((name, Picture(scene, rng.getrandbits(48))))
+            yield query, pictures[first[query.reference]], pictures[-1]
+            made += 1
+        families += 1
+
+
+def training_triplets(count: int, seed: int, image_size: int, excluded: Container[int]) -> Iterator[dict[str, Any]]:
+    """Draw the pictures of [`training_queries`]."""
+    drawn: dict[str, dict[str, Any]] = {}  # the pictures of one family
+    queries = tqdm(training_queries(count, seed, excluded), "triplets", count, unit="triplet", mininterval=1)
+    for number, (query, *shown) in enumerate(queries):
+        family = shown[0][0].rpartition("-")[0]
+        drawn = {id_: image for id_, image in drawn.items() if id_.startswith(family)}
+        for id_, picture in shown:
+            if id_ not in drawn:
+                drawn[id_] = encode(picture, image_size)
+        reference, target = ((id_, drawn[id_]) for id_, _ in shown)
+        yield triplet(f"train-{number:06d}", query, reference, target)
 
 
 def validation_triplets(benchmark: SceneBenchmark, image_size: int) -> Iterator[dict[str, Any]]:

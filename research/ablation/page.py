@@ -10,6 +10,7 @@ from research.ablation.grid import Grid, Part
 
 COLUMNS = ("recall@1", "recall@10", "recall_subset@1")  # of the benchmark's metrics
 GROUNDED = ("pointing", "mass")  # attention of all noun phrases that denote something
+HEAD, END_OF_HEAD = "<!-- head of other experiments -->", "<!-- end of head -->"
 LOGGED = ("context_entropy", "map_diversity")  # of the last log of the training
 
 
@@ -116,8 +117,21 @@ def _chance(record: dict[str, Any]) -> str:
     return f" By chance, {found['chance']:.1f} % of the mass lies on what a phrase names, and so does its maximum."
 
 
+def head_of(page: str) -> list[str]:
+    """Return the lines of an existing page from `HEAD` to `END_OF_HEAD`: a section of other experiments, which this
+    one leaves as it is, and the heading of what follows. Empty if there is none."""
+    lines = page.splitlines()
+    if HEAD not in lines:
+        return []
+    return [*lines[lines.index(HEAD) : lines.index(END_OF_HEAD) + 1], "", "## The grid", ""]
+
+
 def page_lines(
-    grid: Grid, results: dict[str, list[dict[str, Any]]], command: str, figures: dict[str, str]
+    grid: Grid,
+    results: dict[str, list[dict[str, Any]]],
+    command: str,
+    figures: dict[str, str],
+    head: Sequence[str] = (),
 ) -> list[str]:
     """
     Return the page, as lines of Markdown.
@@ -127,6 +141,7 @@ def page_lines(
         results (`dict[str, list[dict]]`): The records of each variant, one for each seed.
         command (`str`): The command that renders the page.
         figures (`dict[str, str]`): Part -> path of its figure. Parts without a figure are left out.
+        head (`Sequence[str]`, *optional*): Lines of other experiments, before those of the grid.
 
     Raises:
         ValueError: There are no results, or results of two protocols.
@@ -141,6 +156,7 @@ def page_lines(
     lines = [
         f"# {grid.title}",
         "",
+        *head,
         f"{len(records)} trainings with the options in `base.yaml` ({_budget(grid.base)} on {first['device']})"
         " and the changes in their line of the table. Measured on"
         f" the {split} split ({first['num_queries']} queries, gallery of {first['gallery_size']:,}, protocol"

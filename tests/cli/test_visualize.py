@@ -4,17 +4,27 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
 pytest.importorskip("matplotlib")
 
-from contextcir import visualization  # noqa: E402
+from contextcir import scenes, visualization  # noqa: E402
+from contextcir.benchmarks.base import Benchmark  # noqa: E402
 from contextcir.benchmarks.published import load_published  # noqa: E402
+from contextcir.benchmarks.scenes import GroundedPhrase, GroundTruth  # noqa: E402
 from contextcir.cli import loading, visualize  # noqa: E402
+from contextcir.evaluation.grounding import kind_of  # noqa: E402
+from contextcir.retrieval.base import Gallery, Query  # noqa: E402
 from contextcir.retrieval.imagescope.trace import Trace, query_key  # noqa: E402
-from modeling_contextcir import InstructCIRModel, InstructCIRProcessor  # noqa: E402
+from modeling_contextcir import (  # noqa: E402
+    ContextCIRModel,
+    ContextCIRProcessor,
+    InstructCIRModel,
+    InstructCIRProcessor,
+)
 from tests.tiny_triplets import write_benchmark  # noqa: E402
 
 FIGURES = [
@@ -118,6 +128,26 @@ def test_a_model_without_maps_of_phrases(runs, clip_folder, data_root, drawn, tm
     visualize.main(["--run", other, "--compare", runs("mine"), *options])
     assert list(drawn["concept_attention_figure"][0]) == ["mine"]
     assert len(drawn["retrieval_grid"][0]) == 2
+
+
+def test_what_phrases_denote_is_drawn_where_it_is_known(run, drawn):
+    composed = scenes.compose("validation", 24, None, 0)
+    (question,) = composed.questions[:1]
+    picture = dict(composed.pictures())[question.reference_id]
+    queries = [Query(question.id, question.query.text, reference_id=question.reference_id)]
+    gallery = Gallery([question.reference_id], [scenes.render(picture.scene, picture.nuisance)])
+    phrases = [GroundedPhrase(p.text, p.start, p.end, "kept", p.denotes) for p in question.query.noun_phrases]
+    truth = {question.id: GroundTruth(picture.scene, picture.nuisance, phrases)}
+    part = Benchmark("scenes", "scenes", gallery, queries, {}, True, ground_truth=lambda: truth)
+    found = [{"text": p.text, "start": p.start, "end": p.end} for p in phrases]
+    extractor = SimpleNamespace(extract=lambda texts: [found for _ in texts])
+    model = ContextCIRModel.from_pretrained(run), ContextCIRProcessor.from_pretrained(run)
+    for known in (part, replace(part, ground_truth=None)):
+        visualize.draw_maps(known, queries, {"mine": model}, extractor)
+        (maps,) = drawn["concept_attention_figure"][0]["mine"]
+        assert maps.phrases == [phrase.text for phrase in phrases]
+        with_truth = [truth is not None for truth in maps.truths]
+        assert with_truth == [known is part and kind_of(phrase.denotes) is not None for phrase in phrases]
 
 
 def test_each_part_of_a_benchmark_is_drawn(runs, data_root, tmp_path, monkeypatch):

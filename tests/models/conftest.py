@@ -27,11 +27,13 @@ INSTRUCTCIR = (InstructCIRModel, InstructCIRProcessor)
 BASELINE = (CompositionBaseline, ContextCIRProcessor)
 FUSION = {"fusion_hidden_size": 40}  # differs from the width of both encoders
 IMAGE_QUERIES, CLIP_TARGETS = {"fusion_direction": "image_to_text"}, {"target_encoding": "clip"}
+POOLED_IMAGE = {"pool_image_tokens": True}
 KINDS = {  # kind of model -> class, processor, and fields of the config
     "contextcir": (*CONTEXTCIR, FUSION),
     "contextcir-image-queries": (*CONTEXTCIR, FUSION | IMAGE_QUERIES),
     "contextcir-clip-targets": (*CONTEXTCIR, FUSION | CLIP_TARGETS),
     "contextcir-image-queries-clip-targets": (*CONTEXTCIR, FUSION | IMAGE_QUERIES | CLIP_TARGETS),
+    "contextcir-pooled-image": (*CONTEXTCIR, FUSION | POOLED_IMAGE),
     "instructcir": (*INSTRUCTCIR, {}),
     "instructcir-no-cross-attention": (*INSTRUCTCIR, {"cross_attention": False}),
     "instructcir-no-predictor-text": (*INSTRUCTCIR, {"predictor_text": False}),

@@ -169,3 +169,38 @@ def test_isolated_grad_gives_isolated_maps_a_gradient(build, batch, kind):
     output = model(**batch, isolated_grad=True)
     output.isolated_attentions[0].square().sum().backward()
     assert model.fusion.layers[0].attention.k_proj.weight.grad.abs().sum() > 0
+
+
+@every_variant
+def test_random_attention_is_new_in_the_attention_only(build, batch, kind):
+    model = build(kind)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    other, same, third = (model.with_random_attention(seed) for seed in (1, 1, 2))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, state[name])  # the model itself is as it was
+        random = name.startswith("fusion.") and ("q_proj" in name or "k_proj" in name)
+        assert torch.equal(value, other.state_dict()[name]) is not (random and "weight" in name), name
+        assert torch.equal(other.state_dict()[name], same.state_dict()[name])
+    assert other.text_model is model.text_model  # not a second copy in memory
+    maps, others, thirds = (step(one, batch).context_attentions for one in (model, other, third))
+    assert (maps - others).abs().max() > 1e-3 and (others - thirds).abs().max() > 1e-3
+
+
+@every_variant
+def test_the_pooling_may_read_the_tokens_of_the_image(build, batch, kind):
+    """With no value in the cross-attention's output, only this way is left from the image to the query."""
+    plain, model = build(kind, pool_image_tokens=False), build(kind, pool_image_tokens=True)
+    new = model.state_dict().keys() - plain.state_dict().keys()
+    assert new == {"fusion.image_projection.weight", "fusion.image_projection.bias"}
+    for one in (plain, model):
+        for layer in one.fusion.layers:
+            torch.nn.init.zeros_(layer.attention.out_proj.weight)
+    order, text_queries = torch.tensor([1, 2, 3, 0]), model.config.fusion_direction == "text_to_image"
+    for one, depends in ((plain, not text_queries), (model, True)):
+        found = one.get_query_features(**queries(batch))
+        inputs = queries(batch)
+        other = one.get_query_features(**inputs | {"pixel_values": inputs["pixel_values"][order]})
+        assert ((found - other).abs().amax(dim=1) > 1e-3).all() == depends
+    images = model.encode_images(batch["pixel_values"])
+    rows = model.fusion.prepare_images(images).pooled
+    torch.testing.assert_close(rows, images @ model.fusion.image_projection.weight.T)

@@ -12,7 +12,7 @@ from contextcir.cli import train
 from contextcir.cli.main import COMMANDS
 from research import ablate
 from research.ablation.grid import read_grid
-from research.ablation.page import agreement, in_words
+from research.ablation.page import END_OF_HEAD, HEAD, agreement, in_words
 
 BASE = {"data": "triplets", "benchmark": "scenes", "benchmark_split": "validation", "cc_weight": 0.08}
 FIRST = {
@@ -188,6 +188,17 @@ def test_data_are_prepared_once(grid, commands):
     assert [command for command in commands[1:] if command[1] == "phrases"] == [
         ["contextcir", "phrases", "data", "leaves"]
     ]
+
+
+def test_the_section_of_other_experiments_is_kept(grid, commands):
+    run(grid, "--seeds", "0", "--parts", "loss")
+    page = Path("page.md")
+    title, rest = page.read_text().split("\n\n", 1)
+    head = f"{HEAD}\n## Another\n\nIts text.\n{END_OF_HEAD}\n"
+    page.write_text(f"{title}\n\n{head}\n{rest}")
+    for _ in range(2):
+        run(grid, "--seeds", "0", "--parts", "loss", "--render")
+        assert page.read_text() == f"{title}\n\n{head}\n## The grid\n\n{rest}"
 
 
 def test_missing_runs_are_named_and_parts_without_comparison_left_out(grid, commands):

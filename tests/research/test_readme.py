@@ -103,7 +103,7 @@ def test_numbers_are_those_of_the_runs():
     assert render.main(["--check"]) == 0
     pages = [(ROOT / page).read_text(encoding="utf-8") for page in render.PAGES]
     marks = [mark for page in pages for mark in re.findall(r"<!-- (\w+) -->", page)]
-    assert sorted(marks) == sorted(render.PARTS)
+    assert set(marks) == set(render.PARTS)  # the claims are on the page of the grid too, which writes them
 
 
 def test_nothing_of_this_machine():

@@ -16,7 +16,13 @@ LONG = "the dog " + "x y " * 60 + "the cat"
 
 @pytest.mark.parametrize(
     "model_options",
-    [{}, {"fusion_direction": "image_to_text"}, {"target_encoding": "clip"}, {"fusion_class_token": False}],
+    [
+        {},
+        {"fusion_direction": "image_to_text"},
+        {"target_encoding": "clip"},
+        {"fusion_class_token": False},
+        {"pool_image_tokens": True},
+    ],
     ids=str,
 )
 def test_every_parameter_is_trained(build, model_options):

@@ -1,13 +1,18 @@
 """Attention maps of noun phrases: their values, and how they are drawn."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageColor
 
+from contextcir import scenes
+from contextcir.benchmarks.scenes import GroundedPhrase, GroundTruth
 from contextcir.training.losses import concept_losses
-from contextcir.visualization import ConceptMaps, concept_attention_figure, concept_maps
-from contextcir.visualization.concepts import heat_overlay, total_variation
+from contextcir.visualization import ConceptMaps, concept_attention_figure, concept_maps, concepts
+from contextcir.visualization.concepts import OUTLINE, TruePhrase, heat_overlay, outlined, total_variation
+from contextcir.visualization.page import REFERENCE, TARGET
 from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
 from tests.visualization.layout import LONG_TEXTS, check_layout, texts
 
@@ -100,6 +105,68 @@ def test_overlays_of_one_scale_can_be_compared():
     assert redness(heat_overlay(image, weak, 0.4)).max() < redness(heat_overlay(image, strong, 0.4)).min()
     assert np.array_equal(heat_overlay(image, weak, 0.1), heat_overlay(image, strong, 0.4))
     assert not redness(heat_overlay(image, 0 * weak, 0.4)).any()
+
+
+def thing(row: int, column: int) -> scenes.Thing:
+    return scenes.Thing((row, column), "circle", "red", "large", "plain")
+
+
+def test_the_truth_of_a_phrase_and_what_its_map_chooses(model, processor, monkeypatch):
+    first, second = thing(0, 0), thing(2, 2)
+    scene = scenes.Scene("plain", (first, second))
+    text = "make the red circle blue, in the top left corner, over the plain background"
+    spans = [span("the red circle", text), span("the top left corner", text), span("blue", text)]
+    denoted = [scenes.Denotation(things=(second,)), scenes.Denotation(cells=((0, 0),)), scenes.Denotation()]
+    phrases = [
+        GroundedPhrase(some["text"], some["start"], some["end"], "recolour", denotes)
+        for some, denotes in zip(spans, denoted, strict=True)
+    ]
+    truth = GroundTruth(scene, 5, phrases)
+    image = scenes.render(scene, 5)
+    spans.append(span("background", text))  # not among the phrases of the truth
+    growing = np.outer(np.arange(6), np.arange(6))  # towards the bottom right, where the second thing is
+    for grid, right in ((growing, True), (growing[::-1, ::-1], False)):
+        monkeypatch.setattr(concepts, "attention_maps", lambda *args, grid=grid: ([grid] * 4, [grid] * 4))
+        found = concept_maps(model, processor, image, text, spans, truth)
+        circle, corner, new, unknown = found.truths
+        assert np.array_equal(circle.mask, scenes.thing_mask(scene, 5, second))
+        assert np.array_equal(circle.choice[0], scenes.cell_mask((2, 2) if right else (0, 0)))
+        assert circle.choice[1] is right
+        assert np.array_equal(corner.mask, scenes.cell_mask((0, 0))) and corner.choice is None
+        assert new is None and unknown is None
+    assert concept_maps(model, processor, image, text, spans).truths == [None] * 4
+
+
+def test_outlines_follow_the_edge_of_a_mask():
+    mask = np.zeros((8, 8), dtype=bool)
+    mask[2:6, :4] = True
+    found = np.asarray(outlined(Image.new("RGB", (8, 8)), mask, (1, 2, 3)))
+    line = (found == (1, 2, 3)).all(-1)
+    assert line.sum() == 12 and line[2, :4].all() and line[2:6, 0].all() and not line[3:5, 1:3].any()
+    assert not found[~line].any()
+    larger = np.asarray(outlined(Image.new("RGB", (16, 16)), mask, (1, 2, 3))).any(-1)
+    assert larger[4, :8].all() and not larger[5, 1:7].any()
+
+
+def test_the_truth_is_drawn(maps_with_truth):
+    figure = concept_attention_figure({"a": [maps_with_truth]})
+    pictures = [np.asarray(image.get_array()) for image in figure.axes[0].images][2:]
+    blue = [(picture == OUTLINE).all(-1).any() for picture in pictures]
+    frames = map(ImageColor.getrgb, (TARGET, REFERENCE))
+    green, red = ([(picture == color).all(-1).any() for picture in pictures] for color in frames)
+    assert blue == [True, True, True, True, False, False]  # both maps of the two phrases whose truth is known
+    assert green == [True, False, False, False, False, False]  # in context
+    assert red == [False, False, True, False, False, False]
+    assert any(text.startswith("Blue line") for text in texts(figure))
+    check_layout(figure)
+
+
+@pytest.fixture
+def maps_with_truth() -> ConceptMaps:
+    mask, cell = np.zeros((30, 30), dtype=bool), np.zeros((30, 30), dtype=bool)
+    mask[2:7, 2:7], cell[:10, :10] = True, True
+    truths = [TruePhrase(mask, (cell, True)), TruePhrase(mask, (cell, False)), None]
+    return replace(maps_of(["one", "two", "three"]), truths=truths)
 
 
 def maps_of(phrases=("the star", "a ring"), text="make it", context=None, isolated=None) -> ConceptMaps:

@@ -1,0 +1,170 @@
+"""The tables of the experiment on grounding, from its JSON files: what is found, where phrases look, and differences.
+
+Intervals are of the means over queries. The 24 queries of a block share their scenes and texts, so whole blocks are
+drawn; and each query counts by its mean over the seeds of training. How seeds differ stands beside it.
+"""
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from contextcir.evaluation.bootstrap import paired_difference
+from research.grounding.plan import PLANNED, SEEDS
+from research.tables import RESULTS, table
+
+Runs = dict[tuple[str, str], list[dict[str, Any]]]  # model and objective -> runs, by seed
+BLOCK = 24  # queries
+METRICS = ("recall@1", "recall@5", "recall@10", "recall_subset@1")
+MODELS = {
+    "text": "text to image",
+    "text+pooled": "text to image, image tokens pooled",
+    "image": "image to text",
+    "image+pooled": "image to text, image tokens pooled",
+}
+LOSSES = {
+    "free": "free",
+    "masks": "true masks",
+    "thing_masks": "true masks of things",
+    "contrast": "phrase contrast",
+    "start+contrast": "phrase contrast, from the teacher",
+    "start+contrast+cc": "phrase contrast, from the teacher, CC loss",
+    "start+context": "phrase contrast in context, from the teacher",
+    "teacher": "teacher",
+    "teacher+cc": "teacher as the isolated side of the CC loss",
+    "cc": "CC loss as published",
+}
+
+
+def read_runs(folder: Path) -> Runs:
+    """Read the results of a folder, in the order of `MODELS` and `LOSSES`."""
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    runs: Runs = {(model, loss): [] for model in MODELS for loss in LOSSES}
+    for record in records:
+        runs[record["model"], record["objective"]].append(record)
+    return {key: sorted(some, key=lambda run: run["seed"]) for key, some in runs.items() if some}
+
+
+def grounding_runs(runs: Runs) -> str:
+    """Return the table of all models: recall of both parts, and where phrases look."""
+    header = ["cross-attention", "maps", "seeds", *METRICS, "longer: recall@1", "recall@10", "choice", "CPU minutes"]
+    rows = []
+    for (model, loss), some in runs.items():
+        iid = [_spread([run["parts"]["iid"]["metrics"][metric] for run in some]) for metric in METRICS]
+        longer = [run["parts"]["longer"]["metrics"] for run in some]
+        rows.append(
+            [
+                MODELS[model],
+                LOSSES[loss],
+                str(len(some)),
+                *iid,
+                *(_spread([metrics[metric] for metrics in longer]) for metric in ("recall@1", "recall@10")),
+                _spread([run["grounding"]["thing"]["choice"] for run in some]),
+                f"{statistics.mean(run['cpu_seconds'] for run in some) / 60:.1f}",
+            ]
+        )
+    first = next(iter(runs.values()))[0]
+    sizes = {part: found["num_queries"] for part, found in first["parts"].items()}
+    commits = ", ".join(sorted({f"`{run['commit'][:7]}`" for some in runs.values() for run in some}))
+    return table(header, rows) + (
+        f"\n\n{first['steps']:,} steps of 128 triplets, of the first {first['triplets']:,} of the demo; validation:"
+        f" {sizes['iid']} queries, and {sizes['longer']} of four or five edits (*longer*). Mean ± standard deviation"
+        f" over seeds. `python -m research.grounding` at commits {commits}.{_not_run(runs)}"
+    )
+
+
+def _not_run(runs: Runs) -> str:
+    """Return a sentence with the planned runs that have no result."""
+    missing = []
+    for model, losses in PLANNED.items():
+        left = {loss: set(SEEDS) - {run["seed"] for run in runs.get((model, loss), ())} for loss in losses}
+        seeds = [f"{LOSSES[loss]} ({', '.join(map(str, sorted(some)))})" for loss, some in left.items() if some]
+        if seeds:
+            missing.append(f"{MODELS[model]}: {', '.join(seeds)}")
+    return f"\n\nNot run, with their seeds: {'; '.join(missing)}." if missing else ""
+
+
+def grounding_kinds(runs: Runs) -> str:
+    """Return the table of where phrases look, by kind, with the nulls."""
+    header = ["cross-attention", "maps", "things: choice", "pointing", "places: mass", "backgrounds: mass"]
+    rows: list[list[str]] = []
+    for (model, loss), some in runs.items():
+        cells = [
+            _mean([run["grounding"][kind][name] for run in some])
+            for kind, name in (("thing", "choice"), ("thing", "pointing"), ("place", "mass"), ("background", "mass"))
+        ]
+        rows.append([MODELS[model], LOSSES[loss], *cells])
+    every = [run["grounding"] for some in runs.values() for run in some]
+
+    def null(of_thing: Sequence[str], other: str) -> list[str]:
+        things = [_mean([found["thing"][name] for found in every]) for name in of_thing]
+        return things + [_mean([found[kind][other] for found in every]) for kind in ("place", "background")]
+
+    rows += [
+        ["random maps of the same models", "", *null(("random_choice", "random_pointing"), "random_mass")],
+        ["1 by the number of things; area", "", *null(("choice_chance", "chance"), "chance")],
+    ]
+    counts = {kind: every[0][kind]["num_phrases"] for kind in ("thing", "place", "background")}
+    return table(header, rows) + (
+        f"\n\n{counts['thing']:,} phrases for a thing, {counts['place']:,} for a place, {counts['background']:,} for"
+        " the background, of the same queries without the longer ones; in percent, means over seeds."
+    )
+
+
+def grounding_differences(runs: Runs) -> str:
+    """Return the table of paired differences: each loss less free maps of the same model, and each model with a loss
+    less the default model with free maps."""
+    header = ["", "seeds", *METRICS, "longer: recall@1", "recall@10"]
+    pairs = [((model, loss), (model, "free")) for model, loss in runs if loss != "free"]
+    pairs += [(run, ("text", "free")) for run in runs if run[0] != "text"]
+    rows = []
+    for of, against in pairs:
+        if of not in runs or against not in runs:
+            continue
+        base = {run["seed"]: run for run in runs[against]}
+        both = [(run, base[run["seed"]]) for run in runs[of] if run["seed"] in base]
+        if not both:
+            continue
+        cells = [difference(both, "iid", metric) for metric in METRICS]
+        cells += [difference(both, "longer", metric) for metric in ("recall@1", "recall@10")]
+        name = f"{MODELS[of[0]]}: {LOSSES[of[1]]} less free"
+        if of[0] != against[0]:
+            name = f"{MODELS[of[0]]}, {LOSSES[of[1]]}, less {MODELS[against[0]]}, free"
+        rows.append([name, str(len(both)), *cells])
+    return table(header, rows) + (
+        "\n\nPoints, with 95 % intervals over queries, paired; bold where the interval leaves out 0. Whole blocks of"
+        f" {BLOCK} queries are drawn, which share their scenes and texts; each query counts by its mean over seeds."
+    )
+
+
+def difference(both: Sequence[tuple[dict[str, Any], dict[str, Any]]], part: str, metric: str) -> str:
+    """Return the paired difference of runs, each with the one of the same seed that it is compared with."""
+    of, against = ([_blocks(pair[side], part, metric) for pair in both] for side in (0, 1))
+    found = paired_difference([np.mean(against, axis=0)], [np.mean(of, axis=0)])
+    text = f"{found['difference']:+.1f} ({found['low']:+.1f} to {found['high']:+.1f})"
+    return f"**{text}**" if found["low"] > 0 or found["high"] < 0 else text
+
+
+def _blocks(run: dict[str, Any], part: str, metric: str) -> np.ndarray:
+    """Return the mean of each block of queries, in percent."""
+    hits = np.array([int(digit) for digit in run["parts"][part]["hits"][metric]], dtype=float)
+    return 100 * hits.reshape(-1, BLOCK).mean(axis=1)
+
+
+def _mean(numbers: Sequence[float]) -> str:
+    return f"{statistics.mean(numbers):.0f}" if statistics.mean(numbers) >= 20 else f"{statistics.mean(numbers):.1f}"
+
+
+def _spread(numbers: Sequence[float]) -> str:
+    deviation = f" ± {statistics.stdev(numbers):.1f}" if len(numbers) > 1 else ""
+    return f"{statistics.mean(numbers):.1f}{deviation}"
+
+
+PARTS = {
+    "grounding_runs": lambda: grounding_runs(read_runs(RESULTS / "scenes_grounding")),
+    "grounding_differences": lambda: grounding_differences(read_runs(RESULTS / "scenes_grounding")),
+    "grounding_kinds": lambda: grounding_kinds(read_runs(RESULTS / "scenes_grounding")),
+}
