@@ -32,7 +32,7 @@ data/scenes/triplets/.noun_phrases: .venv/installed $(wildcard contextcir/scenes
 demo: .venv/installed  ## See it: search with a model that ships, train one for minutes, compare (five minutes)
 	@$(BIN)/python -m research.demo
 
-demo-full: data/scenes/triplets/.noun_phrases  ## Build scenes, train the model that ships, measure it, draw what it does
+demo-full: data/scenes/triplets/.noun_phrases  ## Build scenes, train a model like the one that ships, measure it, draw what it does
 	rm -rf runs/demo
 	ACCELERATE_USE_CPU=true $(BIN)/accelerate launch $(if $(filter-out 1,$(PROCESSES)),--multi_gpu) \
 		--num_processes $(PROCESSES) --num_cpu_threads_per_process 1 \

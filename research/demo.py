@@ -112,7 +112,7 @@ def summary(seconds: float) -> str:
         f"The one just trained, on less and for less time: {short:.1f} %. The best baseline: {max(others):.1f} %.",
         f"Look at {RUN}/figures: " + ", ".join(f"{name} ({what})" for name, what in PICTURES.items()),
         f"Search yourself: contextcir serve {TOUR}/gallery --examples {TOUR}/examples.jsonl",
-        f"{clock(seconds)}. `make demo-full` trains the model that ships.",
+        f"{clock(seconds)}. `make demo-full` trains one as long as the model that ships.",
     ]
     return "\n".join(found)
 

@@ -136,7 +136,7 @@ def demo() -> str:
     where = f"on {record['cores']} CPU cores, commit `{record['commit'][:7]}`"
     return (
         f"`{record['command']}` took {record['seconds'] / 60:.1f} minutes after the install ({where});"
-        " `make demo-full` trains the model that ships again."
+        " `make demo-full` trains a model like the one that ships."
     )
 
 

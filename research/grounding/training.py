@@ -205,7 +205,8 @@ def train(
     processor = ContextCIRProcessor.from_pretrained(CLIP)
     # The weight in the arguments is zero: the trainer adds the loss itself.
     args = CIRTrainingArguments(output_dir=str(output), max_steps=steps, seed=seed, cc_weight=0.0, **RECIPE)
-    collator = TruthCollator(processor, max_phrases=10 if weights.reads_phrases else 0)
+    # All phrases of the trees, each of which has its mask.
+    collator = TruthCollator(processor, max_phrases=10 if weights.reads_phrases else 0, concepts_only=False)
     trainer = MapTrainer(model, args, train_dataset=rows, processing_class=processor, data_collator=collator)
     trainer.map_losses = weights
     if weights.teacher or weights.teacher_cc or weights.start:
