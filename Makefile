@@ -78,7 +78,8 @@ bench: data/scenes/triplets/.noun_phrases runs/demo/model.safetensors  ## Measur
 	$(BIN)/python -m research.bench.training_steps --output docs/results/bench_training_steps.json
 	$(BIN)/python -m research.bench.streams --output docs/results/bench_streams.json
 	$(BIN)/python -m research.bench.galleries --output docs/results/bench_galleries.json
-	$(BIN)/python -m research.bench.engines --output docs/results/bench_engines.json
+	$(BIN)/python -m research.bench.engines --output docs/results/bench_engines.json \
+		--figure docs/figures/recall_by_latency.png
 	$(BIN)/contextcir index data/scenes --config gallery --split test --model runs/demo --output runs/scenes-gallery
 	$(BIN)/python -m research.bench.serve_load runs/scenes-gallery --output docs/results/bench_serve.json
 	$(BIN)/python -m research.bench.onnx_speed --model runs/demo --data_root data/scenes --output docs/results/bench_onnx.json

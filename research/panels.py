@@ -1,6 +1,7 @@
-"""Figures of experiments, in panels side by side: training variants by seed, and ImageScope by error rate."""
+"""Figures of experiments: training variants by seed, ImageScope by error rate, and indexes by recall and time."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -69,4 +70,37 @@ def stages_figure(roles: Mapping[str, Mapping[float, Mapping[str, Point]]], metr
         panels[0].set_ylabel(f"{metric}, %", color=GREY)
         figure.supxlabel("error rate of this role, % (other roles: 0 %)", fontsize=SMALL, color=GREY)
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=3)
+    return figure
+
+
+def recall_by_latency(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """
+    Draw the recall of indexes against the time of a query: a curve for each index, from its fastest search setting to
+    its most exact one. The upper left is best.
+
+    Args:
+        rows (`Sequence[Mapping]`): As `research.bench.engines` writes them: `engine`, `settings`, `rows`, `recall@10`
+            in [0, 1] and `ms_per_query`.
+    """
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        fixed = {name: row["settings"].get(name) for name in ("bits", "partitions")}
+        how = ", ".join(f"{value} {name}" for name, value in fixed.items() if value is not None)
+        name = f"{row['engine']}{f' ({how})' if how else ''}, {row['rows']:,} vectors"
+        curves.setdefault(name, []).append((row["ms_per_query"], row["recall@10"]))
+    with chart(8.2, 3.6) as figure:
+        axes = figure.add_subplot()
+        for place, (name, points) in enumerate(curves.items()):
+            color, marker = RUNS[place % len(RUNS)], "os"[place // len(RUNS) % 2]
+            axes.plot(*zip(*sorted(points), strict=True), color=color, marker=marker, markersize=5, label=name)
+        axes.set_xscale("log")
+        ticks = [
+            tick for tick in (1, 2, 5, 10, 20, 50, 100, 200) if tick <= 1.5 * max(row["ms_per_query"] for row in rows)
+        ]
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.minorticks_off()
+        axes.set_xlabel("milliseconds a query, one thread", fontsize=SMALL, color=GREY)
+        axes.set_ylabel("recall@10 of the exact search", fontsize=SMALL, color=GREY)
+        axes.grid()
+        figure.legend(loc="outside right upper", fontsize=8)
     return figure

@@ -133,6 +133,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--postgres_rows", type=int, default=20_000, help="vectors in PostgreSQL")
     parser.add_argument("--quick", action="store_true", help="1,000 small vectors")
     parser.add_argument("--output", default="docs/results/bench_engines.json", help="JSON file of the result")
+    parser.add_argument("--figure", help="PNG file for a figure of recall by time")
     args = parser.parse_args(argv)
     if args.quick:
         args.rows, args.dim, args.postgres_rows = 1000, 32, 500
@@ -176,6 +177,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "rows": rows,
     }
     write_json(result, args.output)
+    if args.figure:
+        from contextcir.visualization.page import save_png  # not in the processes that are measured
+        from research.panels import recall_by_latency
+
+        save_png(recall_by_latency(rows), args.figure)
     return result
 
 

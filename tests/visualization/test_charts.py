@@ -12,7 +12,7 @@ from contextcir.visualization import (
     save_png,
     training_curves,
 )
-from research.panels import seed_dots, stages_figure  # noqa: E402
+from research.panels import recall_by_latency, seed_dots, stages_figure  # noqa: E402
 
 
 def panels(figure) -> dict:
@@ -149,3 +149,15 @@ def test_seeds_of_variants():
     assert (dots, mean) == ([[1, 0], [3, 0]], [[2, -0.3], [2, 0.3]])  # value and row
     assert [x for x, _ in dotted] == [2, 2] and other[0] == [[5, 1]]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list(runs)
+
+
+def test_each_index_has_a_curve_from_fast_to_exact():
+    found = [("exact", {}, 1.0, 20.0)]
+    lance = {"bits": 4}
+    found += [("lancedb", lance | {"nprobes": 64}, 0.9, 8.0), ("lancedb", lance | {"nprobes": 20}, 0.8, 4.0)]
+    names = ("engine", "settings", "recall@10", "ms_per_query")
+    rows = [dict(zip(names, one, strict=True)) | {"rows": 1000} for one in found]
+    figure = recall_by_latency(rows)
+    assert points(figure.axes[0]) == [[[20.0, 1.0]], [[4.0, 0.8], [8.0, 0.9]]]
+    assert legend(figure) == ["exact, 1,000 vectors", "lancedb (4 bits), 1,000 vectors"]
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["1", "2", "5", "10", "20"]
