@@ -213,6 +213,8 @@ def test_threads_search_while_another_adds(index):
     for reader in readers:
         reader.start()
     try:
+        while not seen and not errors:  # what there is before the first are added
+            time.sleep(0.001)
         for start in range(0, 600, 60):
             names = [f"more {row}" for row in range(start, start + 60)]
             looks = len(seen)
