@@ -21,11 +21,12 @@ def shield_workers(loader: DataLoader) -> DataLoader:
     """Return a data loader whose workers, from their very start, outlive signals as long as the run needs them."""
     if not loader.num_workers or not hasattr(signal, "sigwaitinfo"):  # not on Windows and macOS
         return loader
-    loader.worker_init_fn = partial(_leave_signals, init=loader.worker_init_fn)
-    if loader.multiprocessing_context is None and multiprocessing.get_start_method() == "fork":
+    started = getattr(loader, "base_dataloader", loader)  # accelerate wraps the loader that starts the workers
+    started.worker_init_fn = partial(_leave_signals, init=started.worker_init_fn)
+    if started.multiprocessing_context is None and multiprocessing.get_start_method() == "fork":
         context = ForkContext()
         context.Process = _ShieldedProcess  # type: ignore[misc]
-        loader.multiprocessing_context = context
+        started.multiprocessing_context = context
     return loader
 
 

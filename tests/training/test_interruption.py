@@ -234,7 +234,7 @@ def test_the_command_ends_with_75_and_goes_on(tmp_path, clip_folder):
 
     options = {
         "clip_name_or_path": clip_folder,
-        # Ten steps an epoch: a worker that is about to end, as at the end of each, may still die of the signal.
+        # Ten steps an epoch: the signal finds a worker at work.
         "data": write_parquet(tmp_path / "data", train=triplets(41)),
         "output_dir": tmp_path / "run",
         "per_device_train_batch_size": 4,
