@@ -95,20 +95,15 @@ def clock(seconds: float) -> str:
     return f"{round(seconds) // 60}:{round(seconds) % 60:02d} min"
 
 
-def results(name: str) -> dict[str, float]:
-    """Read recall@1 of each model from a measurement, the measured one first."""
-    record = json.loads((RUN / name).read_text(encoding="utf-8"))
-    return {one["retriever"]: one["metrics"]["recall@1"] for one in record["results"]}
-
-
 def summary(seconds: float) -> str:
     """Say in five lines what was found, and where the pictures are."""
-    short, *others = results("metrics.json").values()
-    (shipped,) = results("shipped.json").values()
-    record = json.loads((RUN / "metrics.json").read_text(encoding="utf-8"))
+    record, shipped = (
+        json.loads((RUN / name).read_text(encoding="utf-8")) for name in ("metrics.json", "shipped.json")
+    )
+    short, *others = (one["metrics"]["recall@1"] for one in record["results"])
     found = [
-        f"The model that ships finds the target first in {shipped:.1f} % of {record['num_queries']} queries, among"
-        f" {record['gallery_size']:,} pictures.",
+        f"The model that ships finds the target first in {shipped['results'][0]['metrics']['recall@1']:.1f} % of"
+        f" {record['num_queries']} queries, among {record['gallery_size']:,} pictures.",
         f"The one just trained, on less and for less time: {short:.1f} %. The best baseline: {max(others):.1f} %.",
         f"Look at {RUN}/figures: " + ", ".join(f"{name} ({what})" for name, what in PICTURES.items()),
         f"Search yourself: contextcir serve {TOUR}/gallery --examples {TOUR}/examples.jsonl",

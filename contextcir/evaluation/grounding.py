@@ -27,17 +27,17 @@ from contextcir.evaluation.results import align
 from contextcir.scenes import Denotation, Scene, cell_mask, denoted_mask
 
 MEASURES = ("pointing", "mass", "choice")
-COLUMNS = {  # of the table: heading -> key
-    "pointing": "pointing",
-    "random map": "random_pointing",
-    "area": "chance",
-    "at most": "ceiling",
-    "mass": "mass",
-    "random": "random_mass",
-    "choice": "choice",
-    "random ": "random_choice",
-    "1/things": "choice_chance",
-}
+COLUMNS = (  # of the table: heading, key
+    ("pointing", "pointing"),
+    ("random map", "random_pointing"),
+    ("area", "chance"),
+    ("at most", "ceiling"),
+    ("mass", "mass"),
+    ("random map", "random_mass"),
+    ("choice", "choice"),
+    ("random map", "random_choice"),
+    ("1/things", "choice_chance"),
+)
 KINDS = ("thing", "things", "place", "background")
 
 
@@ -157,21 +157,25 @@ def measure_grounding(
     random_maps = random_maps if hasattr(model, "with_random_attention") else 0
     nulls = [model.with_random_attention(seed) for seed in range(random_maps)]
     found: dict[str, list[dict[str, float]]] = {"all": [], **{kind: [] for kind in KINDS}}
-    phrases = [(query, phrase) for query in benchmark.queries for phrase in truths[query.id].phrases]
-    phrases = [(query, phrase) for query, phrase in phrases if kind_of(phrase.denotes)]
+    phrases = [
+        (query, phrase, kind)
+        for query in benchmark.queries
+        for phrase in truths[query.id].phrases
+        if (kind := kind_of(phrase.denotes))
+    ]
     for start in range(0, len(phrases), batch_size):
         batch = phrases[start : start + batch_size]
-        images = [benchmark.gallery.reference_image(query) for query, _ in batch]
-        spans = [{"text": phrase.text, "start": phrase.start, "end": phrase.end} for _, phrase in batch]
-        texts = [query.modification_text for query, _ in batch]
+        images = [benchmark.gallery.reference_image(query) for query, _, _ in batch]
+        spans = [{"text": phrase.text, "start": phrase.start, "end": phrase.end} for _, phrase, _ in batch]
+        texts = [query.modification_text for query, _, _ in batch]
         context, *random = (attention_maps(one, processor, images, texts, spans)[0] for one in (model, *nulls))
-        for place, (query, phrase) in enumerate(batch):
+        for place, (query, phrase, kind) in enumerate(batch):
             row, *others = (_measured(maps[place], truths[query.id], phrase.denotes) for maps in (context, *random))
             if row is None:
                 continue
             if others:
                 row |= {f"random_{name}": _mean(others, name) for name in MEASURES if name in row}
-            for group in {"all", kind_of(phrase.denotes) or "new", phrase.role}:
+            for group in {"all", kind, phrase.role}:
                 found.setdefault(group, []).append(row)
     return {group: _means(rows) for group, rows in found.items() if rows}
 
@@ -195,8 +199,8 @@ def _mean(rows: Sequence[Any], name: str) -> float:
 
 def format_grounding(name: str, grounding: Mapping[str, Mapping[str, float]]) -> str:
     """Format the grounding of one model as a table: a line for each kind of phrase, then for each role."""
-    rows = [["", "phrases", *COLUMNS]]
+    rows = [["", "phrases", *(heading for heading, _ in COLUMNS)]]
     for group, row in grounding.items():
-        cells = (f"{row[key]:.1f}" if key in row else "" for key in COLUMNS.values())
+        cells = (f"{row[key]:.1f}" if key in row else "" for _, key in COLUMNS)
         rows.append([group, str(row["num_phrases"]), *cells])
     return f"Where noun phrases look, in percent: {name}\n\n{align(rows)}\n"

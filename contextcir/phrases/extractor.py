@@ -228,10 +228,15 @@ class NounPhraseExtractor:
                     yield depth, start, end
             around.append((end, depth))
             if names and names[-1] == "NP" and output.tags is not None and end - start > 2:
-                inner = takewhile(lambda span: span[0] < end, spans[place + 1 :])  # noqa: B023
-                if not any("NP" in self._labels[span[2]].split("::") for span in inner):
+                if not any("NP" in self._labels[inner].split("::") for inner in _labels_inside(spans, place)):
                     tags = [self.parser.tag_from_index[int(tag)] for tag in output.tags[start:end]]
                     yield from ((depth + 1, start + first, start + last) for first, last in conjuncts(tags))
+
+
+def _labels_inside(spans: Sequence[tuple[int, int, int]], place: int) -> Iterator[int]:
+    """Yield the labels of the constituents inside one. Spans are ordered by their starts, outer ones first."""
+    end = spans[place][1]
+    return (label for _, _, label in takewhile(lambda span: span[0] < end, spans[place + 1 :]))
 
 
 def _trimmed(text: str, tokens: list[Any]) -> tuple[int, int] | None:

@@ -30,11 +30,10 @@ import torch
 from PIL import Image
 
 from contextcir.data.triplets import load_triplets
-from contextcir.runtime.provenance import code_commit
 from contextcir.training.trainer import CIRTrainer
 from contextcir.training.training_args import CIRTrainingArguments
 from modeling_contextcir import CIRImageProcessor, ContextCIRModel, ContextCIRProcessor
-from research.bench.measuring import machine_name, write_json
+from research.bench.measuring import environment, write_json
 
 SIDES = ("reference", "target")
 SLEEP = 0.005  # seconds, in place of a step
@@ -199,9 +198,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     result = {
         **settings,
         "cores": os.cpu_count(),
-        "torch": torch.__version__,
-        "machine": machine_name(args.device),
-        "commit": code_commit(),
+        **environment(args.device),
         "rows": rows,
         "ceilings": reading,
     }

@@ -32,8 +32,7 @@ from contextcir.retrieval.store.build import Worker
 from contextcir.retrieval.store.gallery import StoredRows
 from contextcir.retrieval.store.operations import index_images
 from contextcir.retrieval.store.sources import MemorySource
-from contextcir.runtime.provenance import code_commit
-from research.bench.measuring import Report, compare, in_child, machine_name, peak_memory, write_json
+from research.bench.measuring import Report, compare, environment, in_child, peak_memory, write_json
 
 SIZES = ((640, 480), (1600, 1200))
 SLEEP = 0.002  # seconds for each image: a GPU that embeds 500 images a second
@@ -179,9 +178,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     report.add(name, seconds[0] / seconds[1], "<= 1.15", seconds)
     result = {
         "quick": quick,
-        "torch": torch.__version__,
-        "machine": machine_name("cpu"),
-        "commit": code_commit(),
+        **environment("cpu"),
         "rows": report.rows,
     }
     write_json(result, args.output)

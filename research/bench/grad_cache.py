@@ -18,12 +18,11 @@ from typing import Any
 
 import torch
 
-from contextcir.runtime.provenance import code_commit
 from contextcir.training.grad_cache import cached_loss
 from contextcir.training.losses import concept_consistency_loss, contrastive_loss
 from research.bench.batches import random_batch
 from research.bench.contextcir_steps import CONCEPT_WEIGHT, Batch, build_model, step
-from research.bench.measuring import compare, goal_row, in_child, machine_name, peak_memory, print_goals, write_json
+from research.bench.measuring import compare, environment, goal_row, in_child, peak_memory, print_goals, write_json
 
 NUM_PHRASES = 3
 
@@ -110,9 +109,7 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
         "device": args.device,
         "threads": args.threads,
         "repeats": args.repeats,
-        "torch": torch.__version__,
-        "machine": machine_name(args.device),
-        "commit": code_commit(),
+        **environment(args.device),
         "rows": rows,
     }
     write_json(result, args.output)

@@ -137,6 +137,15 @@ def machine_name(device: str) -> str:
     return torch.cuda.get_device_name()
 
 
+def environment(device: str) -> dict[str, str | None]:
+    """Return what every result says of where it was measured: the version of torch, the machine and the commit."""
+    import torch
+
+    from contextcir.runtime.provenance import code_commit
+
+    return {"torch": torch.__version__, "machine": machine_name(device), "commit": code_commit()}
+
+
 def write_json(result: Mapping[str, Any], path: str) -> None:
     """Write a result, and create its folder if it does not exist."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -19,10 +19,9 @@ from typing import Any
 
 import torch
 
-from contextcir.runtime.provenance import code_commit
 from research.bench.contextcir_steps import bench_encoding, bench_training, build_model
 from research.bench.instructcir_steps import bench_instructcir
-from research.bench.measuring import Report, machine_name, write_json
+from research.bench.measuring import Report, environment, write_json
 from research.bench.ranking import bench_loading, bench_ranking
 from research.bench.search import bench_search
 
@@ -59,9 +58,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "device": device,
         "threads": args.threads,
         "repeats": repeats,
-        "torch": torch.__version__,
-        "machine": machine_name(device),
-        "commit": code_commit(),
+        **environment(device),
         "rows": report.rows,
     }
     write_json(result, args.output)

@@ -23,10 +23,9 @@ import numpy as np
 import torch
 
 from contextcir.data.triplets import load_triplets
-from contextcir.runtime.provenance import code_commit
 from contextcir.training.sampling import BatchSampler
 from research.bench.data import build_trainer
-from research.bench.measuring import Report, compare, machine_name, write_json
+from research.bench.measuring import Report, compare, environment, write_json
 
 WIDTHS = [128, 64, 32, 16]
 MINED = 2  # negatives of a triplet
@@ -124,9 +123,7 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
         "threads": 1,
         "batch_size": args.batch_size,
         "repeats": args.repeats,
-        "torch": torch.__version__,
-        "machine": machine_name("cpu"),
-        "commit": code_commit(),
+        **environment("cpu"),
         "rows": report.rows,
     }
     write_json(result, args.output)

@@ -1,1 +1,1 @@
-"""What grounding is worth: models that are told by true masks where phrases should look, and losses without masks."""
+"""Find out what grounding is worth: models told by true masks where phrases should look, and losses without masks."""

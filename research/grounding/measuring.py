@@ -1,4 +1,4 @@
-"""What a trained model finds on the validation benchmarks, query by query, and where its noun phrases look.
+"""Measure what a model finds on the validation benchmarks, query by query, and where its noun phrases look.
 
 All models here have one frozen image encoder, so its output for the pictures of the benchmarks is kept on disk.
 """

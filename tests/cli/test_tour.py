@@ -10,16 +10,9 @@ from contextcir.cli import tour
 from contextcir.runtime.locations import shipped
 
 
-@pytest.fixture(scope="module")
-def toured(tmp_path_factory):
-    """The folder of a tour."""
-    folder = tmp_path_factory.mktemp("tour") / "of scenes"
-    return folder
-
-
 @pytest.mark.slow
-def test_a_tour_without_a_page(toured, capsys, monkeypatch):
-    served = []
+def test_a_tour_without_a_page(tmp_path, capsys, monkeypatch):
+    toured, served = tmp_path / "of scenes", []
     monkeypatch.setattr("contextcir.cli.serve.main", lambda argv: served.append(argv) or 0)
     assert cli.main(["tour", "--output", str(toured), "--pictures", "320", "--serve", "false"]) == 0
     said = capsys.readouterr().out

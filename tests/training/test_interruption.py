@@ -1,6 +1,7 @@
 """Signals stop a run after a step, with a checkpoint from which it ends with the same bits."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -27,6 +28,18 @@ class SendAt(TrainerCallback):
                 os.kill(os.getpid(), number)
 
         setattr(self, event, send)
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="workers are shielded where there is sigwaitinfo")
+@pytest.mark.parametrize("name", ["get_train_dataloader", "get_eval_dataloader"])
+def test_a_worker_outlives_the_signals_of_others(build, name):
+    trainer = build(rows=triplets(24), eval_rows=triplets(24), dataloader_num_workers=1, per_device_eval_batch_size=4)
+    batches = iter(getattr(trainer, name)())
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    killers = [f"kill -{number.value} {worker.pid}" for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)]
+    subprocess.run(["sh", "-c", "; ".join(killers)], check=True)  # not from the process that the worker belongs to
+    assert len(list(batches)) == 5 and worker.exitcode == 0
 
 
 @STOP
