@@ -1,9 +1,12 @@
 """The tour: drawn pictures, found with the model that ships, by commands that can be typed again."""
 
 import json
+import re
 import shlex
 
 import pytest
+import torch
+from PIL import Image
 
 from contextcir.cli import main as cli
 from contextcir.cli import tour
@@ -60,3 +63,18 @@ def test_the_page_is_served_at_the_end(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert cli.main(["tour", "--output", str(tmp_path / "other"), "--pictures", "320"]) == 0
     assert "pip install 'contextcir[serve]'" in capsys.readouterr().out and len(served) == 1
+
+
+def test_the_code_of_its_card_runs(monkeypatch):
+    pytest.importorskip("sentence_transformers")
+    folder = shipped(tour.MODEL)
+    blocks = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL)
+    monkeypatch.chdir(folder.parents[1])
+    images = [Image.new("RGB", (96, 96), color) for color in ["red", "blue"] * 5]
+    names = {"reference": images[0], "images": images}
+    found = []
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+        found.append((torch.as_tensor(names["query"]), names["best"].values))
+    assert len(blocks) == 2
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=0)
