@@ -22,10 +22,12 @@ SHIPPED = "checkpoints/scenes-contextcir-tiny"
 DATA, TOUR, RUN = Path("data/scenes_short"), Path("runs/tour"), Path("runs/demo-short")
 PICTURES = {
     "retrieval_grid.png": "what the shipped model finds",
-    "training_curves.png": "the short training, and that of the shipped model",
-    "concept_attention.png": "where phrases look",
-    "error_profile.png": "which mistakes both make",
-    "text_alone.png": "what the reference image adds",
+    "score_margins.png": "how far it sets targets apart from each kind of mistake",
+    "text_alone.png": "what the reference image adds to the text",
+    "embedding_map.png": "where queries lead",
+    "concept_attention.png": "where the phrases of both models look",
+    "error_profile.png": "which mistakes they make",
+    "training_curves.png": "how they were trained",
 }
 
 
@@ -96,7 +98,7 @@ def clock(seconds: float) -> str:
 
 
 def summary(seconds: float) -> str:
-    """Say in five lines what was found, and where the pictures are."""
+    """Say what was found, what each picture shows, and how to go on."""
     record, shipped = (
         json.loads((RUN / name).read_text(encoding="utf-8")) for name in ("metrics.json", "shipped.json")
     )
@@ -105,7 +107,8 @@ def summary(seconds: float) -> str:
         f"The model that ships finds the target first in {shipped['results'][0]['metrics']['recall@1']:.1f} % of"
         f" {record['num_queries']} queries, among {record['gallery_size']:,} pictures.",
         f"The one just trained, on less and for less time: {short:.1f} %. The best baseline: {max(others):.1f} %.",
-        f"Look at {RUN}/figures: " + ", ".join(f"{name} ({what})" for name, what in PICTURES.items()),
+        f"Pictures in {RUN}/figures:",
+        *(f"  {name:<24}{what}" for name, what in PICTURES.items()),
         f"Search yourself: contextcir serve {TOUR}/gallery --examples {TOUR}/examples.jsonl",
         f"{clock(seconds)}. `make demo-full` trains one as long as the model that ships.",
     ]
