@@ -34,8 +34,12 @@ LOSSES = {
     "start+contrast+cc": "phrase contrast, from the teacher, CC loss",
     "start+context": "phrase contrast in context, from the teacher",
     "teacher": "teacher",
+    "teacher+places": "teacher that knows location words",
     "teacher+cc": "teacher as the isolated side of the CC loss",
+    "ema+cc": "moving average of the model as the isolated side of the CC loss",
     "cc": "CC loss as published",
+    "masks,cc": "true masks and CC loss as published",
+    "teacher,cc": "teacher and CC loss as published",
 }
 
 

@@ -14,8 +14,12 @@ OBJECTIVES: dict[str, dict[str, Any]] = {  # as research.grounding.training.MapL
     "start+contrast+cc": {"start": True, "contrast": 1.0, "cc": 1.0},
     "start+context": {"start": True, "context_contrast": 1.0},
     "teacher": {"teacher": 1.0},
+    "teacher+places": {"teacher": 1.0, "places": True},
     "teacher+cc": {"teacher_cc": 1.0},
+    "ema+cc": {"ema_cc": 1.0},
     "cc": {"cc": 0.08},
+    "masks,cc": {"masks": 1.0, "cc": 0.08},
+    "teacher,cc": {"teacher": 1.0, "cc": 0.08},
 }
 # Losses without masks are tried where true masks help.
 PLANNED = {model: ("free", "masks") for model in MODELS} | {"text+pooled": tuple(OBJECTIVES)}

@@ -24,6 +24,10 @@ class Teacher(nn.Module):
         self.text_model = copy.deepcopy(model.text_model).eval().requires_grad_(False)
         self.end = model.config.empty_text_ids[1]
         self.text_map, self.image_map = nn.Linear(text, text), nn.Linear(image, text, bias=False)
+        patches = (model.config.vision_config.image_size // model.config.vision_config.patch_size) ** 2
+        self.place_map = nn.Linear(text, patches)  # scores of patches whatever they show; zero until learned
+        nn.init.zeros_(self.place_map.weight)
+        nn.init.zeros_(self.place_map.bias)
 
     @torch.no_grad()
     def embed(self, input_ids: Tensor) -> Tensor:
@@ -50,39 +54,87 @@ class Teacher(nn.Module):
         weights `(num_phrases,)` in [0, 1]: below 1 where a phrase rather fits the target, as one for what is to be
         added.
         """
+        reference, target = self.both_scores(batch)
+        weights = 2 * (reference.logsumexp(-1) - target.logsumexp(-1)).sigmoid()
+        return (reference + self.place_scores(batch)).softmax(-1), weights.clamp(max=1)
+
+    def both_scores(self, batch: dict[str, Tensor]) -> list[Tensor]:
+        """Return the scores of the phrases of a batch over their reference and over their target image, `(num_phrases,
+        num_patches)` each, by what patches show."""
         ids, place = batch["phrase_input_ids"].unique(dim=0, return_inverse=True)
         phrases, sample = self.text_map(self.embed(ids))[place], batch["phrase_sample"]
         keys = self.image_map(batch["encoded_images"][:, 1:])
-        both = []
-        for side in ("reference", "target"):
-            some = keys[batch[f"{side}_index"][sample]]
-            both.append(torch.einsum("pd,pkd->pk", phrases, some) / keys.shape[-1] ** 0.5)
-        reference, target = both
-        weights = 2 * (reference.logsumexp(-1) - target.logsumexp(-1)).sigmoid()
-        return reference.softmax(-1), weights.clamp(max=1)
+        sides = [keys[batch[f"{side}_index"][sample]] for side in ("reference", "target")]
+        return [torch.einsum("pd,pkd->pk", phrases, some) / keys.shape[-1] ** 0.5 for some in sides]
+
+    def place_scores(self, batch: dict[str, Tensor]) -> Tensor:
+        """Return the scores of the phrases of a batch by where patches are, `(num_phrases, num_patches)`."""
+        ids, place = batch["phrase_input_ids"].unique(dim=0, return_inverse=True)
+        return self.place_map(self.embed(ids))[place]
 
 
 def train_teacher(
     model: Any, rows: datasets.Dataset, collate: Callable[[list[dict[str, Any]]], dict[str, Any]], seed: int
 ) -> Teacher:
     """Learn a teacher from phrases of triplets, each of which names something of one of its two images."""
-    generator = torch.Generator().manual_seed(seed)
     teacher = Teacher(model)
-    weights = [*teacher.text_map.parameters(), *teacher.image_map.parameters()]
-    optimizer = torch.optim.Adam(weights, LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS)
-    for _ in range(STEPS):
-        places: Sequence[int] = torch.randint(len(rows), (BATCH,), generator=generator).unique().tolist()
-        batch = collate(list(rows.select(places)))
+
+    def contrast(batch: dict[str, Any]) -> Tensor:
         ids, place = batch["phrase_input_ids"].unique(dim=0, return_inverse=True)
         scores = teacher.scores(teacher.embed(ids), batch["encoded_images"])[place]
         index = batch["reference_index"], batch["target_index"]
-        loss = phrase_contrast(scores, batch["phrase_sample"], *index, batch["family"])
+        return phrase_contrast(scores, batch["phrase_sample"], *index, batch["family"])
+
+    _fit([*teacher.text_map.parameters(), *teacher.image_map.parameters()], contrast, rows, collate, seed)
+    return teacher.eval().requires_grad_(False)
+
+
+def learn_places(
+    teacher: Teacher, rows: datasets.Dataset, collate: Callable[[list[dict[str, Any]]], dict[str, Any]], seed: int
+) -> None:
+    """Teach a teacher location words, which pairs cannot: every image has a top right corner. But what a text puts
+    there is there in one of its two images, and the teacher sees that. So a phrase learns in which part of an image
+    the other phrases of its texts look more often than phrases do."""
+    usual = torch.ones(teacher.place_map.out_features)
+    for weight in teacher.place_map.parameters():
+        weight.requires_grad_(True)
+
+    def likelihood(batch: dict[str, Any]) -> Tensor:
+        with torch.no_grad():
+            reference, target = teacher.both_scores(batch)
+            share = (reference.logsumexp(-1) - target.logsumexp(-1)).sigmoid()[:, None]
+            seen = share * reference.softmax(-1) + (1 - share) * target.softmax(-1)  # in the image that fits
+            usual.lerp_(seen.mean(0) * len(usual), 0.05)
+        sample = batch["phrase_sample"]
+        others = (sample[:, None] == sample[None]).float().fill_diagonal_(0)
+        count = others.sum(1, keepdim=True)
+        evidence = others @ (seen / usual) / count.clamp(min=1)
+        found = (teacher.place_scores(batch).softmax(-1) * evidence).sum(-1)
+        return -found[count[:, 0] > 0].log().mean()
+
+    _fit(list(teacher.place_map.parameters()), likelihood, rows, collate, seed, 3 * LEARNING_RATE)
+    teacher.requires_grad_(False)
+
+
+def _fit(
+    weights: list[nn.Parameter],
+    loss_of: Callable[[dict[str, Any]], Tensor],
+    rows: datasets.Dataset,
+    collate: Callable[[list[dict[str, Any]]], dict[str, Any]],
+    seed: int,
+    learning_rate: float = LEARNING_RATE,
+) -> None:
+    """Minimise a loss of random batches."""
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(weights, learning_rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=STEPS)
+    for _ in range(STEPS):
+        places: Sequence[int] = torch.randint(len(rows), (BATCH,), generator=generator).unique().tolist()
+        loss = loss_of(collate(list(rows.select(places))))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-    return teacher.eval().requires_grad_(False)
 
 
 @torch.no_grad()

@@ -12,13 +12,14 @@ from torch import Tensor
 from transformers import set_seed
 
 from contextcir.training.collator import TripletCollator
+from contextcir.training.ema import MovingAverage
 from contextcir.training.losses import ConceptForm, concept_consistency_loss, concept_losses
 from contextcir.training.trainer import CIRTrainer
 from contextcir.training.training_args import CIRTrainingArguments
 from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
 from modeling_contextcir.clip_model import CIROutput
 from research.grounding.losses import mask_loss, phrase_contrast
-from research.grounding.teacher import Teacher, start_from, train_teacher
+from research.grounding.teacher import Teacher, learn_places, start_from, train_teacher
 
 CLIP = Path(__file__).parents[2] / "checkpoints" / "scenes-clip-tiny"
 TRUTH = ("coverage", "things", "family")  # what a batch has beside the inputs of the model
@@ -54,7 +55,9 @@ class MapLosses:
     cc_form: ConceptForm = "excess"
     teacher: float = 0.0  # divergence from the maps of a teacher
     teacher_cc: float = 0.0  # the loss as published, with a teacher as the isolated side
+    ema_cc: float = 0.0  # the loss as published, with a moving average of the model as the isolated side
     start: bool = False  # whether the attention starts from the teacher
+    places: bool = False  # whether the teacher also learns what location words mean
 
     @property
     def reads_phrases(self) -> bool:
@@ -64,7 +67,7 @@ class MapLosses:
     @property
     def reads_maps(self) -> bool:
         """`bool`: Whether the maps of phrases in context are read."""
-        return bool(self.masks or self.thing_masks or self.cc or self.teacher or self.teacher_cc)
+        return bool(self.masks or self.thing_masks or self.cc or self.teacher or self.teacher_cc or self.ema_cc)
 
 
 class TruthCollator(TripletCollator):
@@ -87,6 +90,7 @@ class MapTrainer(CIRTrainer):
 
     map_losses: MapLosses
     teacher: Teacher | None = None
+    average: MovingAverage | None = None
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any) -> Any:
         """Return the contrastive loss and those on the maps."""
@@ -120,6 +124,9 @@ class MapTrainer(CIRTrainer):
                 parts["teacher"] = weights.teacher, (trust * apart).sum() / texts
             if weights.teacher_cc:
                 parts["teacher_cc"] = weights.teacher_cc, (trust * concept_losses(context, maps)).sum() / texts
+        if self.average is not None:
+            maps = isolated_maps(self.average.model, inputs)
+            parts["ema_cc"] = weights.ema_cc, concept_losses(outputs.context_attentions, maps).sum() / texts
         if weights.cc:
             maps = outputs.context_attentions, outputs.isolated_attentions
             found = concept_consistency_loss(
@@ -130,6 +137,16 @@ class MapTrainer(CIRTrainer):
             self._parts.add(f"loss_{name}", part)
             loss = loss + weight * part
         return (loss, outputs) if return_outputs else loss
+
+
+@torch.no_grad()
+def isolated_maps(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    """Return the maps of isolated phrases of a model with text queries, `(num_phrases, num_patches)`."""
+    prepared = model.fusion.prepare_images(batch["encoded_images"])
+    references = model.fusion.select_images(prepared, batch["reference_index"])
+    ids = batch["phrase_input_ids"]
+    mask = model._text_mask(ids, batch["phrase_attention_mask"])
+    return model._over_patches(model._isolated_rows(references, ids, mask, batch["phrase_sample"]))
 
 
 PHRASES = 160  # of a batch that are contrasted: cheaper than all, and as good
@@ -211,9 +228,14 @@ def train(
     trainer.map_losses = weights
     if weights.teacher or weights.teacher_cc or weights.start:
         teacher = train_teacher(model, trainer.train_dataset, collator, seed)
+        if weights.places:
+            learn_places(teacher, trainer.train_dataset, collator, seed)
         if weights.start:
             start_from(teacher, model)
         trainer.teacher = teacher
+    if weights.ema_cc:
+        trainer.average = MovingAverage(model, momentum=0.99)
+        trainer.add_callback(trainer.average)
     trainer.train()
     model.save_pretrained(output)
     processor.save_pretrained(output)

@@ -3,6 +3,7 @@
 import json
 import math
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,7 @@ from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
 from research.grounding import __main__ as experiment
 from research.grounding import data, measuring, page, plan, teacher, training
 from research.grounding.losses import mask_loss, phrase_contrast
-from research.grounding.training import CLIP, MapLosses, context_scores, phrase_scores, run_step
+from research.grounding.training import CLIP, MapLosses, context_scores, isolated_maps, phrase_scores, run_step
 
 
 def test_true_masks_are_the_least_of_their_loss():
@@ -152,7 +153,43 @@ def test_a_teacher_trusts_phrases_that_the_reference_explains(rows, collator):
     assert not any(weight.requires_grad for weight in found.text_model.parameters())
 
 
-EVERYTHING = {name: 1.0 for name, value in vars(MapLosses()).items() if isinstance(value, float)} | {"start": True}
+def test_a_phrase_learns_where_the_other_phrases_of_its_texts_look(monkeypatch):
+    monkeypatch.setattr(teacher, "STEPS", 200)
+    model = build().eval()
+    found = teacher.Teacher(model)
+    generator = torch.Generator().manual_seed(0)
+    corners = {1: 5, 2: 30}  # the first token of a location phrase -> the patch where the other phrase looks
+
+    def collate(rows):
+        """Return one batch of texts with a thing and a location each, as the teacher would see it."""
+        places = torch.randint(1, 3, (32,), generator=generator)
+        ids = torch.full((64, 4), found.end)
+        ids[:, 0], ids[0::2, 1], ids[1::2, 1] = model.config.empty_text_ids[0], 9, places
+        scores = torch.zeros(64, 36)
+        scores[torch.arange(0, 64, 2), [corners[int(place)] for place in places]] = 8.0
+        return {"phrase_input_ids": ids, "phrase_sample": torch.arange(32).repeat_interleave(2), "scores": scores}
+
+    monkeypatch.setattr(found, "both_scores", lambda batch: [batch["scores"], batch["scores"]], raising=False)
+    teacher.learn_places(found, datasets.Dataset.from_dict({"row": range(64)}), collate, seed=0)
+    batch = collate(None)
+    where = found.place_scores(batch).softmax(-1)
+    for first, patch in corners.items():
+        named = (batch["phrase_input_ids"][:, 1] == first).nonzero()[:, 0]
+        assert len(named) and (where[named].argmax(1) == patch).all()
+        assert (where[named, patch] > 0.5).all()
+
+
+def test_isolated_maps_are_those_of_the_model(rows, collator):
+    model = build().eval()
+    batch = batch_of(rows, collator, model)
+    whole, _ = run_step(model, batch, MapLosses(cc=1.0))
+    torch.testing.assert_close(isolated_maps(model, batch), whole.isolated_attentions)
+
+
+EVERYTHING = {name: 1.0 for name, value in vars(MapLosses()).items() if isinstance(value, float)} | {
+    "start": True,
+    "places": True,
+}
 
 
 @pytest.mark.parametrize("options", [{}, EVERYTHING], ids=["free", "everything"])
@@ -163,7 +200,7 @@ def test_every_loss_trains(rows, tmp_path, monkeypatch, options):
     losses = training.train(rows, fields, MapLosses(**options), seed=0, steps=2, output=tmp_path)
     parts = losses.keys() - {"loss", "loss_contrastive"}
     names = {"cc": "concept_consistency"}
-    assert parts == {f"loss_{names.get(name, name)}" for name in options if name != "start"}
+    assert parts == {f"loss_{names.get(name, name)}" for name in options if name not in ("start", "places")}
     assert losses["loss"] == pytest.approx(losses["loss_contrastive"] + sum(losses[part] for part in parts), rel=1e-4)
     trained = ContextCIRModel.from_pretrained(tmp_path)
     assert trained.config.pool_image_tokens and trained.config.fusion_num_heads == 16
