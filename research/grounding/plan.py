@@ -22,5 +22,8 @@ OBJECTIVES: dict[str, dict[str, Any]] = {  # as research.grounding.training.MapL
     "teacher,cc": {"teacher": 1.0, "cc": 0.08},
 }
 # Losses without masks are tried where true masks help.
-PLANNED = {model: ("free", "masks") for model in MODELS} | {"text+pooled": tuple(OBJECTIVES)}
+PLANNED = {model: ("free", "masks") for model in MODELS} | {
+    "text+pooled": tuple(OBJECTIVES),
+    "image": ("free", "masks", "teacher", "teacher+places"),
+}
 SEEDS = (0, 1, 2)
