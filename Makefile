@@ -10,7 +10,7 @@ EXTRAS := parse,captions,eval,peft,demo,serve,lance,postgres,heif,sentence-trans
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(CORES) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-full test test-fast faults check docs docs-serve bench wheel clean
+.PHONY: help install demo demo-full test test-fast faults check docs docs-serve bench wheel release clean
 
 help:  ## Say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1	\2/' | expand -t 16
@@ -89,6 +89,9 @@ bench: data/scenes/triplets/.noun_phrases runs/demo/model.safetensors  ## Measur
 
 wheel: .venv/installed  ## Build dist/*.whl
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+release: .venv/installed  ## Build and check what a release consists of, into dist/; RELEASE="--url ... --tour_on ..."
+	$(BIN)/python -m research.release $(RELEASE)
 
 clean:  ## Remove what install and demo have made
 	rm -rf .venv dist site data/scenes data/scenes_short runs/demo runs/demo-short runs/tour

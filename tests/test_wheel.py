@@ -1,16 +1,17 @@
-"""The wheel, installed in an empty folder: commands, recipes and models work without a checkout."""
+"""The wheel that is built from the source archive, installed: commands, recipes and models work without a checkout."""
 
 import json
 import os
 import re
 import site
 import subprocess
-import sys
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from research import release
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
@@ -19,10 +20,7 @@ SMALL = {"num_train": 240, "num_validation": 24, "num_test": 24, "gallery_size":
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", str(ROOT)]
-    subprocess.run([*command, "--wheel-dir", str(folder)], check=True, capture_output=True)
-    (found,) = folder.glob("*.whl")
+    _, found = release.build(ROOT, tmp_path_factory.mktemp("wheel"))
     return found
 
 
@@ -30,18 +28,18 @@ def wheel(tmp_path_factory) -> Path:
 def installed(wheel, tmp_path_factory):
     """Run a command of an environment that has the wheel, and the libraries of this one but not its checkout."""
     home, empty = tmp_path_factory.mktemp("env"), tmp_path_factory.mktemp("empty")
-    venv.create(home, symlinks=True)
+    venv.create(home, symlinks=True, with_pip=True)
+    install = [str(home / "bin" / "pip"), "install", "--quiet", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run(install, check=True, capture_output=True)
     (packages,) = home.glob("lib/python*/site-packages")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(packages)
     # The `.pth` files of a folder that is added this way are not read, so that an editable install stays out.
     (packages / "libraries.pth").write_text("\n".join(site.getsitepackages()))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HOME": str(home / "cache"), "ACCELERATE_USE_CPU": "true"}
     environment.pop("PYTHONPATH", None)
-    python = str(home / "bin" / "python")
+    python, program = str(home / "bin" / "python"), str(home / "bin" / "contextcir")
 
     def run(*argv: str, **options) -> str:
-        command = [python, *argv] if argv[0] in ("-c", "-m") else [python, "-m", "contextcir.cli.main", *argv]
+        command = [python, *argv] if argv[0] in ("-c", "-m") else [program, *argv]
         done = subprocess.run(command, cwd=empty, env=environment, capture_output=True, text=True, **options)
         assert done.returncode == 0, f"{argv}: {done.stderr[-2000:]}"
         return done.stdout
@@ -49,7 +47,7 @@ def installed(wheel, tmp_path_factory):
     run.folder, run.start = (
         empty,
         lambda *argv: subprocess.Popen(
-            [python, "-m", "contextcir.cli.main", *argv], cwd=empty, env=environment, stderr=subprocess.PIPE, text=True
+            [program, *argv], cwd=empty, env=environment, stderr=subprocess.PIPE, text=True
         ),
     )
     return run
@@ -80,6 +78,11 @@ def test_what_is_in_it(wheel):
     assert tops == {"contextcir", "modeling_contextcir", "datasets_scripts"}
     entry = next(name for name in names if name.endswith("entry_points.txt"))
     assert "contextcir = contextcir.cli.main:console" in zipfile.ZipFile(wheel).read(entry).decode()
+
+
+def test_the_tour(installed):
+    said = installed("tour", "--serve", "false", "--output", "tour", "--pictures", "320")
+    assert said.count("right: ") == 3 and (installed.folder / "tour" / "search_3.html").is_file()
 
 
 def test_from_data_to_a_measured_model(installed):

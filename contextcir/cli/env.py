@@ -94,8 +94,10 @@ def _version(library: str) -> str | None:
 
 
 def _devices() -> str:
-    import torch
-
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # a report must be had where torch is what is broken
+        return f"unknown: torch cannot be imported ({error})"
     if not torch.accelerator.is_available():
         return f"CPU, {os.cpu_count()} cores"
     kind = str(torch.accelerator.current_accelerator(check_available=True)).partition(":")[0]

@@ -1,5 +1,7 @@
 """The environment, as a bug report needs it, without secrets."""
 
+import sys
+
 import torch
 
 from contextcir.cli import env
@@ -21,6 +23,12 @@ def test_a_report_is_markdown_with_the_same_in_it(capsys, monkeypatch):
     assert text.startswith("### What I ran") and "hf_secret" not in text
     head, _, table = text.partition("|---|---|\n")
     assert [line.split(" | ")[0].removeprefix("| ") for line in table.splitlines()] == list(env.environment())
+
+
+def test_a_torch_that_cannot_be_imported_is_reported(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert env.main([]) == 0
+    assert "devices: unknown: torch cannot be imported (" in capsys.readouterr().out
 
 
 def test_an_extra_is_whole_only_with_everything_that_it_requires(monkeypatch):
