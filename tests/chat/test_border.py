@@ -315,7 +315,7 @@ def test_repair_is_off_the_event_loop(fake, monkeypatch):
     from contextcir.chat import server as module
 
     def slow(payload, schema):
-        time.sleep(0.3)
+        time.sleep(0.8)  # far from what a busy machine takes for a tick
         return Outcome("malformed")
 
     monkeypatch.setattr(module, "read_completion", slow)
@@ -329,4 +329,4 @@ def test_repair_is_off_the_event_loop(fake, monkeypatch):
                 await asyncio.sleep(0.01)
 
     asyncio.run(run())
-    assert max(later - before for before, later in zip(ticks, ticks[1:], strict=False)) < 0.2
+    assert max(later - before for before, later in zip(ticks, ticks[1:], strict=False)) < 0.6

@@ -1,9 +1,8 @@
 """The commit of a clone, whether it has changed, and the installed versions."""
 
+import importlib.metadata
 import platform
 import subprocess
-
-import torch
 
 from contextcir.runtime.provenance import code_commit, versions
 
@@ -44,6 +43,6 @@ def test_outside_a_clone_and_without_git(tmp_path, monkeypatch):
 
 def test_versions(monkeypatch):
     found = versions()
-    assert found["python"] == platform.python_version() and found["torch"] == torch.__version__
+    assert found["python"] == platform.python_version() and found["torch"] == importlib.metadata.version("torch")
     monkeypatch.setattr("contextcir.runtime.provenance.LIBRARIES", ("numpy", "no-such-library"))
     assert list(versions()) == ["python", "numpy"]

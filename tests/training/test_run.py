@@ -1,5 +1,6 @@
 """Runs: their output folders, resuming, unreadable images, records and model cards."""
 
+import importlib.metadata
 import json
 import shutil
 from pathlib import Path
@@ -230,6 +231,7 @@ def test_the_model_card_has_the_values_of_the_record(build, kind, options):
         "instructcir": ["2504.00812", "lambda = 1:", "| ema_momentum | `0.9` |"],
     }
     values = ["base_model: user/clip", "- user/triplets", "| recall@1 | 12.5 |", "test split of `user/bench`"]
-    values += ["`train.py --x`", "`abc`", f"torch {torch.__version__}", f"{logged(trainer)[0]['loss']:.4g}"]
+    torch_version = importlib.metadata.version("torch")
+    values += ["`train.py --x`", "`abc`", f"torch {torch_version}", f"{logged(trainer)[0]['loss']:.4g}"]
     for value in values + own[kind]:
         assert value in card, value

@@ -55,9 +55,9 @@ def place(request, tmp_path) -> Place:
     """A new place, of the engine that a test is parametrised by."""
     name, table = request.param, f"t{uuid.uuid4().hex}"
     if name == "postgres":
+        dsn = request.getfixturevalue("postgres").dsn()  # or skips, before what may not be there is imported
         from contextcir.retrieval.engines.postgres import PostgresIndex
 
-        dsn = request.getfixturevalue("postgres").dsn()
         opened = []
         yield Place(name, lambda **options: opened.append(PostgresIndex(dsn, table, **options)) or opened[-1])
         for index in opened:
