@@ -1,14 +1,16 @@
 """Draw what a trained model does: a retrieval grid, its mistakes, the attention of noun phrases, and training curves.
 
     contextcir visualize --run runs/demo --benchmark scenes --data_root data/scenes --split test
-    contextcir visualize --run runs/demo --compare runs/demo_without_cc --benchmark scenes --data_root data/scenes
+    contextcir visualize --run runs/demo --compare runs/long runs/no_cc --benchmark scenes --data_root data/scenes
     contextcir visualize --trace runs/circo --benchmark circo --data_root benchmarks --queries 3
 
 Writes into `figures/` of the run `retrieval_grid.png`, `concept_attention.png` and `training_curves.png`. Of galleries
 up to 20,000 images also `score_margins.png` (targets against hard negatives), `text_alone.png` (what the reference
 image adds) and `embedding_map.png`. `error_profile.png`, where `contextcir benchmark --output RUN/metrics.json` has
-measured it on a benchmark that names mistakes, as scenes does. With `--compare`, a second run is drawn beside the
-first in curves, profile and attention. Attention is drawn for ConText-CIR models, everything else for any model.
+measured it on a benchmark that names mistakes, as scenes does. `attention_over_training.png`, where the run keeps two
+checkpoints or more (`--save_total_limit 10`): the same phrases at up to eight of its steps. With `--compare`, up to
+four other runs are drawn beside the first in curves, profile and attention, and below it in the grid. Attention is
+drawn for ConText-CIR models, everything else for any model.
 
 With `--trace`, the folder that `contextcir benchmark --retriever imagescope --trace` has filled, it writes into
 `figures/` of that folder a `funnel_ID.png` for each query: the candidates after each stage, and what was said of each.
@@ -35,6 +37,8 @@ from contextcir.retrieval.base import Query
 logger = logging.getLogger("contextcir.visualize")
 Write = Callable[[Any, str], None]  # a figure, into the output folder under a name
 MAPPED = (3, 20_000)  # sizes of galleries of which a map is drawn
+MOST = 5  # runs in one picture
+COLUMNS, STEPPED = 8, 4  # steps of a training and queries in one picture
 HALVES = ("CLIP, image only", "CLIP, text only")
 
 
@@ -60,7 +64,7 @@ class VisualizeArguments:
         default=None, help="Output folder of `contextcir train`: model, processor, trainer_state.json."
     )
     trace: str | None = HfArg(default=None, help="Instead of a run: folder of an ImageScope trace.")
-    compare: str | None = HfArg(default=None, help="A second run, such as one without the CC loss.")
+    compare: list[str] | None = HfArg(default=None, help="Up to four other runs, such as one without the CC loss.")
     queries: int = HfArg(default=6, help="How many queries to draw, evenly spaced over the split.")
     output: str | None = HfArg(default=None, help="Folder of the pictures; by default figures/ of the run or trace.")
 
@@ -69,6 +73,8 @@ class VisualizeArguments:
             raise ValueError(f"queries must be at least 1, got {self.queries}.")
         if (self.run is None) == (self.trace is None) or (self.compare and self.trace):
             raise ValueError("Give either --run, with which --compare goes, or --trace.")
+        if len(self.compare or ()) > MOST - 1:
+            raise ValueError(f"Got {len(self.compare or ())} runs to --compare, expected at most {MOST - 1}.")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -86,7 +92,7 @@ def main(argv: Sequence[str]) -> int:
     if args.trace:
         draw_funnels(choice, args.trace, args.queries, write)
     elif args.run:
-        draw_runs(choice, [args.run, *([args.compare] if args.compare else [])], args.queries, write)
+        draw_runs(choice, [args.run, *(args.compare or ())], args.queries, write)
     return 0
 
 
@@ -144,7 +150,7 @@ def draw_funnels(choice: BenchmarkChoice, trace: str, count: int, write: Write) 
 
 
 def draw_runs(choice: BenchmarkChoice, runs: list[str], count: int, write: Write) -> None:
-    """Draw one trained model, or two side by side."""
+    """Draw one trained model, or several side by side."""
     from contextcir.cli.loading import load_model
     from contextcir.phrases.extractor import NounPhraseExtractor
     from contextcir.retrieval.dense import DenseRetriever
@@ -164,28 +170,49 @@ def draw_runs(choice: BenchmarkChoice, runs: list[str], count: int, write: Write
     with_maps = {name: parts for name, parts in models.items() if hasattr(parts[0], "get_concept_attentions")}
     if not with_maps:
         logger.info("%s: no attention of noun phrases to draw; ConText-CIR models have it.", " and ".join(runs))
-    extractor = NounPhraseExtractor() if with_maps else None
-    retriever = DenseRetriever.from_model(*models[names[0]])
+    extract = NounPhraseExtractor().extract if with_maps else None
+    retrievers = {name: DenseRetriever.from_model(*parts) for name, parts in models.items()}
+    checkpoints = saved_steps(runs[0]) if names[0] in with_maps else {}
     for part in choice.load():
         queries = evenly_spaced(part.queries, count)
         end = f"_{part.part}.png" if part.part else ".png"
-        write(draw_found(part, queries, retriever), f"retrieval_grid{end}")
-        for name, figure in draw_space(part, queries, retriever).items():
+        write(draw_found(part, queries, retrievers), f"retrieval_grid{end}")
+        for name, figure in draw_space(part, queries, retrievers[names[0]]).items():
             write(figure, f"{name}{end}")
         shown = [query for query in queries if query.has_reference]
-        if with_maps and shown:
-            write(draw_maps(part, shown, with_maps, extractor), f"concept_attention{end}")
+        if extract and shown:
+            found = extract([query.modification_text for query in shown])
+            write(draw_maps(part, shown, with_maps, found), f"concept_attention{end}")
+            if len(checkpoints) > 1 and any(found):
+                write(draw_steps(part, shown, checkpoints, found, device), f"attention_over_training{end}")
 
 
-def draw_found(benchmark: Benchmark, queries: list[Query], retriever):
-    """Draw what a model finds."""
+def saved_steps(run: str) -> dict[int, str]:
+    """`dict[int, str]`: Steps whose checkpoints a run keeps whole, at most [`COLUMNS`], evenly spaced, with the first
+    and the last -> their folders."""
+    from contextcir.training.checkpoints import checkpoint_problem
+
+    folders = {int(path.name.split("-")[1]): str(path) for path in Path(run).glob("checkpoint-*[0-9]")}
+    whole = [step for step in sorted(folders) if checkpoint_problem(folders[step]) is None]
+    last = len(whole) - 1
+    places = (
+        {round(place * last / (COLUMNS - 1)) for place in range(COLUMNS)} if len(whole) > COLUMNS else range(last + 1)
+    )
+    return {whole[place]: folders[whole[place]] for place in sorted(places)}
+
+
+def draw_found(benchmark: Benchmark, queries: list[Query], retrievers: Mapping[str, Any]):
+    """Draw what models find."""
     from contextcir.visualization import retrieval_grid
 
     gallery = benchmark.gallery
-    ranking = retriever.search(  # all of the gallery: the figure tells the rank of a target, however low
-        queries, gallery, len(gallery), exclude_reference=benchmark.exclude_reference
-    )
-    return retrieval_grid(queries, gallery, ranking, benchmark.relevance)
+    rankings = {
+        name: retriever.search(  # all of the gallery: the figure tells the rank of a target, however low
+            queries, gallery, len(gallery), exclude_reference=benchmark.exclude_reference
+        )
+        for name, retriever in retrievers.items()
+    }
+    return retrieval_grid(queries, gallery, rankings, benchmark.relevance)
 
 
 def draw_space(benchmark: Benchmark, shown: list[Query], retriever) -> dict[str, Any]:
@@ -219,20 +246,47 @@ def draw_space(benchmark: Benchmark, shown: list[Query], retriever) -> dict[str,
     return figures
 
 
-def draw_maps(benchmark: Benchmark, queries: list[Query], models: Mapping[str, tuple], extractor):
-    """Draw where the noun phrases of queries look."""
-    from contextcir.visualization import concept_attention_figure, concept_maps
+def draw_maps(benchmark: Benchmark, queries: list[Query], models: Mapping[str, tuple], phrases: Sequence[Sequence]):
+    """Draw where the noun phrases of queries look, which are those of each query."""
+    from contextcir.visualization import concept_attention_figure
 
-    texts = [query.modification_text for query in queries]
-    phrases = extractor.extract(texts)
-    images = [benchmark.gallery.reference_image(query) for query in queries]
+    truths = truths_of(benchmark, queries)
+    return concept_attention_figure(
+        {name: maps_of(benchmark, queries, parts, phrases, truths) for name, parts in models.items()}
+    )
+
+
+def draw_steps(
+    benchmark: Benchmark, queries: list[Query], checkpoints: Mapping[int, str], phrases: Sequence[Sequence], device
+):
+    """Draw where noun phrases looked when training had come so far. Models are loaded one after the other."""
+    from contextcir.cli.loading import load_model
+    from contextcir.visualization import attention_steps_figure
+
+    some = [place for place, found in enumerate(phrases) if found][:STEPPED]
+    queries, phrases = [queries[place] for place in some], [phrases[place] for place in some]
+    truths = truths_of(benchmark, queries)
+    return attention_steps_figure(
+        {
+            step: maps_of(benchmark, queries, load_model(folder, device), phrases, truths)
+            for step, folder in checkpoints.items()
+        }
+    )
+
+
+def truths_of(benchmark: Benchmark, queries: list[Query]) -> list:
+    """Return of each query what its noun phrases denote, or `None` where that is not known."""
     known = {} if benchmark.ground_truth is None else benchmark.ground_truth()
-    truths = [known.get(query.id) for query in queries]
-    maps = {
-        name: [
-            concept_maps(model.eval(), processor, image, text, found, truth)
-            for image, text, found, truth in zip(images, texts, phrases, truths, strict=True)
-        ]
-        for name, (model, processor) in models.items()
-    }
-    return concept_attention_figure(maps)
+    return [known.get(query.id) for query in queries]
+
+
+def maps_of(benchmark: Benchmark, queries: list[Query], parts: tuple, phrases, truths) -> list:
+    """Return the attention maps of one model, given with its processor, for the noun phrases of queries."""
+    from contextcir.visualization import concept_maps
+
+    model, processor = parts
+    images = [benchmark.gallery.reference_image(query) for query in queries]
+    return [
+        concept_maps(model.eval(), processor, image, query.modification_text, found, truth)
+        for query, image, found, truth in zip(queries, images, phrases, truths, strict=True)
+    ]

@@ -4,6 +4,7 @@ Each function returns a `matplotlib.figure.Figure` without a window or global st
 paper, and [`save_png`] a small picture. Models are arguments, and the caller chooses the queries.
 """
 
+from contextcir.visualization.attention_steps import attention_steps_figure
 from contextcir.visualization.audit import audit_figures
 from contextcir.visualization.captions import caption_figures
 from contextcir.visualization.concepts import ConceptMaps, concept_attention_figure, concept_maps
@@ -18,6 +19,7 @@ from contextcir.visualization.separation import margin_figure, rank_figure
 
 __all__ = [
     "ConceptMaps",
+    "attention_steps_figure",
     "audit_figures",
     "caption_figures",
     "concept_attention_figure",

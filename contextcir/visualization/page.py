@@ -4,6 +4,7 @@ This is the only file that imports matplotlib, which is optional. The others imp
 """
 
 import os
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,7 +94,8 @@ class Page:
 
 
 def wrap(text: str, width: float, size: float = TEXT, max_lines: int = 4, weight: str = "normal") -> list[str]:
-    """Break a text into lines of at most `width` pixels. Long words are broken, and surplus lines become "…"."""
+    """Break a text into lines of at most `width` pixels. Long words are broken, after a hyphen or the like where
+    they have one, and surplus lines become "…"."""
     font = FontProperties(family=FONT, size=size, weight=weight)
 
     def fits(line: str) -> bool:
@@ -105,10 +107,13 @@ def wrap(text: str, width: float, size: float = TEXT, max_lines: int = 4, weight
             lines[-1] = f"{lines[-1]} {word}".strip()
             continue
         lines.append("")
-        for character in word:
-            if not fits(lines[-1] + character):
+        for part in re.findall(r"[^-_/.]*(?:[-_/.]+|$)", word):  # names of runs break where they have a sign
+            if not fits(lines[-1] + part):
                 lines.append("")
-            lines[-1] += character
+            for character in part:
+                if not fits(lines[-1] + character):
+                    lines.append("")
+                lines[-1] += character
         if len(lines) > max_lines + 1:
             break  # the rest is cut off
     lines = [line for line in lines if line]

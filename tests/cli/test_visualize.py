@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -77,7 +76,13 @@ def drawn(monkeypatch) -> dict:
     def record(name, draw):
         monkeypatch.setattr(visualization, name, lambda *args: calls.update({name: args}) or draw(*args))
 
-    for name in ("retrieval_grid", "concept_attention_figure", "training_curves", "profile_figure"):
+    for name in (
+        "retrieval_grid",
+        "concept_attention_figure",
+        "training_curves",
+        "profile_figure",
+        "attention_steps_figure",
+    ):
         record(name, getattr(visualization, name))
     return calls
 
@@ -92,7 +97,8 @@ def test_figures_of_a_run(runs, data_root, drawn, tmp_path):
     for path in (tmp_path / "mine" / "figures").iterdir():
         with Image.open(path) as picture:
             assert min(picture.size) > 100
-    queries, gallery, ranking, _ = drawn["retrieval_grid"]
+    queries, gallery, rankings, _ = drawn["retrieval_grid"]
+    (ranking,) = rankings.values()
     assert [query.id for query in queries] == ranking.query_ids == ["t0", "t1", "t3"]  # evenly spaced
     assert all(len(ids) == len(gallery) - 1 for ids in ranking.gallery_ids)  # without the reference
     (maps,) = drawn["concept_attention_figure"][0].values()
@@ -108,8 +114,36 @@ def test_two_runs(runs, data_root, drawn, tmp_path):
     assert names_in(tmp_path / "pictures") == FIGURES
     names = ["one (with CC loss)", "other"]
     assert list(drawn["training_curves"][0]) == list(drawn["concept_attention_figure"][0]) == names
+    assert list(drawn["retrieval_grid"][2]) == names
     assert len(drawn["retrieval_grid"][0]) == 5  # fewer than requested
     assert [maps.phrases for maps in drawn["concept_attention_figure"][0]["other"]][2] == []
+
+
+def test_more_runs_than_have_colours(runs, data_root):
+    one = runs("one")
+    with pytest.raises(ValueError, match="5 runs.*at most 4"):
+        visualize.main(["--run", one, "--compare", *[one] * 5, "--data-root", data_root])
+
+
+def test_checkpoints_show_attention_over_training(runs, data_root, drawn, tmp_path, monkeypatch):
+    mine = visualize.Path(runs("mine"))
+    for step in (1, 2, 10, 300):
+        shutil.copytree(mine, mine / f"checkpoint-{step}", ignore=shutil.ignore_patterns("checkpoint-*"))
+    problems = {str(mine / "checkpoint-10"): "half-written"}
+    monkeypatch.setattr("contextcir.training.checkpoints.checkpoint_problem", problems.get)
+    visualize.main(["--run", str(mine), "--data-root", data_root, "--queries", "3"])
+    assert names_in(mine / "figures") == ["attention_over_training.png", *FIGURES]
+    (steps,) = drawn["attention_steps_figure"]
+    assert list(steps) == [1, 2, 300]
+    assert [maps.phrases for maps in steps[1]] == [["the red"], ["the lef"], ["the two"]]
+
+
+def test_columns_are_spread_over_the_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("contextcir.training.checkpoints.checkpoint_problem", lambda path: None)
+    for step in range(10, 170, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    (tmp_path / "checkpoint-tmp").mkdir()
+    assert list(visualize.saved_steps(str(tmp_path))) == [10, 30, 50, 70, 100, 120, 140, 160]
 
 
 def test_runs_with_the_same_name(runs, data_root, drawn, tmp_path):
@@ -140,10 +174,9 @@ def test_what_phrases_denote_is_drawn_where_it_is_known(run, drawn):
     truth = {question.id: GroundTruth(picture.scene, picture.nuisance, phrases)}
     part = Benchmark("scenes", "scenes", gallery, queries, {}, True, ground_truth=lambda: truth)
     found = [{"text": p.text, "start": p.start, "end": p.end} for p in phrases]
-    extractor = SimpleNamespace(extract=lambda texts: [found for _ in texts])
     model = ContextCIRModel.from_pretrained(run), ContextCIRProcessor.from_pretrained(run)
     for known in (part, replace(part, ground_truth=None)):
-        visualize.draw_maps(known, queries, {"mine": model}, extractor)
+        visualize.draw_maps(known, queries, {"mine": model}, [found])
         (maps,) = drawn["concept_attention_figure"][0]["mine"]
         assert maps.phrases == [phrase.text for phrase in phrases]
         with_truth = [truth is not None for truth in maps.truths]

@@ -96,6 +96,22 @@ def test_rows_are_in_the_order_of_the_queries():
     assert not tiles(figure, "g3")
 
 
+def test_rows_of_several_models_stand_below_each_other():
+    queries = [Query("a", "first", reference_id="g12"), Query("b", "second", reference_id="g13")]
+    good = Ranking(["a", "b"], [["g5", "g6"], ["g1", "g2"]], [[0.9, 0.8], [0.7, 0.6]])
+    bad = Ranking(["b", "a"], [["g3", "g4"], ["g7", "g8"]])
+    figure = retrieval_grid(queries, gallery(), {"good": good, "a worse one": bad}, {"a": {"g5"}, "b": {"g2"}})
+    tops = [tile(figure, f"g{place}").top for place in (12, 6, 7, 13, 1, 3)]
+    assert tops[0] == tops[1] < tops[2] < tops[3] == tops[4] < tops[5]
+    assert tile(figure, "g6").left == tile(figure, "g8").left  # ranks in columns
+    assert texts(figure).count("good") == texts(figure).count("a worse one") == 2
+    missed = [one for one in tiles(figure, "g5") if one.left > tile(figure, "g8").left]
+    assert [one.top for one in missed] == [tops[2]] and "rank > 2" in texts(figure)
+    check_layout(figure)
+    with pytest.raises(ValueError, match="bad.*'b'"):
+        retrieval_grid(queries, gallery(), {"good": good, "bad": Ranking(["a"], [["g1"]])}, {})
+
+
 def test_unknown_targets_and_queries_without_a_reference():
     queries = [QUERY, Query("t", "a text that says all")]
     figure = retrieval_grid(queries, gallery(), Ranking(["q", "t"], [SIX, SIX]), {})
@@ -124,6 +140,8 @@ def test_no_text_is_clipped_or_overlaps(k):
 def test_errors():
     with pytest.raises(ValueError, match="0 queries"):
         retrieval_grid([], gallery(), Ranking(["q"], [SIX]), {})
+    with pytest.raises(ValueError, match="0 rankings"):
+        retrieval_grid([QUERY], gallery(), {}, {})
     with pytest.raises(ValueError, match="'q'"):
         retrieval_grid([QUERY], gallery(), Ranking(["other"], [SIX]), {"q": {"g2"}})
 
