@@ -7,7 +7,7 @@ time. The models are in `modeling_contextcir`, and reach everything here as argu
 import importlib
 from typing import TYPE_CHECKING
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from contextcir.benchmarks.registry import load_benchmark
