@@ -97,7 +97,11 @@ def part_lines(part: Part, results: dict[str, list[dict[str, Any]]], figure: str
     for result in json.loads(Path(part.beside).read_text(encoding="utf-8"))["results"] if part.beside else ():
         cells = [f"{result['metrics'][name]:.1f}" if name in COLUMNS else "–" for name in columns]
         lines.append("| " + " | ".join([result["retriever"], "–", *cells]) + " |")
-    lines += ["", f"![{part.title}]({figure})", ""]
+    lines += [
+        "",
+        f"![{part.title}: what each variant reaches, a dot for each seed and a line for their mean]({figure})",
+        "",
+    ]
     if missing := [f"`{variant}`" for variant in part.variants if not results.get(variant)]:
         lines += [f"Not run: {', '.join(missing)}.", ""]
     return [*lines, *([part.verdict.strip(), ""] if part.verdict else [])]

@@ -53,6 +53,15 @@ def test_tree_names_every_folder_and_nothing_else():
     assert listed == {name for name in found if not name.startswith(".")} - MAINTENANCE
 
 
+def test_pictures_say_in_words_what_they_show():
+    """For readers who do not see them: more than a title, and no file name."""
+    pictures = [
+        one for page in PAGES for one in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", page.read_text(encoding="utf-8"))
+    ]
+    assert len(pictures) > 20
+    assert {name: words for words, name in pictures if len(words.split()) < 8 or Path(name).stem in words} == {}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_and_files_exist(page):
     for command in commands(page.read_text(encoding="utf-8")):
