@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from contextcir.cli.main import COMMANDS
 from research import release
 from tests.test_extras import UNREACHABLE
 
@@ -29,9 +30,10 @@ from contextcir.cli.main import COMMANDS, main
 answered = []
 for command in COMMANDS:
     try:
-        main([command, "--help"])
+        code = main([command, "--help"])
     except SystemExit as stopped:
-        answered += [command] * (stopped.code == 0)
+        code = stopped.code
+    answered += [command] * (code == 0)
 read, stopped_at = [], {}
 packages = [contextcir, datasets_scripts]
 for module in [module for one in packages for module in pkgutil.walk_packages(one.__path__, one.__name__ + ".")]:
@@ -63,6 +65,7 @@ def interpreter(version: str) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # two minutes of a busy machine go into unpacking libraries
 @pytest.mark.parametrize("version", ["3.10", "3.13"])
 def test_a_wheel_on_another_python(version, tmp_path):
     python = interpreter(version)
@@ -77,7 +80,8 @@ def test_a_wheel_on_another_python(version, tmp_path):
     assert len(wanted) == len(required) - len(WITHOUT)
     home = tmp_path / "environment"
     subprocess.run([python, "-m", "venv", str(home)], check=True)
-    install = [str(home / "bin" / "pip"), "install", "--quiet", "--no-cache-dir", "--retries", "1", "--timeout", "20"]
+    install = [str(home / "bin" / "pip"), "install", "--quiet", "--no-cache-dir", "--no-compile"]
+    install += ["--retries", "1", "--timeout", "20"]
     subprocess.run([*install, "--no-deps", "--no-index", str(wheel)], check=True)
     done = subprocess.run(
         [*install, "--constraint", str(ROOT / "constraints.txt"), *wanted], capture_output=True, text=True
@@ -99,7 +103,7 @@ def test_a_wheel_on_another_python(version, tmp_path):
     assert used.returncode == 0, used.stderr[-3000:]
     said = json.loads((tmp_path / "said.json").read_text())
     assert said["wrote"] == 0 and list((tmp_path / "scenes" / "triplets").glob("train*.parquet"))
-    assert len(said["answered"]) > 18 and len(said["read"]) > 150
+    assert said["answered"] == list(COMMANDS) and len(said["read"]) > 150
     assert all(
         re.search(r"torch|accelerate|evaluate|mteb|matplotlib|fastapi", at) for at in said["stopped_at"].values()
     )

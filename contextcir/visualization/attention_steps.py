@@ -30,8 +30,8 @@ def attention_steps_figure(steps: Mapping[int, Sequence[ConceptMaps]], *, max_ph
     step.
 
     The maps of a row share a colour scale, from 0 to the largest of their maxima. Where the truth is known, a blue
-    line surrounds what a phrase denotes, and the label below a map is the attention inside of it; a map that is the same
-    everywhere has as much as the phrase's label says.
+    line surrounds what a phrase denotes, and the label below a map is the attention inside of it. The label beside the
+    row is what a map that is the same everywhere has there.
 
     Args:
         steps (`Mapping[int, Sequence[ConceptMaps]]`): Number of optimizer steps -> the maps of the model then. All
