@@ -21,6 +21,7 @@ from tests.test_extras import UNREACHABLE
 
 ROOT = Path(__file__).parents[1]
 WITHOUT = {"torch", "accelerate"}
+OF_EXTRAS = r"^(evaluate|matplotlib|mteb|openai|prometheus_client|starlette)$|contextcir\[\w+\]"
 SMALL = {"num_train": 24, "num_validation": 24, "num_test": 24, "gallery_size": 200, "image_size": 48}
 USE = """
 import importlib, json, pkgutil, sys
@@ -104,6 +105,5 @@ def test_a_wheel_on_another_python(version, tmp_path):
     said = json.loads((tmp_path / "said.json").read_text())
     assert said["wrote"] == 0 and list((tmp_path / "scenes" / "triplets").glob("train*.parquet"))
     assert said["answered"] == list(COMMANDS) and len(said["read"]) > 150
-    assert all(
-        re.search(r"torch|accelerate|evaluate|mteb|matplotlib|fastapi", at) for at in said["stopped_at"].values()
-    )
+    others = {reason for reason in said["stopped_at"].values() if reason not in WITHOUT}
+    assert all(re.search(OF_EXTRAS, reason) for reason in others), others  # of the rest, nothing is missing or too old

@@ -4,6 +4,7 @@ import io
 import json
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from PIL import Image
@@ -41,7 +42,6 @@ FILES = {
     "RGB with a transparent colour": encode_image(PHOTO, transparency=PHOTO.getpixel((3, 3))),
     "1": encode_image(PHOTO.convert("1")),
     "CMYK": encode_image(PHOTO.convert("CMYK"), "JPEG", quality=95),
-    "YCbCr": encode_image(PHOTO.convert("YCbCr"), "TIFF"),
     "LAB": encode_image(Image.merge("LAB", PHOTO.split()), "TIFF"),
     "I;16 PNG": encode_image(GREY16),
     "I;16 TIFF": encode_image(GREY16, "TIFF"),
@@ -54,6 +54,8 @@ FILES = {
     **{f"JPEG of orientation {n}": encode_image(PHOTO, "JPEG", exif=exif(n)) for n in range(1, 9)},
     "PNG of orientation 6": encode_image(PHOTO, exif=exif(6)),
 }
+if int(PIL.__version__.split(".")[0]) >= 13:  # 12, the last for Python 3.10, cannot read what it writes of these
+    FILES["YCbCr"] = encode_image(PHOTO.convert("YCbCr"), "TIFF")
 
 
 @pytest.fixture(scope="module", params=[ContextCIRProcessor, InstructCIRProcessor], ids=lambda kind: kind.__name__)
@@ -83,7 +85,8 @@ def plain(processor):
 
 def test_the_kinds_of_files_are_what_they_say():
     modes = {kind: Image.open(io.BytesIO(content)).mode for kind, content in FILES.items()}
-    assert {"RGB", "L", "LA", "RGBA", "P", "1", "CMYK", "YCbCr", "LAB", "I;16", "I", "F"} <= set(modes.values())
+    assert {"RGB", "L", "LA", "RGBA", "P", "1", "CMYK", "LAB", "I;16", "I", "F"} <= set(modes.values())
+    assert ("YCbCr" in FILES) == ("YCbCr" in modes.values())
     wrong = [kind for kind in FILES if not torch.equal(*map(_pixels, _both(kind)))]
     assert len(wrong) > 10  # which CLIP's own image processor reads in another way
 
