@@ -16,11 +16,13 @@ import re
 import sys
 import tempfile
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+from nbformat.v4 import new_output
 from traitlets.config import Config
 
 from contextcir.data.images import load_image
@@ -70,7 +72,7 @@ def execute(path: Path, folder: str | os.PathLike) -> NotebookNode:
         programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         packages = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
         env = os.environ | ENVIRONMENT | {"PATH": programs, "PYTHONPATH": packages, "IPYTHONDIR": settings}
-        env["TMPDIR"] = os.fspath(folder)  # of temporary files, which end with the folder
+        env |= {"HF_HOME": settings, "TMPDIR": os.fspath(folder)}  # caches and temporary files end with the run
         # Sockets in place of ports: of the ports that are free when a kernel starts, another process may take one.
         sockets = Config({"KernelManager": {"transport": "ipc", "ip": f"{settings}/kernel"}})
         client = NotebookClient(
@@ -94,21 +96,26 @@ def clean(notebook: NotebookNode) -> None:
 
 
 def joined(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
-    """Join what was printed, however it came."""
+    """Join what was printed, however it came: what was said on the way (stderr) first, then the rest."""
     found: list[NotebookNode] = []
-    for output in outputs:
-        if found and output.output_type == "stream" == found[-1].output_type and output.name == found[-1].name:
-            found[-1].text += output.text
-        else:
-            found.append(output)
+    for printed, some in groupby(outputs, key=lambda output: output.output_type == "stream"):
+        if not printed:
+            found += some
+            continue
+        texts: dict[str, str] = {}
+        for output in some:
+            texts[output.name] = texts.get(output.name, "") + output.text
+        found += [new_output("stream", name=name, text=texts[name]) for name in sorted(texts)]
     return found
 
 
 def keep(output: NotebookNode) -> NotebookNode | None:
-    """Leave of a picture the picture alone, and of what was printed what is not progress: nothing is `None`."""
+    """Leave of a picture the picture alone, and of what was said what is not progress: nothing is `None`."""
     if output.output_type == "stream":
         output.text = PROGRESS.sub("", output.text)
         return output if output.text.strip() else None
+    if "<progress" in output.get("data", {}).get("text/html", ""):  # of transformers
+        return None
     if image := output.get("data", {}).get("image/png"):
         output.data, output.metadata = NotebookNode(smaller(image)), NotebookNode()
     return output
