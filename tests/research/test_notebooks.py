@@ -1,13 +1,17 @@
 """The notebooks run where there is nothing but the package, and what they show is for a reader."""
 
+import base64
+import io
 import re
 from pathlib import Path
 
-import nbformat
+import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("nbclient", reason="needs the extra dev")
 
+import nbformat  # noqa: E402
 from nbclient.exceptions import CellExecutionError  # noqa: E402
 
 from research import notebooks  # noqa: E402
@@ -63,6 +67,16 @@ def test_links_lead_somewhere(path):
     assert links and [link for link in links if not (path.parent / link).exists()] == []
 
 
+@pytest.mark.parametrize("draw, kind", [(lambda x, y: 255 * (x % 4 > 0), "png"), (lambda x, y: x + y // 3, "jpeg")])
+def test_the_smaller_format_is_kept(draw, kind):
+    """Sharp lines are smaller as a PNG, and soft shades as a JPEG."""
+    x, y = np.meshgrid(np.arange(160), np.arange(160))
+    picture = Image.fromarray(np.stack([draw(x, y), draw(x, y), draw(y, x)], axis=-1).astype(np.uint8))
+    picture.save(file := io.BytesIO(), "PNG")
+    (found,) = notebooks.smaller(base64.b64encode(file.getvalue()).decode())
+    assert found == f"image/{kind}"
+
+
 @pytest.mark.slow
 def test_a_cell_that_fails_is_shown(tmp_path):
     with pytest.raises(CellExecutionError, match=r"1 / number\n(.|\n)*ZeroDivisionError"):
@@ -82,7 +96,7 @@ def test_what_is_kept_and_what_is_found(tmp_path, monkeypatch):
     assert notebooks.main([]) == 0
     first, second = (cell.outputs for cell in nbformat.read(path, as_version=4).cells)
     assert [(one.name, one.text) for one in first] == [("stdout", "a\na\na\n")]
-    assert [set(one.data) for one in second] == [{"image/png"}]
+    assert [set(one.data) for one in second] == [{"image/jpeg"}]
 
     written(tmp_path, "import warnings; warnings.warn('/tmp/a')", "object()", "print('3 ms')")
     assert notebooks.main(["written"]) == 1
