@@ -166,10 +166,16 @@ def save_png(figure: Figure, path: str | os.PathLike[str]) -> None:
     canvas.draw()
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
     Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with_few_colours(image).save(path, "PNG", optimize=True)
+
+
+def with_few_colours(image: Image.Image) -> Image.Image:
+    """Reduce an RGB image to 256 colours. If its top left corner is white, it is a page, and stays white."""
     # An octree keeps the hues of small objects; a median cut spends the colours on large areas.
     colours = image.quantize(256, method=Image.Quantize.FASTOCTREE)
     palette, background = colours.getpalette() or [], int(np.asarray(colours)[0, 0])
-    palette[3 * background : 3 * background + 3] = 255, 255, 255  # the octree mixes white with nearly white
+    if image.getpixel((0, 0)) == (255, 255, 255):
+        palette[3 * background : 3 * background + 3] = 255, 255, 255  # the octree mixes white with nearly white
     colours.putpalette(palette)
     # Without dithering, photographs turn into flat areas.
-    image.quantize(palette=colours, dither=Image.Dither.FLOYDSTEINBERG).save(path, "PNG", optimize=True)
+    return image.quantize(palette=colours, dither=Image.Dither.FLOYDSTEINBERG)

@@ -1,4 +1,4 @@
-"""Hooks of MkDocs: links that leave `docs`, pages from files of the root, and formulas.
+"""Hooks of MkDocs: links that leave `docs`, pages from files of the root and from notebooks, and formulas.
 
 The pages are read on the site and where the repository is shown. So a link to a file outside `docs` stays what it is
 in the text, and here leads to a page with a copy of that file: no link of the site is dead, and none needs a network.
@@ -17,10 +17,15 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+from research.docs_site import notebook_pages
+
 logger = logging.getLogger("mkdocs.hooks.contextcir")  # its warnings end a strict build
 
 ROOT = Path(__file__).parents[2]
-OF_THE_ROOT = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}  # file -> page
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}  # file outside `docs` -> page
+PAGES |= {f"notebooks/{path.name}": f"notebooks/{path.stem}.md" for path in NOTEBOOKS}
+FILES = {page: file for file, page in PAGES.items()}
 LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 DRAWING = re.compile(r'<img alt="[^"]*" src="[./]*figures/(how_\w+\.svg)"\s*/?>')
@@ -31,9 +36,15 @@ LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".md": "markdown"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that are files of the root, and copies of the files that pages link to."""
-    for name, page in OF_THE_ROOT.items():
-        files.append(File.generated(config, page, content=(ROOT / name).read_text(encoding="utf-8")))
+    """Add the pages that are files outside `docs`, and copies of the files that pages link to."""
+    for name, page in PAGES.items():
+        if (ROOT / name) not in NOTEBOOKS:
+            files.append(File.generated(config, page, content=(ROOT / name).read_text(encoding="utf-8")))
+    for path in NOTEBOOKS:
+        text, pictures = notebook_pages.page(path)
+        files.append(File.generated(config, PAGES[f"notebooks/{path.name}"], content=text))
+        for name, content in ({path.name: path.read_bytes()} | pictures).items():
+            files.append(File.generated(config, f"notebooks/{name}", content=content))
     copied = set()
     for file in list(files.documentation_pages()):
         for target, _ in LINK.findall(file.content_string):
@@ -51,7 +62,7 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 
     def place(match: re.Match[str]) -> str:
         path, anchor = in_repository(here, match[1]), match[2] or ""
-        target = copy_of(path) if is_copied(path) else OF_THE_ROOT.get(path, path.removeprefix("docs/"))
+        target = copy_of(path) if is_copied(path) else PAGES.get(path, path.removeprefix("docs/"))
         return posixpath.relpath(target, posixpath.dirname(here) or ".") + anchor
 
     return markdown if here.startswith("source/") else LINK.sub(place, markdown)
@@ -86,13 +97,13 @@ def drawing(name: str) -> str:
 
 def in_repository(page: str, target: str) -> str:
     """The path in the repository that a link on a page of the site means."""
-    folder = "" if page in OF_THE_ROOT.values() else posixpath.join("docs", posixpath.dirname(page))
-    return posixpath.normpath(posixpath.join(folder, target))
+    here = FILES.get(page) or posixpath.join("docs", page)
+    return posixpath.normpath(posixpath.join(posixpath.dirname(here), target))
 
 
 def is_copied(path: str) -> bool:
     """Whether a path is a file or folder of the repository that the site has no page for."""
-    return not path.startswith("docs/") and path not in OF_THE_ROOT and (ROOT / path).exists()
+    return not path.startswith("docs/") and path not in PAGES and (ROOT / path).exists()
 
 
 def copy_of(path: str) -> str:

@@ -1,5 +1,6 @@
 """The documentation site: every page is in it, links and references lead somewhere, drawings are current."""
 
+import base64
 import logging
 import re
 import subprocess
@@ -56,6 +57,44 @@ def test_links_out_of_the_pages(hooks):
     assert hooks.on_page_markdown("[a](docs/search.md#serve)", page("contributing.md")) == "[a](search.md#serve)"
     assert hooks.on_page_markdown("[a](../../train.py)", page("how/x.md")) == "[a](../source/train.py.md)"
     assert "def load_image" in hooks.show("contextcir/data/images.py")
+
+
+def test_links_of_notebooks(hooks):
+    assert hooks.on_page_markdown("[a](../notebooks/2_train.ipynb)", page("index.md")) == "[a](notebooks/2_train.md)"
+    text = "[a](2_train.ipynb) [b](../docs/search.md#serve) [c](../docs/figures/a.png) [d](../train.py) [e](a_1.png)"
+    found = hooks.on_page_markdown(text, page("notebooks/1_search.md"))
+    places = ("2_train.md", "../search.md#serve", "../figures/a.png", "../source/train.py.md", "a_1.png")
+    assert re.findall(r"\((.*?)\)", found) == list(places)
+
+
+def test_a_notebook_as_a_page(tmp_path):
+    nbformat = pytest.importorskip("nbformat", reason="needs the extra docs")
+    from research.docs_site import notebook_pages
+
+    picture = {"image/png": base64.b64encode(b"a picture").decode(), "text/plain": "<Figure>"}
+    printed = nbformat.v4.new_output("stream", name="stdout", text="3\n")
+    shown = nbformat.v4.new_output("display_data", data=picture)
+    cells = [
+        nbformat.v4.new_markdown_cell("# Title"),
+        nbformat.v4.new_code_cell("print(3)", outputs=[printed, shown]),
+        nbformat.v4.new_code_cell("%%bash\nls"),
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "a.ipynb")
+    text, pictures = notebook_pages.page(tmp_path / "a.ipynb")
+    assert pictures == {"a_1.png": b"a picture"}
+    title, download, *parts = text.strip().split("\n\n")
+    assert title == "# Title" and 'href="a.ipynb"' in download
+    assert parts == [
+        "````python\nprint(3)\n````",
+        "````{ .text .output }\n3\n````",
+        "![What the code above draws](a_1.png)",
+        "````bash\nls\n````",
+    ]
+
+
+def test_every_notebook_is_in_the_site():
+    listed = re.findall(r"notebooks/(\w+)\.md$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert listed == sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 
 
 def test_formulas_and_drawings(hooks, caplog):
