@@ -15,10 +15,12 @@ from torch import Tensor
 from contextcir.benchmarks.base import Benchmark, means
 from contextcir.evaluation.grounding import KINDS, measure_grounding
 from contextcir.retrieval.ranking import rank
+from contextcir.scenes import render
 from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
-from research.grounding.data import BENCHMARK_SEEDS, PARTS, benchmark
+from research.grounding.data import BENCHMARK_SEEDS, IMAGE_SIZE, PARTS, benchmark, composed
 
 BATCH = 256
+ANOTHER = 1_000_000  # from here on, seeds of pictures that no benchmark has
 
 
 @torch.inference_mode()
@@ -32,7 +34,7 @@ def measure_run(folder: Path, kept: Path) -> dict[str, Any]:
 
     Returns:
         `dict`: `parts`, for each part its `metrics` and the `hits` of each metric, a digit for each query of the
-        benchmarks in their order; and `grounding`, of the iid part by kind of phrase.
+        benchmarks in their order; `grounding`, of the iid part by kind of phrase; and `redrawn`, of [`_redrawn`].
     """
     model, processor = ContextCIRModel.from_pretrained(folder).eval(), ContextCIRProcessor.from_pretrained(folder)
     parts: dict[str, Any] = {}
@@ -46,7 +48,8 @@ def measure_run(folder: Path, kept: Path) -> dict[str, Any]:
             "metrics": means(joined),
             "hits": {name: "".join("1" if value else "0" for value in values) for name, values in joined.items()},
         }
-    return {"parts": parts, "grounding": _grounding(model, processor, kept)}
+    redrawn = _redrawn(model, processor, kept)
+    return {"parts": parts, "redrawn": redrawn, "grounding": _grounding(model, processor, kept)}
 
 
 def _scores(model: Any, processor: Any, some: Benchmark, kept: Path) -> dict[str, np.ndarray]:
@@ -60,6 +63,25 @@ def _scores(model: Any, processor: Any, some: Benchmark, kept: Path) -> dict[str
     mask = model._text_mask(inputs["input_ids"], inputs["attention_mask"])
     queries = model._fuse_texts(model.fusion.prepare_images(tokens[places]), inputs["input_ids"], mask)[0]
     return some.scores(rank(some.queries, some.gallery, queries, gallery, some.k, some.exclude_reference))
+
+
+def _redrawn(model: Any, processor: Any, kept: Path) -> dict[str, float]:
+    """Return what the first iid benchmark would give if composition were perfect: each query is its target itself,
+    with other jitter, light and noise, embedded as a gallery image is."""
+    seed = BENCHMARK_SEEDS[0]
+    some, found = benchmark("iid", seed, kept), composed("iid", seed)
+    pictures = dict(found.pictures())
+    images = [
+        np.asarray(render(pictures[question.target_ids[0]].scene, ANOTHER + place, IMAGE_SIZE))
+        for place, question in enumerate(found.questions)
+    ]
+
+    def embed(tokens: Tensor) -> Tensor:
+        return model._embed_gallery(tokens, model.fusion.prepare_images(tokens))
+
+    queries = embed(model.encode_images(processor(images=images)["pixel_values"]))
+    gallery = torch.cat([embed(part) for part in _tokens(model, processor, some, kept).split(BATCH)])
+    return means(some.scores(rank(some.queries, some.gallery, queries, gallery, some.k, some.exclude_reference)))
 
 
 def _tokens(model: Any, processor: Any, some: Benchmark, kept: Path) -> Tensor:

@@ -246,6 +246,7 @@ def test_a_run_is_measured_query_by_query(tmp_path, monkeypatch, processor):
         for name, value in some["metrics"].items():
             hits = some["hits"][name]
             assert len(hits) == 24 and 100 * hits.count("1") / 24 == pytest.approx(value)
+    assert 0 <= found["redrawn"]["recall@1"] <= found["redrawn"]["recall@10"] <= 100
     assert {"thing", "place"} <= found["grounding"].keys()
     assert found["grounding"]["thing"]["random_choice"] > 0
     ids = [question.id for question in composed.questions]
@@ -271,6 +272,7 @@ def record_of(model: str, objective: str, seed: int, hits: str) -> dict:
         "seed": seed,
         "steps": 546,
         "triplets": 40000,
+        "command": "python -m research.grounding",
         "commit": "0123456789",
         "cpu_seconds": 120.0,
         "parts": {"iid": some, "longer": some},
@@ -304,3 +306,17 @@ def test_the_page_compares_runs_of_one_seed(tmp_path):
     blocks = [(record_of("text", "masks", 0, "1" * 24 + "0" * 24), record_of("text", "free", 0, half))]
     assert page.difference(blocks, "longer", "recall@1") == "+0.0 (-50.0 to +50.0)"  # two blocks, drawn as wholes
     assert "| random maps of the same models |  | 40 | 40 | 40 | 40 |" in page.grounding_kinds(runs)
+
+
+def test_runs_are_listed_by_their_steps_and_gains_said_with_intervals():
+    half, all_of = "10" * 24, "11" * 24
+    short = {(model, "free"): [record_of(model, "free", 0, half)] for model in ("text", "text+pooled", "image")}
+    long = {("text", "free"): [record_of("text", "free", 0, all_of) | {"steps": 2184, "redrawn": {"recall@1": 75.0}}]}
+    rows = page.grounding_steps(short, long).splitlines()[2:4]
+    assert rows[0].startswith("| text to image | 546 | 50.0 |") and "| – |" in rows[0]
+    assert rows[1].startswith("| text to image | 2,184 | 100.0 |") and "| 75.0 |" in rows[1]
+    runs = short | {(model, loss): [record_of(model, loss, 0, all_of)] for model, loss in RUNS_OF_THE_README}
+    assert "recall@1 +50.0 points (95 % interval +50.0 to +50.0, 1 seeds)" in page.grounding_worth(runs)
+
+
+RUNS_OF_THE_README = (("text+pooled", "masks"), ("image", "teacher"))
