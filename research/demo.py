@@ -49,7 +49,7 @@ def phases(triplets: int, processes: int) -> list[Phase]:
     )
     train = (
         f"{launch} train.py configs/scenes_tiny.yaml --data {DATA}/triplets --benchmark {DATA} --output_dir {RUN}"
-        f" --per_device_train_batch_size {128 // processes} --num_train_epochs 3.5"
+        f" --per_device_train_batch_size {128 // processes}"
     )
     measure = f"contextcir benchmark --benchmark scenes --data_root {DATA} --split test --retriever"
     draw = f"contextcir visualize --run {SHIPPED} --compare {RUN} --benchmark scenes --data_root {DATA} --split test"

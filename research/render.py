@@ -241,6 +241,7 @@ PARTS = (
         "scope_rerank": scope_rerank,
         "mining": mining,
         "matryoshka": matryoshka,
+        "twelve_epochs": lambda: measured("scenes_twelve_epochs.json"),
         "full": lambda: measured("scenes_full.json"),
         "grocery": lambda: measured("grocery.json"),
     }
