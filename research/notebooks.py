@@ -40,7 +40,7 @@ METADATA = {
 }
 LARGEST, LARGEST_OF_ALL = 400_000, 1_600_000  # bytes
 UNWANTED = {  # what it is -> pattern of a text that no output may have
-    "a path of this machine": r"(?<![\w.])/(?:work|tmp|home|root|var|usr|opt)/",
+    "a path of this machine": rf"(?<![\w.])/(?:tmp|home|root|var|usr|opt)/|{re.escape(str(ROOT))}\b",
     "progress": r"\r|it/s\b|\d%\|",
     "a warning": r"\w*Warning\b",
     "an address in memory": r"\bat 0x[0-9a-f]+",

@@ -12,6 +12,7 @@ built from that archive, `sbom.cdx.json` (the libraries that the tests ran with,
 import argparse
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -30,7 +31,10 @@ ROOT = Path(__file__).parents[1]
 TOPS = {"contextcir", "modeling_contextcir", "datasets_scripts"}  # of the wheel
 MEGABYTES = {".whl": 20, ".gz": 25}  # sizes at most
 JUNK = re.compile(r"(^|/)(runs|__pycache__|site|dist|\.venv|\.git|\.env|\.DS_Store)(/|$)|\.(pyc|pyo|log|orig|rej)$")
-OF_A_MACHINE = re.compile(rb"/(?:root|Users)/\w+|/home/(?!user\b|x\b|me\b|other\b)\w+|/work/\w+")
+# Homes, but those of examples; and where this checkout is.
+OF_A_MACHINE = re.compile(
+    rb"/(?:root|Users|home)/(?!user\b|x\b|me\b|other\b)\w+|" + re.escape(os.fsencode(ROOT)) + rb"\b"
+)
 LINK = re.compile(r"(!?)(\[[^\]]*\]\()(?!https?:|mailto:|#)([^)\s]+)(?=\))")
 EXTRAS = "serve,parse,demo"  # of the README's first block
 STEPS = """

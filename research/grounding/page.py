@@ -14,7 +14,7 @@ import numpy as np
 
 from contextcir.evaluation.bootstrap import paired_difference
 from research.grounding.plan import PLANNED, SEEDS
-from research.tables import RESULTS, table
+from research.tables import RESULTS, source, table
 
 Runs = dict[tuple[str, str], list[dict[str, Any]]]  # model and objective -> runs, by seed
 BLOCK = 24  # queries
@@ -128,8 +128,7 @@ def grounding_differences(runs: Runs) -> str:
     for of, against in pairs:
         if of not in runs or against not in runs:
             continue
-        base = {run["seed"]: run for run in runs[against]}
-        both = [(run, base[run["seed"]]) for run in runs[of] if run["seed"] in base]
+        both = pairs_of_seeds(runs, of, against)
         if not both:
             continue
         cells = [difference(both, "iid", metric) for metric in METRICS]
@@ -142,6 +141,12 @@ def grounding_differences(runs: Runs) -> str:
         "\n\nPoints, with 95 % intervals over queries, paired; bold where the interval leaves out 0. Whole blocks of"
         f" {BLOCK} queries are drawn, which share their scenes and texts; each query counts by its mean over seeds."
     )
+
+
+def pairs_of_seeds(runs: Runs, of: tuple[str, str], against: tuple[str, str]) -> list[tuple[dict[str, Any], Any]]:
+    """Return the runs of one kind, each with that of the same seed of another kind."""
+    base = {run["seed"]: run for run in runs[against]}
+    return [(run, base[run["seed"]]) for run in runs[of] if run["seed"] in base]
 
 
 def difference(both: Sequence[tuple[dict[str, Any], dict[str, Any]]], part: str, metric: str) -> str:
@@ -182,9 +187,7 @@ def grounding_steps(short: Runs, long: Runs) -> str:
         redrawn = f"{run['redrawn']['recall@1']:.1f}" if "redrawn" in run else "–"
         minutes = f"{run['cpu_seconds'] / 60:.1f}"
         rows.append([MODELS[run["model"]], f"{run['steps']:,}", *(f"{n:.1f}" for n in numbers), redrawn, minutes])
-    commands = "; ".join(
-        f"`{run['command']}` at commit `{run['commit'][:7]}`" for some in long.values() for run in some
-    )
+    commands = "; ".join(source(run) for some in long.values() for run in some)
     return table(header, rows) + (
         "\n\n*Target drawn anew*: recall@1 where each query is its target with other jitter, light and noise, embedded"
         f" as a gallery image is. {commands}."
@@ -195,8 +198,7 @@ def grounding_worth(runs: Runs) -> str:
     """Return what grounding is worth in three sentences, for the README."""
 
     def gain(of: tuple[str, str], against: tuple[str, str]) -> str:
-        base = {run["seed"]: run for run in runs[against]}
-        both = [(run, base[run["seed"]]) for run in runs[of] if run["seed"] in base]
+        both = pairs_of_seeds(runs, of, against)
         found = difference(both, "iid", "recall@1").replace("*", "")
         return f"{found.replace('(', 'points (95 % interval ')[:-1]}, {len(both)} seeds)"
 
