@@ -21,7 +21,7 @@ from pathlib import Path
 SHIPPED = "checkpoints/scenes-contextcir-tiny"
 DATA, TOUR, RUN = Path("data/scenes_short"), Path("runs/tour"), Path("runs/demo-short")
 PICTURES = {
-    "retrieval_grid.png": "what the shipped model finds",
+    "retrieval_grid.png": "what both models find",
     "score_margins.png": "how far it sets targets apart from each kind of mistake",
     "text_alone.png": "what the reference image adds to the text",
     "embedding_map.png": "where queries lead",
