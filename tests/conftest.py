@@ -1,11 +1,26 @@
 """The tiny world: a CLIP of odd sizes, a real-format CLIP tokenizer with a small vocabulary, and a few images."""
+# ruff: noqa: E402 - what libraries read from the environment as they are imported is set before
 
 import json
 import os
+import shutil
 import signal
+import tempfile
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the network; tests/test_hub.py talks to a loopback Hub
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# A run of all tests writes gigabytes of caches and temporary files, and processes that tests kill cannot tidy up. All
+# of it goes into one folder, which ends with the run. Workers of pytest-xdist inherit these variables. The folders of
+# pytest's own fixtures stay where people look for them.
+SCRATCH = None
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    SCRATCH = Path(tempfile.mkdtemp(prefix="contextcir-tests-"))
+    SCRATCH.chmod(0o755)  # servers run as another user
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", os.fspath(SCRATCH.parent))
+    os.environ |= {"TMPDIR": os.fspath(SCRATCH), "HF_HOME": os.fspath(SCRATCH / "huggingface")}
+    tempfile.tempdir = None  # read TMPDIR again
 
 import numpy as np
 import pytest
@@ -20,6 +35,12 @@ torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 IMAGE_SIZE = 30  # patches of 6: 5 x 5
+
+
+def pytest_unconfigure() -> None:
+    """Remove what the run left, when all workers have ended."""
+    if SCRATCH is not None:
+        shutil.rmtree(SCRATCH, ignore_errors=True)
 
 
 def byte_characters() -> list[str]:
