@@ -116,11 +116,14 @@ class ContextCIRModel(CLIPBasedModel):
         prepared = self.fusion.prepare_images(self.encode_images(pixel_values))
         return self._fuse_texts(prepared, input_ids, self._text_mask(input_ids, attention_mask))[0]
 
-    def _concept_attentions(self, prepared, attentions, phrase_inputs, isolated_grad):
-        """Return the maps of noun phrases in context and isolated, `(num_phrases, num_patches)` each. `attentions` are
-        those of the whole texts, `(batch_size, length, num_image_tokens)`."""
+    def _context_attentions(self, attentions, phrase_sample, phrase_token_mask):
+        """Return the maps of noun phrases in context, `(num_phrases, num_patches)`, from those of the whole texts,
+        `(batch_size, length, num_image_tokens)`."""
+        return self._over_patches((attentions[phrase_sample] * phrase_token_mask[:, :, None]).sum(dim=1))
+
+    def _isolated_attentions(self, prepared, context, phrase_inputs, isolated_grad):
+        """Return the maps of isolated noun phrases, `(num_phrases, num_patches)`. `context` are those in context."""
         input_ids, attention_mask, phrase_sample, phrase_token_mask = phrase_inputs
-        context = self._over_patches((attentions[phrase_sample] * phrase_token_mask[:, :, None]).sum(dim=1))
         # The text encoder is causal: a phrase at the beginning of its text has the same states as the isolated phrase.
         # A second encoding would differ by rounding only, and the ReLU of the loss would make a gradient of that.
         first = phrase_token_mask[:, 1] & self.fusion.text_queries
@@ -128,16 +131,16 @@ class ContextCIRModel(CLIPBasedModel):
         with torch.set_grad_enabled(isolated_grad and torch.is_grad_enabled()):
             isolated = context * first[:, None]
             if not len(first):
-                return context, isolated
+                return isolated
             if is_traced():  # which phrases are first cannot be part of a graph
                 every = self._over_patches(self._isolated_memories(prepared, input_ids, mask, phrase_sample))
-                return context, torch.where(first[:, None], isolated, every)
+                return torch.where(first[:, None], isolated, every)
             others = (~first).nonzero()[:, 0]
             if len(others):
                 isolate = self._isolated_rows if self.fusion.text_queries else self._isolated_memories
                 maps = isolate(prepared, input_ids[others], mask[others], phrase_sample[others])
                 isolated[others] = self._over_patches(maps)
-        return context, isolated
+        return isolated
 
     def _over_patches(self, attentions):
         """Turn attention of noun phrases, summed over their tokens, `(num_phrases, num_image_tokens)`, into
@@ -211,7 +214,8 @@ class ContextCIRModel(CLIPBasedModel):
             attention_mask (`torch.LongTensor` of shape `(batch_size, length)`, *optional*): 1 for real tokens. By
                 default a text ends with its first end token.
             phrase_input_ids (`torch.LongTensor` of shape `(num_phrases, phrase_length)`, *optional*): The noun phrases
-                of the whole batch, each alone with begin and end token. There may be none.
+                of the whole batch, each alone with begin and end token. There may be none. Without this argument, the
+                maps of phrases are computed in context only.
             phrase_attention_mask (`torch.LongTensor`, *optional*): Their mask, as `attention_mask`.
             phrase_sample (`torch.LongTensor` of shape `(num_phrases,)`, *optional*): The row of each phrase's text.
             phrase_token_mask (`torch.BoolTensor` of shape `(num_phrases, length)`, *optional*): Its tokens there.
@@ -230,16 +234,17 @@ class ContextCIRModel(CLIPBasedModel):
             input_ids, reference_index=reference_index, target_index=target_index, attention_mask=attention_mask
         )
         image_tokens = self._encode_batch(pixel_values, encoded_images)
-        with_concepts = phrase_input_ids is not None
         prepared = self.fusion.prepare_images(image_tokens)
         references = self.fusion.select_images(prepared, reference_index)
         text_mask = self._text_mask(input_ids, attention_mask)
-        query_embeds, attentions = self._fuse_texts(references, input_ids, text_mask, with_concepts)
+        query_embeds, attentions = self._fuse_texts(references, input_ids, text_mask, phrase_token_mask is not None)
         image_embeds = self._embed_gallery(image_tokens, prepared)
         context, isolated = None, None
-        if with_concepts:
+        if phrase_token_mask is not None:
+            context = self._context_attentions(attentions, phrase_sample, phrase_token_mask)
+        if phrase_input_ids is not None:
             phrase_inputs = (phrase_input_ids, phrase_attention_mask, phrase_sample, phrase_token_mask)
-            context, isolated = self._concept_attentions(references, attentions, phrase_inputs, isolated_grad)
+            isolated = self._isolated_attentions(references, context, phrase_inputs, isolated_grad)
         return CIROutput(
             query_embeds=query_embeds,
             target_embeds=None if target_index is None else image_embeds[target_index],
@@ -271,8 +276,9 @@ class ContextCIRModel(CLIPBasedModel):
         prepared = self.fusion.prepare_images(self.encode_images(pixel_values))
         text_mask = self._text_mask(input_ids, attention_mask)
         attentions = self._fuse_texts(prepared, input_ids, text_mask, True)[1]
+        context = self._context_attentions(attentions, phrase_sample, phrase_token_mask)
         phrase_inputs = (phrase_input_ids, phrase_attention_mask, phrase_sample, phrase_token_mask)
-        return self._concept_attentions(prepared, attentions, phrase_inputs, torch.is_grad_enabled())
+        return context, self._isolated_attentions(prepared, context, phrase_inputs, torch.is_grad_enabled())
 
     @torch.no_grad()
     def with_random_attention(self, seed: int) -> "ContextCIRModel":

@@ -43,6 +43,7 @@ class ContextCIRProcessor(CLIPBasedProcessor):
               and end token,
             - `phrase_sample` `(num_phrases,)`: the row of its text,
             - `phrase_token_mask` `(num_phrases, length)`, bool: its tokens in that row,
+            - `phrase_place` `(num_phrases,)`: its place among the given phrases of that text,
             - two counts, 0-dim: `num_truncated_texts`, and `num_dropped_phrases`, which begin or end inside a token or
               were cut off with their text.
 
@@ -63,13 +64,13 @@ class ContextCIRProcessor(CLIPBasedProcessor):
         if len(noun_phrases) != len(texts):
             raise ValueError(f"`noun_phrases` has {len(noun_phrases)} entries for {len(texts)} texts.")
         length = encoding["input_ids"].shape[1]
-        phrases, samples, masks, num_dropped = [], [], [], 0
+        phrases, samples, places, masks, num_dropped = [], [], [], [], 0
         for row, (text, spans) in enumerate(zip(texts, noun_phrases, strict=True)):
             offsets = encoding.encodings[row].offsets
             special = encoding.encodings[row].special_tokens_mask
             if not isinstance(spans, (list, tuple)):
                 raise ValueError(f"Row {row}: got {spans!r}, expected the list of the noun phrases of one text.")
-            for span in spans:
+            for place, span in enumerate(spans):
                 start, end = _start_and_end(span, row)
                 if not 0 <= start < end <= len(text):
                     raise ValueError(f"Row {row}: {span!r} is outside its text of {len(text)} characters: {text!r}.")
@@ -81,6 +82,7 @@ class ContextCIRProcessor(CLIPBasedProcessor):
                     continue
                 phrases.append(text[start:end])
                 samples.append(row)
+                places.append(place)
                 masks.append([position in tokens for position in range(length)])
         if phrases:
             isolated = self._tokenize(phrases, **options)
@@ -92,6 +94,7 @@ class ContextCIRProcessor(CLIPBasedProcessor):
             "phrase_attention_mask": attention_mask,
             "phrase_sample": torch.tensor(samples, dtype=torch.long),
             "phrase_token_mask": torch.tensor(masks, dtype=torch.bool).reshape(len(masks), length),
+            "phrase_place": torch.tensor(places, dtype=torch.long),
             "num_dropped_phrases": torch.tensor(num_dropped),
         }
 

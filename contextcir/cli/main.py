@@ -24,6 +24,7 @@ COMMANDS = {  # name -> module with a `main`, what it does
     "generate": ("contextcir.cli.generate", "write captions of differences with a chat model"),
     "ledger": ("contextcir.cli.ledger", "show what a chat model has cost, and save a damaged ledger"),
     "phrases": ("contextcir.cli.phrases", "find the noun phrases of texts or of a data set"),
+    "ground": ("contextcir.cli.ground", "find where the noun phrases of triplets are in their images"),
     "visualize": ("contextcir.cli.visualize", "draw what a model finds, and where phrases look"),
     "export": ("contextcir.cli.export", "export a model as ONNX graphs"),
     "publish": ("contextcir.cli.publish", "publish a trained model on the Hub"),

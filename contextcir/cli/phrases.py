@@ -12,7 +12,6 @@ parser with the digest of its weights.
 """
 
 import json
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,8 +74,7 @@ def add_to_triplets(args: PhraseArguments, extractor) -> dict[str, dict[str, int
     """Add the column to every split, and write or push the triplets. Returns the counts of each split."""
     import datasets
 
-    from contextcir.data.parquet import write_parquet
-    from contextcir.data.source_card import write_derived_card
+    from contextcir.cli.triplet_files import files_to_replace, write_card, write_split
     from contextcir.data.triplets import add_noun_phrases, embedded_rows, load_triplets, stored_features
     from contextcir.runtime.locations import locate
 
@@ -85,7 +83,7 @@ def add_to_triplets(args: PhraseArguments, extractor) -> dict[str, dict[str, int
     folder = Path(args.output_dir or name)
     replaced = {}
     if args.output_dir is not None or args.push_to_hub is None:
-        replaced = files_to_replace(name, args.config_name, splits, folder)
+        replaced = files_to_replace(name, args.config_name, splits, folder, "noun_phrases")
     triplets, counts = datasets.DatasetDict(), {}
     for split in splits:
         dataset = load_triplets(name, split, config_name=args.config_name, require_noun_phrases=False, columns=None)
@@ -93,14 +91,10 @@ def add_to_triplets(args: PhraseArguments, extractor) -> dict[str, dict[str, int
     if extractor.num_skipped:
         print(f"{extractor.num_skipped} texts have a sentence that is too long for the parser.", file=sys.stderr)
     for split, files in replaced.items():
-        # A card or a sub-folder may say which file belongs to which split: the first one's name is kept.
-        first = files[0] if files else folder / f"{split}-00000-of-00001.parquet"
-        file = re.sub(r"-\d{5}-of-\d{5}(?=\.parquet$)", "-00000-of-00001", first.name)
-        rows, features = embedded_rows(triplets[split]), stored_features(triplets[split].features)
-        write_parquet(rows, features, first.parent, split, file=file, replaces=files)
-    size = sum(found["rows"] for found in counts.values())
-    if replaced and folder.resolve() != Path(name).resolve():
-        write_derived_card(folder, folder.resolve().name, note(args, extractor), source=name, rows=size)
+        rows = triplets[split]
+        write_split(embedded_rows(rows), stored_features(rows.features), folder, split, files)
+    if replaced:
+        write_card(folder, name, note(args, extractor), sum(found["rows"] for found in counts.values()))
     if args.push_to_hub is not None:
         publish(triplets, args, note(args, extractor))
     return counts
@@ -135,28 +129,3 @@ def publish(triplets, args: PhraseArguments, note: str) -> None:
         title = (args.push_to_hub or "").split("/")[-1]
         write_derived_card(new, title, note, source=locate(args.data or ""), configs=configs)
         upload_dataset(new, str(args.push_to_hub), replace=(f"{folder}/*.parquet",))
-
-
-def files_to_replace(data: str, config_name: str | None, splits: Sequence[str], folder: Path) -> dict[str, list[Path]]:
-    """
-    The older Parquet files of each split in the folder that is written to. Where it is the data's own, whatever its
-    layout, these are the very files that the split is read from.
-
-    Raises:
-        `ValueError`: The data's own folder could not be read any more, or would hold the triplets twice.
-    """
-    import datasets
-
-    if not folder.is_dir() or folder.resolve() != Path(data).resolve():
-        return {split: sorted(folder.glob(f"{split}-*.parquet")) for split in splits}
-    builder = datasets.load_dataset_builder(data, config_name)
-    files = {str(split): [Path(path) for path in paths] for split, paths in builder.config.data_files.items()}
-    others = [path.name for paths in files.values() for path in paths if path.suffix != ".parquet"]
-    problem = None
-    if others:
-        problem = f"it is read from {others[0]}, which is no Parquet file"
-    elif builder.info.features is not None and "noun_phrases" not in builder.info.features:
-        problem = "the columns that its README.md lists in the header have no noun_phrases"
-    if problem:
-        raise ValueError(f"{data} cannot be changed in place: {problem}. Write to another folder with --output_dir.")
-    return files

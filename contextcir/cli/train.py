@@ -80,7 +80,7 @@ def build_trainer(argv: Sequence[str], model_args: ModelArguments, data_args: Da
     from contextcir.cli.train_model import add_lora, build_model
     from contextcir.data.negatives import NEGATIVE_IDS, load_negatives
     from contextcir.data.streamed_triplets import mix_streams, stream_triplets
-    from contextcir.data.triplets import load_triplets, mix_triplets
+    from contextcir.data.triplets import PHRASE_MAPS, load_triplets, mix_triplets
     from contextcir.runtime.locations import locate, shipped
     from contextcir.training.trainer import CIRTrainer
 
@@ -93,11 +93,12 @@ def build_trainer(argv: Sequence[str], model_args: ModelArguments, data_args: Da
     merge_lora = add_lora(model, model_args) if model_args.lora_rank else None
 
     named = [args.batch_by, args.family_by, NEGATIVE_IDS if args.hard_negatives else None]
+    named += [PHRASE_MAPS] if args.grounding_weight else []
     load = partial(
         stream_triplets if data_args.streaming else load_triplets,
         config_name=data_args.data_config,
         revision=data_args.data_revision,
-        require_noun_phrases=args.cc_weight > 0,
+        require_noun_phrases=args.reads_phrases,
     )
     names = [locate(name) for name in data_args.data or ()]
     with args.main_process_first(desc="reading the triplets"):  # the others read the cache

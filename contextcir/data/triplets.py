@@ -25,6 +25,8 @@ from contextcir.data.image_files import existing_path
 from contextcir.data.images import encoded_file
 
 IMAGE_COLUMNS = ("reference_image", "target_image")
+PHRASE_MAPS = "phrase_maps"  # optional column: where the noun phrases of a row are in its reference image
+MAPS_FEATURE = List(List(Value("float32")))
 TRIPLET_FEATURES = Features(
     {
         "id": Value("string"),
@@ -148,7 +150,8 @@ def add_noun_phrases(
     Fill the `noun_phrases` column from `modification_text`.
 
     Args:
-        dataset (`datasets.Dataset`): Triplets. An existing `noun_phrases` column is replaced.
+        dataset (`datasets.Dataset`): Triplets. An existing `noun_phrases` column is replaced, and `phrase_maps`, which
+            belong to its phrases, are left out.
         extractor ([`PhraseExtractor`]): Called once for each distinct text.
         batch_size (`int`, defaults to 2000): Number of rows per call.
 
@@ -164,6 +167,8 @@ def add_noun_phrases(
         known.update(zip(new, extractor.extract(new), strict=True))
         return {"noun_phrases": [known[text] for text in texts]}
 
+    if PHRASE_MAPS in dataset.column_names:
+        dataset = dataset.remove_columns(PHRASE_MAPS)
     dataset = dataset.map(
         extract,
         input_columns="modification_text",
@@ -218,6 +223,7 @@ def check_columns(needed: Sequence[str], there: Sequence[str], where: str) -> No
     if missing:
         hint = " `contextcir phrases` adds noun_phrases." if "noun_phrases" in missing else ""
         hint += " `contextcir mine` adds negative_ids." if "negative_ids" in missing else ""
+        hint += f" `contextcir ground` adds {PHRASE_MAPS}." if PHRASE_MAPS in missing else ""
         raise ValueError(f"{where}: no column {', '.join(missing)}; there are {', '.join(there)}.{hint}")
 
 
@@ -292,7 +298,8 @@ def _undecoded(dataset: datasets.Dataset) -> datasets.Dataset:
 
 def _check_rows(dataset: datasets.Dataset, where: str) -> None:
     rows: dict[str, int] = {}  # of the ids
-    for row, triplet in enumerate(dataset.remove_columns(_image_columns(dataset))):
+    large = [name for name in (*_image_columns(dataset), PHRASE_MAPS) if name in dataset.column_names]
+    for row, triplet in enumerate(dataset.remove_columns(large)):
         at = f"{where}, row {row} (id {triplet['id']!r})"
         if (first := rows.setdefault(triplet["id"], row)) != row:
             raise ValueError(f"{at}: row {first} has the same id. Ids must be unique.")

@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerState
 from contextcir.data.image_fit import fit_of, is_wide, warn_of_wide
 from contextcir.data.images import unpacked
 from contextcir.data.triplet_images import triplet_image
+from contextcir.data.triplets import PHRASE_MAPS
 from contextcir.phrases.concepts import is_concept
 
 Augmentation = Literal["none", "crop"]
@@ -41,6 +42,7 @@ class TripletCollator:
         hard_negatives (`int`, defaults to 0): Mined negatives of a row, drawn from its `negative_ids`. The draw
             depends on `(seed, epoch, row id)` only. A row that has fewer is filled up with its own target, which the
             loss does not count as a negative.
+        grounding (`bool`, defaults to `False`): Read where the noun phrases are, from the column `phrase_maps`.
         negatives (`Mapping`, *optional*): Id -> image of all mined negatives, such as
             [`~contextcir.data.negatives.NegativeImages`].
 
@@ -50,11 +52,14 @@ class TripletCollator:
         `(B, length)`; `target_keys` and `reference_keys` `(B,)`; `num_truncated_texts` (0-dim); `triplet_ids`, a list;
         with H hard negatives `negative_keys` `(B * H,)`, whose places follow those of the targets in `target_index`;
         and with noun phrases `phrase_input_ids` and `phrase_attention_mask` `(P, phrase_length)`; `phrase_sample`
-        `(P,)`; `phrase_token_mask` `(P, length)`; `num_dropped_phrases` (0-dim).
+        `(P,)`; `phrase_token_mask` `(P, length)`; `phrase_place` `(P,)`, its place among the phrases of its row;
+        `num_dropped_phrases` (0-dim); and with `grounding` `phrase_maps`
+        `(P, num_patches)`.
 
     Raises:
         ImageError: An image cannot be read. The error names the triplet and the column.
-        ValueError: Two images have one id, or a text is no Unicode.
+        ValueError: Two images have one id, a text is no Unicode, or the maps of a row are not one for each of its noun
+            phrases, differ in size or are no weights in [0, 1].
     """
 
     def __init__(
@@ -68,6 +73,7 @@ class TripletCollator:
         encoded_images: Callable[[Sequence[str]], torch.Tensor] | None = None,
         hard_negatives: int = 0,
         negatives: Any = None,
+        grounding: bool = False,
     ):
         if augmentation not in get_args(Augmentation):
             raise ValueError(f"augmentation must be one of {get_args(Augmentation)}, got {augmentation!r}.")
@@ -77,6 +83,7 @@ class TripletCollator:
         self.seed = seed
         self.encoded_images = encoded_images
         self.hard_negatives, self.negatives = hard_negatives, negatives
+        self.grounding = grounding
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()  # seen by workers that outlive an epoch
         self._read = torch.zeros(2, dtype=torch.long).share_memory_()  # wide images, and all that were read
         self._warned = False
@@ -110,12 +117,19 @@ class TripletCollator:
         with_phrases = self.max_phrases and "phrase_input_ids" in self.processor.model_input_names
         for row in rows:
             _check_text(row)
-        phrases = [self._phrases(row) for row in rows]
+        chosen = [self._places_of_phrases(row) for row in rows]
+        phrases = [[row["noun_phrases"][place] for place in places] for row, places in zip(rows, chosen, strict=True)]
         encoded = self.processor(
             images=None if self.encoded_images else [self._image(row, side) for row, side in shown.values()],
             text=[row["modification_text"] for row in rows],
             **({"noun_phrases": phrases} if with_phrases else {"count_truncated": True}),
         )
+        if with_phrases:
+            of_kept = zip(encoded["phrase_sample"].tolist(), encoded["phrase_place"].tolist(), strict=True)
+            kept = [(row, chosen[row][place]) for row, place in of_kept]
+            encoded["phrase_place"] = torch.tensor([place for _, place in kept], dtype=torch.long)
+            if self.grounding:
+                encoded["phrase_maps"] = _phrase_maps(rows, kept)
         places = {image_id: place for place, image_id in enumerate(shown)}
         ids = {side: [row[f"{side}_id"] for row in rows] for side in ("reference", "target")}
         if mined:
@@ -136,11 +150,12 @@ class TripletCollator:
         """Return the epoch of a row: that of its stream, whose workers may be in different passes, or of all."""
         return row.get(STREAM_PASS, self._epoch.item())
 
-    def _phrases(self, row: dict[str, Any]) -> list[Any]:
-        """Return the noun phrases of a row that the loss reads."""
-        found, text = _distinct(row.get("noun_phrases") or []), row["modification_text"]
+    def _places_of_phrases(self, row: dict[str, Any]) -> list[int]:
+        """Return which noun phrases of a row the losses read."""
+        phrases, text = row.get("noun_phrases") or [], row["modification_text"]
+        found = _distinct(phrases)
         if self.concepts_only:
-            found = [phrase for phrase in found if _may_be_concept(phrase, text)]
+            found = [place for place in found if _may_be_concept(phrases[place], text)]
         return found[: self.max_phrases]
 
     def _mined(self, row: dict[str, Any]) -> list[dict[str, Any]]:
@@ -196,13 +211,39 @@ def _check_text(row: dict[str, Any]) -> None:
         ) from error
 
 
-def _distinct(phrases: Sequence[Any]) -> list[Any]:
-    """Return noun phrases without those whose span an earlier one has: they would count twice."""
-    first: dict[Any, Any] = {}
-    for phrase in phrases:
-        span = _span(phrase) or repr(phrase)
-        first.setdefault(span, phrase)
+def _distinct(phrases: Sequence[Any]) -> list[int]:
+    """Return places of noun phrases, without those whose span an earlier one has: they would count twice."""
+    first: dict[Any, int] = {}
+    for place, phrase in enumerate(phrases):
+        first.setdefault(_span(phrase) or repr(phrase), place)
     return list(first.values())
+
+
+def _phrase_maps(rows: Sequence[dict[str, Any]], kept: Sequence[tuple[int, int]]) -> torch.Tensor:
+    """Return the maps of noun phrases, each named by its row and its place there, `(num_phrases, num_patches)`."""
+    maps = []
+    for row, place in kept:
+        triplet = rows[row]
+        given, phrases = triplet.get(PHRASE_MAPS), triplet["noun_phrases"]
+        if given is None or len(given) != len(phrases):
+            raise ValueError(
+                f"Triplet {triplet['id']!r} has {len(phrases)} noun phrases and maps of {len(given or [])}. Make them"
+                " again: `contextcir ground`."
+            )
+        maps.append(given[place])
+    if len(sizes := {len(one) for one in maps}) > 1:
+        raise ValueError(f"Maps of noun phrases in one batch have {sorted(sizes)} patches, expected one number.")
+    found = torch.tensor(maps, dtype=torch.float32).reshape(len(maps), -1 if maps else 0)
+    total = found.sum(dim=1)
+    wrong = ((found < 0).any(dim=1) | ~(total <= 1.01)).nonzero()[:, 0].tolist()  # also NaN
+    if wrong:
+        row, place = kept[wrong[0]]
+        raise ValueError(
+            f"Triplet {rows[row]['id']!r}: the map of its noun phrase {place} has weights from"
+            f" {found[wrong[0]].min():.3g} and the sum {total[wrong[0]]:.3g}, expected weights of at least 0 with a"
+            " sum of at most 1."
+        )
+    return found
 
 
 def _may_be_concept(phrase: Any, text: str) -> bool:

@@ -8,6 +8,7 @@ from datasets.iterable_dataset import BufferShuffledExamplesIterable
 
 from contextcir.data.image_fit import check_fit
 from contextcir.data.negatives import NEGATIVE_IDS, has_negatives
+from contextcir.data.triplets import PHRASE_MAPS
 from contextcir.training.training_args import CIRTrainingArguments
 from contextcir.training.training_data import is_stream
 
@@ -49,8 +50,8 @@ def check_arguments(args: Any, model: Any, kwargs: dict[str, Any]) -> None:
         raise ValueError("shuffle_buffer is for streams: other data are shuffled as a whole. Leave it out.")
     elif args.encode_images_once and not isinstance(train, datasets.Dataset):
         raise ValueError(f"encode_images_once needs a datasets.Dataset, got {type(train).__name__}. Leave it out.")
-    if args.cc_weight and kwargs.get("data_collator") is None:
-        _check_noun_phrases(train)
+    if args.reads_phrases and kwargs.get("data_collator") is None:
+        _check_noun_phrases(args, train)
     evaluation = kwargs.get("eval_dataset")
     sets = evaluation.values() if isinstance(evaluation, dict) else [evaluation]
     if args.world_size > 1 and any(map(is_stream, sets)):
@@ -117,10 +118,14 @@ def _has_buffer(source: Any) -> bool:
     return isinstance(source, BufferShuffledExamplesIterable) or any(map(_has_buffer, before))
 
 
-def _check_noun_phrases(train: Any) -> None:
+def _check_noun_phrases(args: CIRTrainingArguments, train: Any) -> None:
     columns = _columns(train)
-    if columns is not None and "noun_phrases" not in columns:
-        raise ValueError("There is no column noun_phrases. `contextcir phrases` adds it; or set cc_weight to 0.")
+    for weight, column, command in (
+        ("cc_weight", "noun_phrases", "phrases"),
+        ("grounding_weight", PHRASE_MAPS, "ground"),
+    ):
+        if getattr(args, weight) and columns is not None and column not in columns:
+            raise ValueError(f"There is no column {column}. `contextcir {command}` adds it; or set {weight} to 0.")
 
 
 def _columns(train: Any) -> list[str] | None:

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import get_device_states, set_device_states
 
 IMAGES = ("pixel_values", "encoded_images")  # a row for each image
 TEXTS = ("input_ids", "attention_mask")  # a row for each text
-PHRASES = ("phrase_input_ids", "phrase_attention_mask", "phrase_sample", "phrase_token_mask")  # for each noun phrase
+PHRASES = tuple(f"phrase_{name}" for name in ("input_ids", "attention_mask", "sample", "token_mask", "maps"))
 PLACES = ("reference_index", "target_index")  # of the images of each text
 
 
@@ -52,7 +52,7 @@ class Chunk(NamedTuple):
         inputs |= {"reference_index": self.reference_index, "target_index": self.target_index}
         if "phrase_sample" in batch:
             own = (batch["phrase_sample"][:, None] == self.texts).nonzero()  # phrase, place of its text
-            inputs |= {name: batch[name][own[:, 0]] for name in PHRASES}
+            inputs |= {name: batch[name][own[:, 0]] for name in PHRASES if name in batch}
             inputs["phrase_sample"] = own[:, 1]
         return inputs
 
@@ -103,7 +103,7 @@ def cached_loss(
     *,
     encode: Callable[[Mapping[str, Tensor]], Any],
     contrastive: Callable[[Any], Tensor],
-    concepts: Callable[[Any, Mapping[str, Tensor]], Tensor | None],
+    of_maps: Callable[[Any, Mapping[str, Tensor]], Tensor | None],
     backward: Callable[[Tensor], None],
     trains_targets: bool = True,
     without_sync: Callable[[], AbstractContextManager] = nullcontext,
@@ -117,8 +117,8 @@ def cached_loss(
         encode (`Callable`): Arguments of the model's `forward` -> its output.
         contrastive (`Callable`): Embeddings of the whole batch, as attributes of such an output -> the contrastive
             loss.
-        concepts (`Callable`): Output of a chunk and its arguments of `forward` -> its part of the weighted
-            concept-consistency loss, or `None` if there is none.
+        of_maps (`Callable`): Output of a chunk and its part of the batch -> its part of the weighted losses on
+            attention maps, or `None` if there are none.
         backward (`Callable`): Adds the gradients of a loss to those of the weights.
         trains_targets (`bool`): Whether targets carry a gradient. Those of a moving average do not.
         without_sync (`Callable`): Context in which gradients are not yet averaged over processes.
@@ -169,7 +169,7 @@ def cached_loss(
                 chained = chained + _dot(outputs.reference_embeds, references.grad, chunk.texts)
             if last:
                 chained = chained + outputs.logit_scale * scale.grad
-            part = concepts(outputs, own)
+            part = of_maps(outputs, own)
             if part is not None:
                 chained, total = chained + part, total + part.detach()
             del outputs, part, own

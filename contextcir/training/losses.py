@@ -196,6 +196,39 @@ def concept_consistency_loss(
         )
 
 
+def grounding_loss(context_attentions: Tensor, phrase_maps: Tensor, batch_size: int) -> Tensor:
+    """
+    Compute the divergence of the maps of noun phrases from given ones, `KL(given || map)` in nats, weighted by how far
+    the given ones are trusted, summed over the phrases of a text and averaged over texts. Not of the paper: its loss
+    takes the place of the given map from the model itself.
+
+    Args:
+        context_attentions (`torch.Tensor` of shape `(num_phrases, num_patches)`): Maps in context, each a distribution
+            over the patches of the reference image.
+        phrase_maps (`torch.Tensor` of shape `(num_phrases, num_patches)`): Where the phrases are in these images. A
+            map sums to how far it is trusted, in [0, 1]: 0 where nothing is known.
+        batch_size (`int`): Number of texts, those without a phrase included.
+
+    Returns:
+        `torch.Tensor`: 0-dim.
+
+    Raises:
+        ValueError: The maps have another number of patches than the model.
+    """
+    if not len(phrase_maps):
+        return context_attentions.sum()  # zero, as a part of the graph
+    if context_attentions.shape != phrase_maps.shape:
+        raise ValueError(
+            f"The maps of noun phrases are {tuple(phrase_maps.shape)} (phrases, patches), those of the model"
+            f" {tuple(context_attentions.shape)}. Make them with this model's CLIP: `contextcir ground`."
+        )
+    context, given = _float(context_attentions), _float(phrase_maps)
+    trust = given.sum(dim=-1, keepdim=True)
+    # A patch that gets no attention at all still has a gradient.
+    divergence = torch.xlogy(given, given / trust.clamp(min=1e-12)) - given * (context + 1e-6).log()
+    return divergence.sum() / batch_size
+
+
 def _repeated(keys: Tensor) -> Tensor:
     """Return which keys `(num_keys,)` an earlier one equals."""
     ordered, order = keys.sort(stable=True)

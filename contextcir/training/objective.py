@@ -1,4 +1,5 @@
 """The loss of a training step, `L_tot = L_cont + lambda * L_cc`, with negatives of all processes and their gradients.
+With `grounding_weight`, the divergence of the maps of noun phrases from given ones is added.
 
 Negatives do not cross the micro-batches of gradient accumulation. `grad_cache.py` makes one large batch of a step.
 """
@@ -13,13 +14,14 @@ from contextcir.runtime.distributed import gather_with_gradient
 from contextcir.training.ema import MovingAverage
 from contextcir.training.grad_cache import cached_loss
 from contextcir.training.loss_log import LossParts
-from contextcir.training.losses import concept_consistency_loss, contrastive_loss
+from contextcir.training.losses import concept_consistency_loss, contrastive_loss, grounding_loss
 from contextcir.training.matryoshka import losses_at, name_at
 from contextcir.training.sharding import ShardedTraining
 from contextcir.training.training_args import CIRTrainingArguments
 
 KEYS = ("target_keys", "reference_keys", "negative_keys")
-NOT_MODEL_INPUTS = (*KEYS, "num_truncated_texts", "num_dropped_phrases", "triplet_ids")
+NOT_MODEL_INPUTS = (*KEYS, "num_truncated_texts", "num_dropped_phrases", "phrase_place", "triplet_ids")
+ISOLATED = ("phrase_input_ids", "phrase_attention_mask")  # what the model makes the isolated maps of
 
 
 class Objective(ShardedTraining):
@@ -38,26 +40,19 @@ class Objective(ShardedTraining):
         if size and len(inputs["input_ids"]) > size:
             return self._cached_loss(model, inputs, size)
         outputs = self._forward(model, inputs)
-        loss = self._contrastive_loss(outputs, inputs)
-        if self.args.cc_weight:
-            loss = loss + self._cc_weight() * self._concept_loss(outputs, inputs)
+        loss, of_maps = self._contrastive_loss(outputs, inputs), self._map_losses(outputs, inputs)
+        loss = loss if of_maps is None else loss + of_maps
         return (loss, outputs) if return_outputs else loss
 
     def _cached_loss(self, model: Any, inputs: dict[str, torch.Tensor], size: int) -> torch.Tensor:
         texts = len(inputs["input_ids"])
-
-        def concepts(outputs: Any, chunk: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
-            if not self.args.cc_weight:
-                return None
-            share = len(chunk["input_ids"]) / texts
-            return self._cc_weight() * share * self._concept_loss(outputs, chunk, share)
 
         return cached_loss(
             {name: value for name, value in inputs.items() if name not in NOT_MODEL_INPUTS},
             size,
             encode=partial(self._forward, model),
             contrastive=lambda outputs: self._contrastive_loss(outputs, inputs),
-            concepts=concepts,
+            of_maps=lambda outputs, chunk: self._map_losses(outputs, chunk, len(chunk["input_ids"]) / texts),
             backward=lambda loss: self.accelerator.backward(loss / self.current_gradient_accumulation_steps),
             trains_targets=self.moving_average is None,
             without_sync=lambda: self.accelerator.no_sync(model),
@@ -102,9 +97,26 @@ class Objective(ShardedTraining):
         self._parts.add("loss_contrastive", loss)
         self._parts.add("temperature", 1 / outputs.logit_scale)
         self._parts.count("truncated_texts", inputs["num_truncated_texts"])
-        if args.cc_weight:
+        if args.reads_phrases:
             self._parts.count("dropped_phrases", inputs["num_dropped_phrases"])
         return loss
+
+    def _map_losses(self, outputs: Any, inputs: Mapping[str, torch.Tensor], share: float = 1.0) -> Any:
+        """Return the weighted losses on the maps of the noun phrases of texts, which are a share of a batch; `None`
+        without such losses."""
+        losses = []
+        if self.args.cc_weight:
+            losses.append(self._cc_weight() * share * self._concept_loss(outputs, inputs, share))
+        if self.args.grounding_weight:
+            if "phrase_maps" not in inputs:
+                raise ValueError(
+                    "grounding_weight needs phrase_maps in the batches. Give the collator grounding=True, or set it"
+                    " to 0."
+                )
+            loss = grounding_loss(outputs.context_attentions, inputs["phrase_maps"], len(outputs.query_embeds))
+            self._parts.add("loss_grounding", loss, share)
+            losses.append(self.args.grounding_weight * share * loss)
+        return sum(losses) if losses else None
 
     def _concept_loss(self, outputs: Any, inputs: Mapping[str, torch.Tensor], share: float = 1.0) -> torch.Tensor:
         """Return L_cc of the texts, which are a share of a batch."""
@@ -134,7 +146,8 @@ class Objective(ShardedTraining):
         return self.args.cc_weight * min(1.0, self.state.global_step / steps if steps else 1.0)
 
     def _forward(self, model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> Any:
-        batch: dict[str, Any] = {name: value for name, value in inputs.items() if name not in NOT_MODEL_INPUTS}
+        left_out = (*NOT_MODEL_INPUTS, "phrase_maps", *(() if self.args.cc_weight else ISOLATED))
+        batch: dict[str, Any] = {name: value for name, value in inputs.items() if name not in left_out}
         if self.args.cc_weight:
             batch["isolated_grad"] = self.args.isolated_grad
         if self.moving_average is None or not model.training:

@@ -60,7 +60,7 @@ class ScheduleOptions:
 
 @dataclass
 class LossOptions:
-    """The two losses, L_tot = L_cont + cc_weight * L_cc."""
+    """The losses, L_tot = L_cont + cc_weight * L_cc, and optionally + grounding_weight * L_ground."""
 
     _argument_group_name = "Losses"
 
@@ -76,6 +76,11 @@ class LossOptions:
     )
     isolated_grad: bool = HfArg(
         default=False, help="Whether the concept-consistency loss also trains the isolated maps."
+    )
+    grounding_weight: float = HfArg(
+        default=0.0,
+        help="Weight of the divergence of the maps of noun phrases in context from those of the data's column "
+        "phrase_maps, which `contextcir ground` adds (not of the paper); 0 leaves it out.",
     )
     max_phrases: int = HfArg(default=10, help="Most noun phrases of a text, breadth-first.")
     concepts_only: bool = HfArg(

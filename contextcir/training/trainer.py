@@ -63,9 +63,9 @@ class CIRTrainer(TripletEvaluation, TrainingRun, GroupedWeights, Objective):
         ValueError: The model lacks what the options need: attention maps of noun phrases, an image encoder or a part.
 
     Logged beside `loss`, averaged over micro-batches and processes since the last log: `loss_contrastive`,
-    `loss_concept_consistency` (unweighted), `num_concepts` (noun phrases of a triplet), `context_entropy`,
-    `isolated_entropy` (nats), `map_diversity`, `temperature`; and summed: `truncated_texts`, `dropped_phrases`,
-    `captions_without_phrases`.
+    `loss_concept_consistency` and `loss_grounding` (unweighted), `num_concepts` (noun phrases of a triplet),
+    `context_entropy`, `isolated_entropy` (nats), `map_diversity`, `temperature`; and summed: `truncated_texts`,
+    `dropped_phrases`, `captions_without_phrases`.
     """
 
     loss_is_scaled_for_ga = False
@@ -93,7 +93,8 @@ class CIRTrainer(TripletEvaluation, TrainingRun, GroupedWeights, Objective):
         if kwargs.get("data_collator") is None and kwargs.get("processing_class") is not None:
             kwargs["data_collator"] = TripletCollator(
                 kwargs["processing_class"],
-                max_phrases=args.max_phrases if args.cc_weight else 0,
+                max_phrases=args.max_phrases if args.reads_phrases else 0,
+                grounding=args.grounding_weight > 0,
                 concepts_only=args.concepts_only,
                 augmentation=args.augmentation,
                 seed=args.seed,
@@ -139,8 +140,9 @@ class CIRTrainer(TripletEvaluation, TrainingRun, GroupedWeights, Objective):
         return model
 
     def _prepare_model(self, model: Any, args: CIRTrainingArguments) -> None:
-        if args.cc_weight and not hasattr(model, "get_concept_attentions"):
-            raise ValueError(f"{type(model).__name__} has no attention maps of noun phrases. Set cc_weight to 0.")
+        weights = [name for name in ("cc_weight", "grounding_weight") if getattr(args, name)]
+        if weights and not hasattr(model, "get_concept_attentions"):
+            raise ValueError(f"{type(model).__name__} has no attention maps of noun phrases. Set {weights[0]} to 0.")
         if args.grad_cache_chunk and any(isinstance(module, _BatchNorm) for module in model.modules()):
             raise ValueError(
                 "The model has batch normalisation, which chunks would change. Leave out grad_cache_chunk."

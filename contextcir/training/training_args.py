@@ -41,6 +41,11 @@ class CIRTrainingArguments(
     ddp_find_unused_parameters: bool | None = HfArg(default=False, help="Not needed: every step uses every parameter.")
     hub_strategy: str = HfArg(default="end", help="Must stay end: the model is published once, when it is whole.")
 
+    @property
+    def reads_phrases(self) -> bool:
+        """`bool`: Whether a loss reads noun phrases."""
+        return self.cc_weight > 0 or self.grounding_weight > 0
+
     def __post_init__(self) -> None:
         given = self.greater_is_better
         super().__post_init__()
@@ -63,7 +68,14 @@ class CIRTrainingArguments(
             value = getattr(self, option.name)
             if all(isinstance(choice, str) for choice in choices) and choices and value not in choices:
                 yield f"{option.name} must be one of {', '.join(choices)}, got {value!r}."
-        for name in ("cc_weight", "cc_warmup_steps", "min_learning_rate", "cc_slack", "hard_negatives"):
+        for name in (
+            "cc_weight",
+            "grounding_weight",
+            "cc_warmup_steps",
+            "min_learning_rate",
+            "cc_slack",
+            "hard_negatives",
+        ):
             if not getattr(self, name) >= 0:
                 yield f"{name} must not be negative, got {getattr(self, name)}."
         for name in ("lr_num_cycles", "max_phrases"):
@@ -82,6 +94,8 @@ class CIRTrainingArguments(
     def _options_that_do_not_fit(self):
         if self.cc_slack and self.cc_form == "contrastive":
             yield "cc_form=contrastive has no cc_slack. Leave it at 0."
+        if self.grounding_weight and self.augmentation != "none":
+            yield f"grounding_weight needs images as their maps show them. Leave out augmentation={self.augmentation}."
         if self.publish_moving_average and (self.ema_momentum is None or self.train_only):
             yield "publish_moving_average needs an average of the model. Set ema_momentum and leave out train_only."
         if self.publish_moving_average and self.load_best_model_at_end:

@@ -162,13 +162,12 @@ def run_step(model: Any, batch: dict[str, Any], weights: MapLosses) -> tuple[CIR
     queries, attentions = model._fuse_texts(references, batch["input_ids"], mask, weights.reads_maps)
     images = model._embed_gallery(tokens, prepared)
     context = isolated = None
+    if weights.reads_maps:
+        context = model._context_attentions(attentions, batch["phrase_sample"], batch["phrase_token_mask"])
     if weights.cc:
         names = ("phrase_input_ids", "phrase_attention_mask", "phrase_sample", "phrase_token_mask")
         phrases = tuple(batch[name] for name in names)
-        context, isolated = model._concept_attentions(references, attentions, phrases, False)
-    elif weights.reads_maps:
-        tokens_of = attentions[batch["phrase_sample"]] * batch["phrase_token_mask"][:, :, None]
-        context = model._over_patches(tokens_of.sum(dim=1))
+        isolated = model._isolated_attentions(references, context, phrases, False)
     found = CIROutput(
         query_embeds=queries,
         target_embeds=images[batch["target_index"]],

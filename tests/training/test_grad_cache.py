@@ -66,11 +66,11 @@ def assert_same(one, other, tolerance):
         assert one[2][name] == pytest.approx(expected, rel=max(tolerance, 1e-5)), name
 
 
-def compare(build, tolerance, dtype=torch.float32, kind="contextcir", chunk=3, **options):
-    options |= {"rows": SHARED}
+def compare(build, tolerance, dtype=torch.float32, kind="contextcir", chunk=3, rows=SHARED, **options):
+    options |= {"rows": rows}
     plain = build(kind, output="plain", **options)
     cached = build(kind, output="cached", grad_cache_chunk=chunk, **options)
-    assert_same(gradients(cached, dtype=dtype), gradients(plain, dtype=dtype), tolerance)
+    assert_same(gradients(cached, rows, dtype), gradients(plain, rows, dtype), tolerance)
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.float64, 1e-10)], ids=str)

@@ -1,0 +1,140 @@
+"""Find where the noun phrases of triplets are in the reference images, to train with `--grounding_weight`.
+
+    contextcir phrases my-triplets
+    contextcir ground my-triplets --clip_name_or_path openai/clip-vit-base-patch16
+    contextcir train --data my-triplets --clip_name_or_path openai/clip-vit-base-patch16 --grounding_weight 1 \
+        --fusion_direction image_to_text --output_dir runs/grounded
+
+No masks are needed: a teacher learns, from the triplets and a frozen CLIP, which patches a phrase fits. The triplets
+get a column `phrase_maps`: for each noun phrase a weight of each patch of the reference image, row by row from the top
+left. The weights of a phrase sum to how far they are trusted, at most 1. Take the CLIP, and the `--image_fit`, that
+the model will be trained from.
+
+Who has boxes or masks, such as those of a detector, can write that column without this command: zeros for a phrase of
+which nothing is known.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers.hf_argparser import HfArg
+
+from contextcir.cli.options import CommandParser
+
+
+@dataclass
+class GroundArguments:
+    """The triplets, the CLIP, and how the teacher learns."""
+
+    _argument_group_name = "Grounding"
+
+    data: str = HfArg(help="Triplets with noun phrases: folder of Parquet files, image folder or Hub name.")
+    clip_name_or_path: str = HfArg(help="CLIP model whose states are read, folder or Hub name.")
+    model_revision: str | None = HfArg(default=None, help="Branch, tag or commit of it on the Hub.")
+    image_fit: Literal["crop", "padding", "squash"] = HfArg(
+        default="crop", help="How an image becomes a square, as in the training to come."
+    )
+    output_dir: str | None = HfArg(
+        default=None, help="Folder for the Parquet files; by default those of the data are replaced."
+    )
+    config_name: str | None = HfArg(default=None, help="Configuration of the data set, such as triplets.")
+    train_split: str = HfArg(default="train", help="Split that the teacher learns from. All splits get maps.")
+    steps: int = HfArg(default=400, help="Batches that the teacher learns from.")
+    batch_size: int = HfArg(default=64, help="Triplets of a batch.")
+    learning_rate: float = HfArg(default=2e-3, help="Highest learning rate of the teacher.")
+    seed: int = HfArg(default=0, help="Seed of the teacher's weights and batches.")
+    num_workers: int = HfArg(default=0, help="Processes that read images.")
+    encode_images_once: bool = HfArg(
+        default=False,
+        help="Keep the output of the image encoder for each image on disk (in the cache of datasets), instead of "
+        "computing it whenever a batch shows the image.",
+    )
+    device: str | None = HfArg(default=None, help="cpu, cuda or cuda:N (default: the accelerator if there is one).")
+
+    def __post_init__(self):
+        if not (self.output_dir or Path(self.data).is_dir()):
+            raise ValueError(f"There is no folder {self.data}: give --output_dir to write to.")
+
+
+def main(argv: Sequence[str]) -> dict[str, Any]:
+    """Learn a teacher, and write its maps. Returns what was found."""
+    (args,) = CommandParser([GroundArguments], "contextcir ground", __doc__, ("data",)).parse(argv)
+    import datasets
+    import torch
+
+    from contextcir.cli.gallery_options import own_device
+    from contextcir.cli.train_arguments import ModelArguments
+    from contextcir.cli.train_model import build_model
+    from contextcir.cli.triplet_files import files_to_replace, write_card, write_split
+    from contextcir.data.triplets import MAPS_FEATURE, PHRASE_MAPS, load_triplets, stored_features
+    from contextcir.runtime.locations import locate
+    from contextcir.training.encoded_images import encode_images
+    from contextcir.training.phrase_teacher import Learning, phrase_maps, train_teacher
+
+    how = Learning(args.steps, args.batch_size, args.learning_rate, args.seed, args.num_workers)
+    name = locate(args.data)
+    splits = list(map(str, datasets.get_dataset_split_names(name, args.config_name)))
+    if args.train_split not in splits:
+        raise ValueError(f"{args.data} has the splits {', '.join(splits)}, not {args.train_split!r}.")
+    folder = Path(args.output_dir or name)
+    replaced = files_to_replace(name, args.config_name, splits, folder, PHRASE_MAPS)
+    triplets = {split: load_triplets(name, split, config_name=args.config_name, columns=None) for split in splits}
+    start = ModelArguments(
+        clip_name_or_path=args.clip_name_or_path, model_revision=args.model_revision, image_fit=args.image_fit
+    )
+    model, processor = build_model(start)
+    model.to(torch.device(args.device) if args.device else own_device())
+    encoded = {
+        split: encode_images(rows, processor, model) if args.encode_images_once else None
+        for split, rows in triplets.items()
+    }
+    teacher, right = train_teacher(model, processor, triplets[args.train_split], how, encoded[args.train_split])
+    found: dict[str, Any] = {"found_in_batch": round(right, 4), "by_chance": round(1 / how.batch_size, 4)}
+    for split, rows in triplets.items():
+        trust, maps = Trust(), phrase_maps(teacher, processor, rows, how, encoded[split])
+        features = stored_features(rows.features)
+        features[PHRASE_MAPS] = MAPS_FEATURE
+        write_split(trust.counted(rows, maps), features, folder, split, replaced[split])
+        found[split] = {"noun_phrases": trust.phrases, "mean_trust": round(trust.total / max(trust.phrases, 1), 4)}
+    write_card(folder, name, note(args, found), sum(map(len, triplets.values())))
+    print(json.dumps(found, indent=1))
+    return found
+
+
+class Trust:
+    """How far the maps of a split are trusted, counted as they are written."""
+
+    def __init__(self):
+        self.phrases, self.total = 0, 0.0
+
+    def counted(self, rows: Any, maps: Iterable[list[list[float]]]) -> Iterator[dict[str, Any]]:
+        """The rows with their maps."""
+        from contextcir.data.triplets import PHRASE_MAPS, embedded_rows
+
+        for row, found in zip(embedded_rows(rows), maps, strict=True):
+            self.phrases += len(found)
+            self.total += sum(map(sum, found))
+            yield row | {PHRASE_MAPS: found}
+
+
+def note(args: GroundArguments, found: dict[str, Any]) -> str:
+    """What a card says about the maps."""
+    source = Path(args.data).resolve().name if Path(args.data).exists() else args.data
+    clip = Path(args.clip_name_or_path).name if Path(args.clip_name_or_path).exists() else args.clip_name_or_path
+    return (
+        f"The triplets of `{source}`, with a column `phrase_maps` beside `noun_phrases`: where each of these is in the"
+        " reference image, a weight of each patch, row by row from the top left. The weights of a phrase sum to how"
+        f" far they are trusted. Made by `contextcir ground` with `{clip}` and images fitted by `{args.image_fit}`,"
+        f" from {args.steps} batches of {args.batch_size} triplets, seed {args.seed}. At the end,"
+        f" {found['found_in_batch']:.0%} of the phrases found their triplet in the batch, by chance"
+        f" {found['by_chance']:.0%}."
+    )
+
+
+if __name__ == "__main__":
+    from contextcir.cli.main import script
+
+    script("ground")

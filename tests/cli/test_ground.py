@@ -1,0 +1,92 @@
+"""`contextcir ground`: a column of maps, written in place or elsewhere, that training reads."""
+
+import datasets
+import pytest
+
+from contextcir.cli import ground, phrases, train
+from contextcir.cli.main import main
+from contextcir.data.source_card import read_card
+from contextcir.data.triplets import PHRASE_MAPS, TRIPLET_FEATURES, load_triplets
+from tests.tiny_triplets import FirstWordExtractor, triplets, write_parquet
+
+QUICK = ["--steps", "3", "--batch_size", "4", "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def source(tmp_path):
+    return write_parquet(tmp_path / "source", train=triplets(9), validation=triplets(3))
+
+
+def test_in_place_and_trained_on(source, clip_folder, tmp_path, capsys):
+    found = ground.main([source, "--clip_name_or_path", clip_folder, *QUICK])
+    assert found["train"]["noun_phrases"] == sum(len(row["noun_phrases"]) for row in triplets(9))
+    assert 0 < found["train"]["mean_trust"] <= 1 and found["by_chance"] == 0.25
+    assert '"found_in_batch"' in capsys.readouterr().out
+    for split, count in (("train", 9), ("validation", 3)):
+        rows = load_triplets(source, split, columns=None)
+        assert rows.column_names == [*TRIPLET_FEATURES, PHRASE_MAPS] and len(rows) == count
+        for row, given in zip(rows, triplets(count), strict=True):
+            assert row["reference_image"]["bytes"] == given["reference_image"]["bytes"]
+            assert [len(one) for one in row[PHRASE_MAPS]] == [25] * len(given["noun_phrases"])
+    again = ground.main([source, "--clip_name_or_path", clip_folder, *QUICK])  # replaces its own column
+    assert again == found and load_triplets(source, columns=None)[:] == load_triplets(source, columns=[PHRASE_MAPS])[:]
+
+    options = ["--data", source, "--clip_name_or_path", clip_folder, "--grounding_weight", "1", "--use_cpu", "true"]
+    options += [
+        "--max_steps",
+        "1",
+        "--per_device_train_batch_size",
+        "4",
+        "--report_to",
+        "none",
+        "--logging_steps",
+        "1",
+    ]
+    train.main([*options, "--output_dir", str(tmp_path / "run")])
+    assert '"loss_grounding"' in (tmp_path / "run" / "training.json").read_text()
+    streamed = ["--streaming", "true", "--output_dir", str(tmp_path / "streamed")]
+    train.main([*options, *streamed])
+    assert '"loss_grounding"' in (tmp_path / "streamed" / "training.json").read_text()
+
+
+def test_encoded_once_the_maps_are_the_same(source, clip_folder, tmp_path):
+    options = [source, "--clip_name_or_path", clip_folder, *QUICK]
+    ground.main([*options, "--output_dir", str(tmp_path / "plain")])
+    ground.main([*options, "--output_dir", str(tmp_path / "once"), "--encode_images_once", "true"])
+    maps = [
+        load_triplets(str(tmp_path / name), columns=[PHRASE_MAPS])[PHRASE_MAPS][0][0] for name in ("plain", "once")
+    ]
+    assert maps[0] == pytest.approx(maps[1], rel=1e-4)
+
+
+def test_a_new_folder_has_a_card(source, clip_folder, tmp_path):
+    before = load_triplets(source, columns=None)[:]
+    ground.main([source, "--clip_name_or_path", clip_folder, "--output_dir", str(tmp_path / "new"), *QUICK])
+    assert load_triplets(source, columns=None)[:] == before
+    text = read_card(str(tmp_path / "new")).text
+    assert "`phrase_maps`" in text and "3 batches of 4 triplets, seed 0" in text and str(tmp_path) not in text
+
+
+def test_new_phrases_leave_no_old_maps(source, clip_folder, monkeypatch):
+    ground.main([source, "--clip_name_or_path", clip_folder, *QUICK])
+    monkeypatch.setattr("contextcir.phrases.extractor.NounPhraseExtractor", lambda *_, **__: FirstWordExtractor())
+    phrases.main([source])
+    assert load_triplets(source, columns=None).column_names == list(TRIPLET_FEATURES)
+
+
+def test_what_is_missing_is_said(source, clip_folder, tmp_path, capsys):
+    clip = ["--clip_name_or_path", clip_folder]
+    for argv, message in (
+        ([str(tmp_path / "none"), *clip], "There is no folder"),
+        ([source, *clip, "--train_split", "test", *QUICK], "has the splits train, validation, not 'test'"),
+        ([source, *clip, "--device", "cpu"], "9 triplets do not fill a batch of 64"),
+    ):
+        assert main(["ground", *argv]) == 1 and message in capsys.readouterr().err
+    options = ["--data", source, *clip, "--grounding_weight", "1", "--output_dir", str(tmp_path / "run")]
+    assert main(["train", *options, "--use_cpu", "true", "--report_to", "none"]) == 1
+    assert "no column phrase_maps" in capsys.readouterr().err
