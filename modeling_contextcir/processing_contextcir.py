@@ -28,6 +28,7 @@ class ContextCIRProcessor(CLIPBasedProcessor):
         text: str | list[str] | None = None,
         noun_phrases: list[list[dict[str, Any] | tuple[int, int]]] | None = None,
         *,
+        return_phrase_places: bool = False,
         return_tensors: str = "pt",
         **kwargs: Any,
     ) -> BatchFeature:
@@ -43,9 +44,10 @@ class ContextCIRProcessor(CLIPBasedProcessor):
               and end token,
             - `phrase_sample` `(num_phrases,)`: the row of its text,
             - `phrase_token_mask` `(num_phrases, length)`, bool: its tokens in that row,
-            - `phrase_place` `(num_phrases,)`: its place among the given phrases of that text,
             - two counts, 0-dim: `num_truncated_texts`, and `num_dropped_phrases`, which begin or end inside a token or
-              were cut off with their text.
+              were cut off with their text,
+            - with `return_phrase_places`, `phrase_place` `(num_phrases,)`: its place among the given phrases of its
+              text.
 
         Raises:
             ValueError: Noun phrases of a row, which is named, have another form, another text than their own or are
@@ -57,10 +59,11 @@ class ContextCIRProcessor(CLIPBasedProcessor):
             raise ValueError("`noun_phrases` are spans of `text`, which is missing.")
         texts = [text] if isinstance(text, str) else list(text)
         inputs, encoding, options = self._encode(images, texts, True, return_tensors=return_tensors, **kwargs)
-        inputs.update(self._encode_noun_phrases(texts, noun_phrases, encoding, options))
+        phrases, places = self._encode_noun_phrases(texts, noun_phrases, encoding, options)
+        inputs.update(phrases | ({"phrase_place": places} if return_phrase_places else {}))
         return inputs
 
-    def _encode_noun_phrases(self, texts, noun_phrases, encoding, options) -> dict[str, torch.Tensor]:
+    def _encode_noun_phrases(self, texts, noun_phrases, encoding, options) -> tuple[dict[str, torch.Tensor], Any]:
         if len(noun_phrases) != len(texts):
             raise ValueError(f"`noun_phrases` has {len(noun_phrases)} entries for {len(texts)} texts.")
         length = encoding["input_ids"].shape[1]
@@ -89,14 +92,14 @@ class ContextCIRProcessor(CLIPBasedProcessor):
             input_ids, attention_mask = isolated["input_ids"], isolated["attention_mask"]
         else:  # a batch of texts without noun phrases is normal
             input_ids = attention_mask = torch.zeros(0, 2, dtype=torch.long)
-        return {
+        encoded = {
             "phrase_input_ids": input_ids,  # (num_phrases, phrase_length)
             "phrase_attention_mask": attention_mask,
             "phrase_sample": torch.tensor(samples, dtype=torch.long),
             "phrase_token_mask": torch.tensor(masks, dtype=torch.bool).reshape(len(masks), length),
-            "phrase_place": torch.tensor(places, dtype=torch.long),
             "num_dropped_phrases": torch.tensor(num_dropped),
         }
+        return encoded, torch.tensor(places, dtype=torch.long)
 
 
 def _start_and_end(span: Any, row: int) -> tuple[int, int]:

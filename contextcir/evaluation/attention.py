@@ -39,8 +39,8 @@ def attention_maps(
     # One phrase a row: then `phrase_sample` has the rows whose phrase the processor kept.
     rows = {"text": list(texts), "noun_phrases": [[phrase] for phrase in noun_phrases]}
     inputs = processor(images=list(images), **rows, return_tensors="pt")
-    for name in ("num_truncated_texts", "num_dropped_phrases", "phrase_place"):
-        del inputs[name]
+    for counter in ("num_truncated_texts", "num_dropped_phrases"):
+        del inputs[counter]
     kept = inputs["phrase_sample"].tolist()
     height, width = inputs["pixel_values"].shape[2:]
     with evaluation_mode(model) as device, torch.inference_mode():

@@ -42,9 +42,10 @@ class TripletCollator:
         hard_negatives (`int`, defaults to 0): Mined negatives of a row, drawn from its `negative_ids`. The draw
             depends on `(seed, epoch, row id)` only. A row that has fewer is filled up with its own target, which the
             loss does not count as a negative.
-        grounding (`bool`, defaults to `False`): Read where the noun phrases are, from the column `phrase_maps`.
         negatives (`Mapping`, *optional*): Id -> image of all mined negatives, such as
             [`~contextcir.data.negatives.NegativeImages`].
+        grounding (`bool`, defaults to `False`): Read where the noun phrases are, from the column `phrase_maps`.
+        phrase_places (`bool`, defaults to `False`): Say of each noun phrase its place among those of its row.
 
     Returns of a call:
         `dict` with, for B rows, N distinct images and P noun phrases, `pixel_values`
@@ -52,9 +53,8 @@ class TripletCollator:
         `(B, length)`; `target_keys` and `reference_keys` `(B,)`; `num_truncated_texts` (0-dim); `triplet_ids`, a list;
         with H hard negatives `negative_keys` `(B * H,)`, whose places follow those of the targets in `target_index`;
         and with noun phrases `phrase_input_ids` and `phrase_attention_mask` `(P, phrase_length)`; `phrase_sample`
-        `(P,)`; `phrase_token_mask` `(P, length)`; `phrase_place` `(P,)`, its place among the phrases of its row;
-        `num_dropped_phrases` (0-dim); and with `grounding` `phrase_maps`
-        `(P, num_patches)`.
+        `(P,)`; `phrase_token_mask` `(P, length)`; `num_dropped_phrases` (0-dim); and if asked for `phrase_maps`
+        `(P, num_patches)` and `phrase_place` `(P,)`.
 
     Raises:
         ImageError: An image cannot be read. The error names the triplet and the column.
@@ -74,6 +74,7 @@ class TripletCollator:
         hard_negatives: int = 0,
         negatives: Any = None,
         grounding: bool = False,
+        phrase_places: bool = False,
     ):
         if augmentation not in get_args(Augmentation):
             raise ValueError(f"augmentation must be one of {get_args(Augmentation)}, got {augmentation!r}.")
@@ -83,7 +84,7 @@ class TripletCollator:
         self.seed = seed
         self.encoded_images = encoded_images
         self.hard_negatives, self.negatives = hard_negatives, negatives
-        self.grounding = grounding
+        self.grounding, self.phrase_places = grounding, phrase_places
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()  # seen by workers that outlive an epoch
         self._read = torch.zeros(2, dtype=torch.long).share_memory_()  # wide images, and all that were read
         self._warned = False
@@ -122,12 +123,14 @@ class TripletCollator:
         encoded = self.processor(
             images=None if self.encoded_images else [self._image(row, side) for row, side in shown.values()],
             text=[row["modification_text"] for row in rows],
-            **({"noun_phrases": phrases} if with_phrases else {"count_truncated": True}),
+            **({"noun_phrases": phrases, "return_phrase_places": True} if with_phrases else {"count_truncated": True}),
         )
         if with_phrases:
             of_kept = zip(encoded["phrase_sample"].tolist(), encoded["phrase_place"].tolist(), strict=True)
             kept = [(row, chosen[row][place]) for row, place in of_kept]
-            encoded["phrase_place"] = torch.tensor([place for _, place in kept], dtype=torch.long)
+            del encoded["phrase_place"]
+            if self.phrase_places:
+                encoded["phrase_place"] = torch.tensor([place for _, place in kept], dtype=torch.long)
             if self.grounding:
                 encoded["phrase_maps"] = _phrase_maps(rows, kept)
         places = {image_id: place for place, image_id in enumerate(shown)}

@@ -20,7 +20,7 @@ from contextcir.training.sharding import ShardedTraining
 from contextcir.training.training_args import CIRTrainingArguments
 
 KEYS = ("target_keys", "reference_keys", "negative_keys")
-NOT_MODEL_INPUTS = (*KEYS, "num_truncated_texts", "num_dropped_phrases", "phrase_place", "triplet_ids")
+NOT_MODEL_INPUTS = (*KEYS, "num_truncated_texts", "num_dropped_phrases", "triplet_ids")
 ISOLATED = ("phrase_input_ids", "phrase_attention_mask")  # what the model makes the isolated maps of
 
 

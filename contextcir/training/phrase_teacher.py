@@ -183,7 +183,8 @@ def phrase_maps(
     """Yield, for each triplet, the maps of its noun phrases in their order, see [`PhraseTeacher.maps`]. A phrase
     without tokens of its own has a map of zeros."""
     # Every phrase gets a map, whichever of them a training takes.
-    collate = TripletCollator(processor, max_phrases=1_000_000, concepts_only=False, encoded_images=encoded_images)
+    every: dict[str, Any] = {"max_phrases": 1_000_000, "concepts_only": False, "phrase_places": True}
+    collate = TripletCollator(processor, encoded_images=encoded_images, **every)
     options = {"collate_fn": collate, "num_workers": how.num_workers, "generator": torch.Generator()}
     loader: Any = DataLoader(triplets, how.batch_size, **options)  # type: ignore[arg-type]
     counts = iter(len(phrases or []) for phrases in triplets["noun_phrases"])

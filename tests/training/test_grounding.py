@@ -56,7 +56,7 @@ def test_maps_follow_the_phrases_that_are_kept(processor):
     phrases = [{"text": n, "start": text.index(n), "end": text.index(n) + len(n)} for n in names]
     row = triplet(0, modification_text=text, noun_phrases=phrases)
     rows = with_maps([row, triplet(1)])
-    batch = TripletCollator(processor, grounding=True)(rows)
+    batch = TripletCollator(processor, grounding=True, phrase_places=True)(rows)
     assert batch["num_dropped_phrases"] == 1 and batch["phrase_sample"].tolist() == [0, 0, 1, 1, 1]
     assert batch["phrase_place"].tolist() == [1, 3, 0, 1, 2]
     assert batch["phrase_maps"].argmax(1).tolist() == [1, 3, 0, 1, 2]
