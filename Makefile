@@ -24,15 +24,16 @@ install: .venv/installed  ## Make .venv with the exact versions of constraints.t
 	@touch $@
 
 # Data that another version of the code wrote are built again.
-data/scenes/triplets/.noun_phrases: .venv/installed $(wildcard contextcir/scenes/*.py) datasets_scripts/build_scenes.py
+data/scenes/triplets/.grounded: .venv/installed $(wildcard contextcir/scenes/*.py) datasets_scripts/build_scenes.py
 	$(BIN)/contextcir data scenes --output data/scenes
 	$(BIN)/contextcir phrases data/scenes/triplets
+	$(BIN)/contextcir ground data/scenes/triplets --clip_name_or_path checkpoints/scenes-clip-tiny --encode_images_once
 	@touch $@
 
 demo: .venv/installed  ## See it: search with a model that ships, train one for minutes, compare (five minutes)
 	@$(BIN)/python -m research.demo
 
-demo-full: data/scenes/triplets/.noun_phrases  ## Build scenes, train a model like the one that ships, measure it, draw what it does
+demo-full: data/scenes/triplets/.grounded  ## Build scenes, train a model like the one that ships, measure it, draw what it does
 	rm -rf runs/demo
 	ACCELERATE_USE_CPU=true $(BIN)/accelerate launch $(if $(filter-out 1,$(PROCESSES)),--multi_gpu) \
 		--num_processes $(PROCESSES) --num_cpu_threads_per_process 1 \
@@ -70,7 +71,7 @@ docs-serve: .venv/installed  ## Show the site on this machine, as you write it
 runs/demo/model.safetensors:
 	$(MAKE) demo-full
 
-bench: data/scenes/triplets/.noun_phrases runs/demo/model.safetensors  ## Measure speed and memory
+bench: data/scenes/triplets/.grounded runs/demo/model.safetensors  ## Measure speed and memory
 	$(BIN)/python -m research.bench.models --parts contextcir search ranking --output docs/results/bench.json
 	$(BIN)/python -m research.bench.models --parts instructcir --output docs/results/bench_instructcir.json
 	$(BIN)/python -m research.bench.data --output docs/results/bench_data.json

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-SHIPPED = "checkpoints/scenes-contextcir-tiny"
+CLIP, SHIPPED = "checkpoints/scenes-clip-tiny", "checkpoints/scenes-contextcir-tiny"
 DATA, TOUR, RUN = Path("data/scenes_short"), Path("runs/tour"), Path("runs/demo-short")
 PICTURES = {
     "retrieval_grid.png": "what both models find",
@@ -56,11 +56,12 @@ def phases(triplets: int, processes: int) -> list[Phase]:
     return [
         Phase("search with the model that ships", 25, (f"contextcir tour --output {TOUR} --serve false",)),
         Phase(
-            f"draw a benchmark and {triplets:,} triplets, find the noun phrases",
-            60,
+            f"draw a benchmark and {triplets:,} triplets, find the phrases and what they name",
+            110,
             (
                 f"contextcir data scenes --output {DATA} --num_train {triplets}",
                 f"contextcir phrases {DATA}/triplets",
+                f"contextcir ground {DATA}/triplets --clip_name_or_path {CLIP} --encode_images_once",
             ),
         ),
         Phase("train a model from a tiny CLIP", 150, (train,)),

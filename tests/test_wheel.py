@@ -91,6 +91,8 @@ def test_from_data_to_a_measured_model(installed):
     assert "benchmark" in installed("--help")
     installed("data", "scenes", "--output", "scenes", *(f"--{name}={value}" for name, value in SMALL.items()))
     installed("phrases", "scenes/triplets")
+    teaching = ["--steps", "2", "--batch_size", "8"]
+    installed("ground", "scenes/triplets", "--clip_name_or_path", "checkpoints/scenes-clip-tiny", *teaching)
     options = ["--data", "scenes/triplets", "--benchmark", "scenes", "--max_steps", "20", "--output_dir", "runs/tiny"]
     options += ["--per_device_train_batch_size", "8", "--per_device_eval_batch_size", "24", "--report_to", "none"]
     options += ["--eval_strategy", "no", "--save_strategy", "no", "--disable_tqdm", "true", "--use_cpu"]

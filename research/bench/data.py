@@ -48,7 +48,7 @@ def build_trainer(
     image_processor: Any = None,
     **options: Any,
 ) -> CIRTrainer:
-    """Return a trainer with those options of `configs/scenes_tiny.yaml` that count for a step, and others."""
+    """Return a trainer with the options that count for a step with the concept-consistency loss, and others."""
     model = ContextCIRModel.from_clip_pretrained(args.clip, fusion_num_layers=1)
     options = {
         "use_cpu": args.device == "cpu",

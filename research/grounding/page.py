@@ -164,51 +164,55 @@ def _blocks(run: dict[str, Any], part: str, metric: str) -> np.ndarray:
 
 
 def grounding_steps(short: Runs, long: Runs) -> str:
-    """Return the table of free runs of seed 0 by their steps."""
-    free = [run for runs in (short, long) for (_, loss), some in runs.items() for run in some if loss == "free"]
-    free = [run for run in free if run["seed"] == 0 and (run["model"], "free") in long]
-    header = [
-        "cross-attention",
-        "steps",
-        *METRICS,
-        "longer: recall@1",
-        "recall@10",
-        "target drawn anew",
-        "CPU minutes",
-    ]
+    """Return the table of runs that were also made with more steps, and what a teacher then brings."""
+    header = ["cross-attention", "maps", "steps", "seeds", *METRICS, "longer: recall@1", "recall@10", "choice"]
     rows = []
-    for run in sorted(free, key=lambda run: (list(MODELS).index(run["model"]), run["steps"])):
-        longer = run["parts"]["longer"]["metrics"]
-        numbers = [
-            *(run["parts"]["iid"]["metrics"][name] for name in METRICS),
-            longer["recall@1"],
-            longer["recall@10"],
-        ]
-        redrawn = f"{run['redrawn']['recall@1']:.1f}" if "redrawn" in run else "–"
-        minutes = f"{run['cpu_seconds'] / 60:.1f}"
-        rows.append([MODELS[run["model"]], f"{run['steps']:,}", *(f"{n:.1f}" for n in numbers), redrawn, minutes])
-    commands = "; ".join(source(run) for some in long.values() for run in some)
-    return table(header, rows) + (
-        "\n\n*Target drawn anew*: recall@1 where each query is its target with other jitter, light and noise, embedded"
-        f" as a gallery image is. {commands}."
+    for kind in long:
+        for some in (runs[kind] for runs in (short, long) if kind in runs):
+            longer = [run["parts"]["longer"]["metrics"] for run in some]
+            cells = [_spread([run["parts"]["iid"]["metrics"][metric] for run in some]) for metric in METRICS]
+            cells += [_spread([metrics[metric] for metrics in longer]) for metric in ("recall@1", "recall@10")]
+            cells += [_spread([run["grounding"]["thing"]["choice"] for run in some])]
+            minutes = f"{statistics.mean(run['cpu_seconds'] for run in some) / 60:.1f}"
+            rows.append([MODELS[kind[0]], LOSSES[kind[1]], f"{some[0]['steps']:,}", str(len(some)), *cells, minutes])
+    parts = [table([*header, "CPU minutes"], rows)]
+    if ("image", "teacher") in long:
+        parts.append(f"{MODELS['image']}, {long['image', 'teacher'][0]['steps']:,} steps: {_later_gains(long)}.")
+    redrawn = [run["redrawn"]["recall@1"] for some in long.values() for run in some if "redrawn" in run]
+    commits = ", ".join(sorted({f"`{run['commit'][:7]}`" for some in long.values() for run in some}))
+    parts.append(
+        "Where each query is its target, drawn anew with other jitter, light and noise and embedded as a gallery image"
+        f" is, recall@1 is {min(redrawn):.0f} to {max(redrawn):.0f}. The longer runs:"
+        f" {source(next(iter(long.values()))[0])} and the like, at commits {commits}."
     )
+    return "\n\n".join(parts)
 
 
-def grounding_worth(runs: Runs) -> str:
-    """Return what grounding is worth in three sentences, for the README."""
+def _later_gains(long: Runs) -> str:
+    both = pairs_of_seeds(long, ("image", "teacher"), ("image", "free"))
+    gains = [f"{metric} {difference(both, 'iid', metric)}" for metric in METRICS]
+    gains += [f"longer compositions: {metric} {difference(both, 'longer', metric)}" for metric in ("recall@10",)]
+    return f"teacher less free, {len(both)} seeds, {', '.join(gains)}"
 
-    def gain(of: tuple[str, str], against: tuple[str, str]) -> str:
+
+def grounding_worth(runs: Runs, long: Runs) -> str:
+    """Return what grounding is worth in a few sentences, for the README."""
+
+    def gain(of: tuple[str, str], against: tuple[str, str], runs: Runs = runs) -> str:
         both = pairs_of_seeds(runs, of, against)
         found = difference(both, "iid", "recall@1").replace("*", "")
         return f"{found.replace('(', 'points (95 % interval ')[:-1]}, {len(both)} seeds)"
 
     masks, teacher = (gain(("image", loss), ("image", "free")) for loss in ("masks", "teacher"))
+    later = gain(("image", "teacher"), ("image", "free"), long)
+    times = long["image", "teacher"][0]["steps"] / runs["image", "teacher"][0]["steps"]
     return (
         "The concept-consistency loss as published finds no more than training without it on these data, and its noun"
         " phrases look at what they name no more often than by chance."
         f" Phrases that are shown by true masks where to look are worth having: recall@1 {masks}, with image tokens as"
         f" the queries of the cross-attention. A teacher without masks, learned from phrases and images alone, keeps"
-        f" most of that: {teacher} ([how it was measured]"
+        f" most of that in a short training, {teacher}, and less in one of {times:.1f} times as many steps, {later}"
+        " ([how it was measured]"
         "(docs/scenes_results.md#where-phrases-look-and-what-that-is-worth))."
     )
 
@@ -228,6 +232,8 @@ PARTS = {
     "grounding_steps": lambda: grounding_steps(
         read_runs(RESULTS / "scenes_grounding"), read_runs(RESULTS / "scenes_steps")
     ),
-    "grounding_worth": lambda: grounding_worth(read_runs(RESULTS / "scenes_grounding")),
+    "grounding_worth": lambda: grounding_worth(
+        read_runs(RESULTS / "scenes_grounding"), read_runs(RESULTS / "scenes_steps")
+    ),
     "grounding_kinds": lambda: grounding_kinds(read_runs(RESULTS / "scenes_grounding")),
 }

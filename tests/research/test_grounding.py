@@ -312,11 +312,19 @@ def test_runs_are_listed_by_their_steps_and_gains_said_with_intervals():
     half, all_of = "10" * 24, "11" * 24
     short = {(model, "free"): [record_of(model, "free", 0, half)] for model in ("text", "text+pooled", "image")}
     long = {("text", "free"): [record_of("text", "free", 0, all_of) | {"steps": 2184, "redrawn": {"recall@1": 75.0}}]}
-    rows = page.grounding_steps(short, long).splitlines()[2:4]
-    assert rows[0].startswith("| text to image | 546 | 50.0 |") and "| – |" in rows[0]
-    assert rows[1].startswith("| text to image | 2,184 | 100.0 |") and "| 75.0 |" in rows[1]
+    rows = page.grounding_steps(short, long).splitlines()
+    assert rows[2].startswith("| text to image | free | 546 | 1 | 50.0 |")
+    assert rows[3].startswith("| text to image | free | 2,184 | 1 | 100.0 |") and "recall@1 is 75 to 75" in rows[5]
     runs = short | {(model, loss): [record_of(model, loss, 0, all_of)] for model, loss in RUNS_OF_THE_README}
-    assert "recall@1 +50.0 points (95 % interval +50.0 to +50.0, 1 seeds)" in page.grounding_worth(runs)
+    long |= {
+        ("image", loss): [record_of("image", loss, 0, hits) | {"steps": 1092}]
+        for loss, hits in (("free", half), ("teacher", "01" * 24))
+    }
+    said = page.grounding_steps(short, long)
+    assert "image to text, 1,092 steps: teacher less free, 1 seeds, recall@1 +0.0 (+0.0 to +0.0)" in said
+    said = page.grounding_worth(runs, long)
+    assert "recall@1 +50.0 points (95 % interval +50.0 to +50.0, 1 seeds)" in said
+    assert "2.0 times as many steps, +0.0 points (95 % interval +0.0 to +0.0, 1 seeds)" in said
 
 
 RUNS_OF_THE_README = (("image", "masks"), ("image", "teacher"))
