@@ -52,14 +52,14 @@ def train_one(args: Arguments, model: str, objective: str, seed: int) -> Path:
     """Train a run, unless its model is there. Returns its folder."""
     from contextcir.runtime.provenance import code_commit
     from research.grounding.data import triplets, write_json
-    from research.grounding.training import MapLosses, train
+    from research.grounding.training import Objective, train
 
     folder = Path(args.runs, f"{model}-{objective}-{seed}")
     if (folder / "run.json").exists():
         return folder
     rows = triplets(args.triplets, Path(args.data))
-    weights, start, cpu = MapLosses(**OBJECTIVES[objective]), time.time(), time.process_time()
-    losses = train(rows, MODELS[model], weights, seed=seed, steps=args.steps, output=folder)
+    what, start, cpu = Objective(**OBJECTIVES[objective]), time.time(), time.process_time()
+    losses = train(rows, MODELS[model], what, seed=seed, steps=args.steps, output=folder)
     options = ["--models", model, "--objectives", objective, "--seeds", str(seed)]
     sizes = ["--steps", str(args.steps), "--triplets", str(args.triplets)]
     record = {
@@ -67,7 +67,7 @@ def train_one(args: Arguments, model: str, objective: str, seed: int) -> Path:
         "objective": objective,
         "seed": seed,
         "fields": MODELS[model],
-        "weights": asdict(weights),
+        "weights": asdict(what),
         "steps": args.steps,
         "triplets": args.triplets,
         "command": shlex.join(["python", "-m", "research.grounding", *options, *sizes]),
