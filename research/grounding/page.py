@@ -23,6 +23,8 @@ MODELS = {
     "text": "text to image",
     "text+pooled": "text to image, image tokens pooled",
     "image": "image to text",
+    "image,1 head": "image to text, 1 head",
+    "image,4 heads": "image to text, 4 heads",
     "image+pooled": "image to text, image tokens pooled",
 }
 LOSSES = {
@@ -123,6 +125,7 @@ def grounding_differences(runs: Runs) -> str:
     less the default model with free maps."""
     header = ["", "seeds", *METRICS, "longer: recall@1", "recall@10"]
     pairs = [((model, loss), (model, "free")) for model, loss in runs if loss != "free"]
+    pairs += [((model, loss), ("image", loss)) for model, loss in runs if model.startswith("image,")]
     pairs += [(run, ("text", "free")) for run in runs if run[0] != "text"]
     rows = []
     for of, against in pairs:
@@ -135,7 +138,7 @@ def grounding_differences(runs: Runs) -> str:
         cells += [difference(both, "longer", metric) for metric in ("recall@1", "recall@10")]
         name = f"{MODELS[of[0]]}: {LOSSES[of[1]]} less free"
         if of[0] != against[0]:
-            name = f"{MODELS[of[0]]}, {LOSSES[of[1]]}, less {MODELS[against[0]]}, free"
+            name = f"{MODELS[of[0]]}, {LOSSES[of[1]]}, less {MODELS[against[0]]}, {LOSSES[against[1]]}"
         rows.append([name, str(len(both)), *cells])
     return table(header, rows) + (
         "\n\nPoints, with 95 % intervals over queries, paired; bold where the interval leaves out 0. Whole blocks of"
