@@ -184,6 +184,7 @@ def test_runs_are_listed_by_their_steps_and_gains_said_with_intervals():
     assert "image to text, 1,092 steps: teacher less free, 1 seeds, recall@1 +0.0 (+0.0 to +0.0)" in said
     said = page.grounding_worth(runs, long)
     assert "recall@1 +50.0 points (95 % interval +50.0 to +50.0, 1 seeds)" in said
+    assert "chosen in 40 of 100 cases instead of 40 (1 seeds)" in page.grounding_choice(long)
     assert "2.0 times as many steps, +0.0 points (95 % interval +0.0 to +0.0, 1 seeds)" in said
 
 
