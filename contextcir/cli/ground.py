@@ -1,12 +1,11 @@
 """Find where the noun phrases of triplets are in the reference images, to train with `--grounding_weight`.
 
-    contextcir phrases my-triplets
     contextcir ground my-triplets --clip_name_or_path openai/clip-vit-base-patch16
     contextcir train --data my-triplets --clip_name_or_path openai/clip-vit-base-patch16 --grounding_weight 1 \
         --fusion_direction image_to_text --output_dir runs/grounded
 
 No masks are needed: a teacher learns, from the triplets and a frozen CLIP, which patches a phrase fits. The triplets
-get a column `phrase_maps`: for each noun phrase a weight of each patch of the reference image, row by row from the top
+have noun phrases (`contextcir phrases`), and get a column `phrase_maps`: for each noun phrase a weight of each patch of the reference image, row by row from the top
 left. The weights of a phrase sum to how far they are trusted, at most 1. Take the CLIP, and the `--image_fit`, that
 the model will be trained from.
 
