@@ -5,9 +5,9 @@
         --fusion_direction image_to_text --output_dir runs/grounded
 
 No masks are needed: a teacher learns, from the triplets and a frozen CLIP, which patches a phrase fits. The triplets
-have noun phrases (`contextcir phrases`), and get a column `phrase_maps`: for each noun phrase a weight of each patch of
-the reference image, row by row from the top left. The weights of a phrase sum to how far they are trusted, at most 1.
-Take the CLIP, and the `--image_fit`, that the model will be trained from.
+have noun phrases (`contextcir phrases`), and get a column `phrase_maps`: for each noun phrase a weight of each patch
+of the reference image, row by row from the top left. The weights of a phrase sum to how far they are trusted, at most
+1. Take the CLIP, and the `--image_fit`, that the model will be trained from.
 
 Who has boxes or masks, such as those of a detector, can write that column without this command: zeros for a phrase of
 which nothing is known.
