@@ -182,6 +182,10 @@ def test_runs_are_listed_by_their_steps_and_gains_said_with_intervals():
     }
     said = page.grounding_steps(short, long)
     assert "image to text, 1,092 steps: teacher less free, 1 seeds, recall@1 +0.0 (+0.0 to +0.0)" in said
+    more = {("image", "free"): [record_of("image", "free", 0, all_of) | {"steps": 1092, "triplets": 139776}]}
+    said = page.grounding_triplets(long, more)
+    assert "139,776 of them in 1,092 steps, each seen once, less 40,000 seen 3 times" in said
+    assert "recall@1 **+50.0 (+50.0 to +50.0)**" in said
     said = page.grounding_worth(runs, long)
     assert "recall@1 +50.0 points (95 % interval +50.0 to +50.0, 1 seeds)" in said
     assert "chosen in 40 of 100 cases instead of 40 (1 seeds)" in page.grounding_choice(long)
