@@ -202,8 +202,8 @@ def grounding_triplets(long: Runs, more: Runs) -> str:
     gains = ", ".join(f"{metric} {difference(both, 'iid', metric)}" for metric in METRICS)
     return (
         f"Nor do more triplets: {of['triplets']:,} of them in {of['steps']:,} steps, each seen once, less"
-        f" {against['triplets']:,} seen {passes:.0f} times (image to text, free, one seed): {gains}; longer compositions:"
-        f" recall@1 {difference(both, 'longer', 'recall@1')}. {source(of)}."
+        f" {against['triplets']:,} seen {passes:.0f} times (image to text, free, one seed): {gains}; longer"
+        f" compositions: recall@1 {difference(both, 'longer', 'recall@1')}. {source(of)}."
     )
 
 
