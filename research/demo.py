@@ -61,7 +61,7 @@ def phases(triplets: int, processes: int) -> list[Phase]:
             (
                 f"contextcir data scenes --output {DATA} --num_train {triplets}",
                 f"contextcir phrases {DATA}/triplets",
-                f"contextcir ground {DATA}/triplets --clip_name_or_path {CLIP} --encode_images_once",
+                f"contextcir ground {DATA}/triplets --clip_name_or_path {CLIP} --encode_images_once --steps 200",
             ),
         ),
         Phase("train a model from a tiny CLIP", 150, (train,)),
