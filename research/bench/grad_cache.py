@@ -32,7 +32,7 @@ def step_in_chunks(model: Any, batch: Batch, chunk: int) -> None:
     model.zero_grad()
     texts = len(batch["input_ids"])
 
-    def concepts(outputs: Any, part: Batch) -> torch.Tensor:
+    def of_maps(outputs: Any, part: Batch) -> torch.Tensor:
         maps = (outputs.context_attentions, outputs.isolated_attentions)
         return CONCEPT_WEIGHT * concept_consistency_loss(*maps, part["phrase_sample"], texts).loss
 
@@ -43,7 +43,7 @@ def step_in_chunks(model: Any, batch: Batch, chunk: int) -> None:
         contrastive=lambda whole: contrastive_loss(
             whole.query_embeds, whole.target_embeds, whole.reference_embeds, whole.logit_scale
         ),
-        concepts=concepts,
+        of_maps=of_maps,
         backward=torch.Tensor.backward,
     ).backward()
 
