@@ -39,9 +39,14 @@ from contextcir.scenes import Scene, compose
 from contextcir.scenes.rows import training_triplets
 
 METRICS = ("recall@1", "recall@10", "recall_subset@1")
-BASE = {"train_sampling_strategy": "random", "num_train_epochs": 2}  # of configs/scenes_tiny.yaml
+BASE: dict[str, Any] = {  # of configs/scenes_tiny.yaml
+    "train_sampling_strategy": "random",
+    "num_train_epochs": 2,
+    "fusion_direction": "text_to_image",  # as the recorded runs were made
+}
 SHARED = {
     "cc_weight": 0,
+    "grounding_weight": 0,
     "benchmark": None,  # measured afterwards, with the scores of each query
     "eval_split": None,
     "eval_strategy": "no",

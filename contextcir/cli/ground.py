@@ -1,13 +1,13 @@
 """Find where the noun phrases of triplets are in the reference images, to train with `--grounding_weight`.
 
     contextcir ground my-triplets --clip_name_or_path openai/clip-vit-base-patch16
-    contextcir train --data my-triplets --clip_name_or_path openai/clip-vit-base-patch16 --grounding_weight 1 \
-        --fusion_direction image_to_text --output_dir runs/grounded
+    contextcir train --data my-triplets --clip_name_or_path openai/clip-vit-base-patch16 --grounding_weight 1 \\
+        --cc_weight 0 --fusion_direction image_to_text --output_dir runs/grounded
 
 No masks are needed: a teacher learns, from the triplets and a frozen CLIP, which patches a phrase fits. The triplets
 have noun phrases (`contextcir phrases`), and get a column `phrase_maps`: for each noun phrase a weight of each patch
-of the reference image, row by row from the top left. The weights of a phrase sum to how far they are trusted, at most
-1. Take the CLIP, and the `--image_fit`, that the model will be trained from.
+of the reference image, row by row from the top left. The weights of a phrase sum to how far they are trusted, which
+is at most 1. Take the CLIP, and the `--image_fit`, that the model will be trained from.
 
 Who has boxes or masks, such as those of a detector, can write that column without this command: zeros for a phrase of
 which nothing is known.
@@ -39,6 +39,7 @@ class GroundArguments:
     output_dir: str | None = HfArg(
         default=None, help="Folder for the Parquet files; by default those of the data are replaced."
     )
+    replace_maps: bool = HfArg(default=False, help="Replace maps that the data have, instead of refusing them.")
     config_name: str | None = HfArg(default=None, help="Configuration of the data set, such as triplets.")
     train_split: str = HfArg(default="train", help="Split that the teacher learns from. All splits get maps.")
     steps: int = HfArg(default=400, help="Batches that the teacher learns from.")
@@ -81,6 +82,11 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     folder = Path(args.output_dir or name)
     replaced = files_to_replace(name, args.config_name, splits, folder, PHRASE_MAPS)
     triplets = {split: load_triplets(name, split, config_name=args.config_name, columns=None) for split in splits}
+    there = [split for split, rows in triplets.items() if PHRASE_MAPS in rows.column_names]
+    if there and args.output_dir is None and not args.replace_maps:
+        raise ValueError(
+            f"{args.data} has {PHRASE_MAPS} already ({', '.join(there)}). Give --output_dir, or --replace_maps."
+        )
     start = ModelArguments(
         clip_name_or_path=args.clip_name_or_path, model_revision=args.model_revision, image_fit=args.image_fit
     )
@@ -90,8 +96,10 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
         split: encode_images(rows, processor, model) if args.encode_images_once else None
         for split, rows in triplets.items()
     }
-    teacher, right = train_teacher(model, processor, triplets[args.train_split], how, encoded[args.train_split])
-    found: dict[str, Any] = {"found_in_batch": round(right, 4), "by_chance": round(1 / how.batch_size, 4)}
+    teacher, right, chance = train_teacher(
+        model, processor, triplets[args.train_split], how, encoded[args.train_split]
+    )
+    found: dict[str, Any] = {"found_in_batch": round(right, 4), "by_chance": round(chance, 4)}
     for split, rows in triplets.items():
         trust, maps = Trust(), phrase_maps(teacher, processor, rows, how, encoded[split])
         features = stored_features(rows.features)

@@ -88,6 +88,8 @@ def add_to_triplets(args: PhraseArguments, extractor) -> dict[str, dict[str, int
     for split in splits:
         dataset = load_triplets(name, split, config_name=args.config_name, require_noun_phrases=False, columns=None)
         triplets[split], counts[split] = add_noun_phrases(dataset, extractor, args.batch_size)
+        if set(dataset.column_names) - set(triplets[split].column_names):
+            print(f"{split}: phrase_maps are left out, which belong to the earlier noun phrases.", file=sys.stderr)
     if extractor.num_skipped:
         print(f"{extractor.num_skipped} texts have a sentence that is too long for the parser.", file=sys.stderr)
     for split, files in replaced.items():

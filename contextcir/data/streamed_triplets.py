@@ -8,7 +8,14 @@ from typing import Any
 import datasets
 from datasets import Features, Image
 
-from contextcir.data.triplets import TRIPLET_FEATURES, check_columns, check_facts, check_types
+from contextcir.data.triplets import (
+    MAPS_FEATURE,
+    PHRASE_MAPS,
+    TRIPLET_FEATURES,
+    check_columns,
+    check_facts,
+    check_types,
+)
 
 UNDECODED = Features(
     {name: Image(decode=False) if isinstance(kind, Image) else kind for name, kind in TRIPLET_FEATURES.items()}
@@ -72,14 +79,14 @@ def stream_triplets(
         given = {"id": UNDECODED["id"], "reference_id": UNDECODED["id"], "target_id": UNDECODED["id"]}
         kinds = given | kinds["json"] | {f"{side}_image": Image() for side in archived}
     check_types(Features(kinds), where)
-    kept = list(dict.fromkeys([*TRIPLET_FEATURES, *columns]))
+    kept, ours = list(dict.fromkeys([*TRIPLET_FEATURES, *columns])), UNDECODED | {PHRASE_MAPS: MAPS_FEATURE}
     check_columns([name for name in kept if name != "noun_phrases" or require_noun_phrases], list(kinds), where)
     return rows.map(
         partial(_as_triplets, where=where, kept=kept, archived=archived),
         batched=True,
         batch_size=CHUNK,
         remove_columns=list(rows.features),
-        features=Features({name: UNDECODED.get(name) or kinds[name] for name in kept}),
+        features=Features({name: ours.get(name) or kinds[name] for name in kept}),
     )
 
 
@@ -125,7 +132,7 @@ def _as_triplets(
         for name in ("reference_image", "target_image"):
             row[name] = _stored(row[name])
         check_facts(row, f"{where}, id {row['id']!r}")
-    return {name: [row[name] for row in triplets] for name in kept}
+    return {name: [row.get(name) for row in triplets] for name in kept}
 
 
 def _from_archive(row: dict[str, Any], archived: dict[str, str]) -> dict[str, Any]:

@@ -111,6 +111,8 @@ def load_triplets(
     kept = list(dict.fromkeys([*TRIPLET_FEATURES, *others]))
     check_columns(kept, dataset.column_names, where)
     dataset = _undecoded(dataset.select_columns(kept))
+    if PHRASE_MAPS in kept and dataset.features[PHRASE_MAPS] != MAPS_FEATURE:
+        dataset = dataset.cast_column(PHRASE_MAPS, MAPS_FEATURE)
     _check_rows(dataset, where)
     return dataset
 
@@ -150,8 +152,8 @@ def add_noun_phrases(
     Fill the `noun_phrases` column from `modification_text`.
 
     Args:
-        dataset (`datasets.Dataset`): Triplets. An existing `noun_phrases` column is replaced, and `phrase_maps`, which
-            belong to its phrases, are left out.
+        dataset (`datasets.Dataset`): Triplets. An existing `noun_phrases` column is replaced. If its phrases differ,
+            `phrase_maps`, which belong to them, are left out.
         extractor ([`PhraseExtractor`]): Called once for each distinct text.
         batch_size (`int`, defaults to 2000): Number of rows per call.
 
@@ -167,8 +169,7 @@ def add_noun_phrases(
         known.update(zip(new, extractor.extract(new), strict=True))
         return {"noun_phrases": [known[text] for text in texts]}
 
-    if PHRASE_MAPS in dataset.column_names:
-        dataset = dataset.remove_columns(PHRASE_MAPS)
+    before = dataset["noun_phrases"][:] if PHRASE_MAPS in dataset.column_names else None
     dataset = dataset.map(
         extract,
         input_columns="modification_text",
@@ -178,6 +179,8 @@ def add_noun_phrases(
         new_fingerprint=Hasher.hash((dataset._fingerprint, extractor.fingerprint)),
         desc="Finding noun phrases",
     )
+    if before is not None and dataset["noun_phrases"][:] != before:
+        dataset = dataset.remove_columns(PHRASE_MAPS)
     counts = [len(phrases) for phrases in dataset["noun_phrases"]]
     return dataset.select_columns(list(dict.fromkeys([*TRIPLET_FEATURES, *dataset.column_names]))), {
         "rows": len(counts),
@@ -210,7 +213,7 @@ def stored_features(features: Features) -> Features:
 
 def check_types(features: Features, where: str) -> None:
     """Refuse columns of triplets whose type does not fit, with a `ValueError`. Ids may be integers."""
-    for name, expected in TRIPLET_FEATURES.items():
+    for name, expected in (TRIPLET_FEATURES | {PHRASE_MAPS: MAPS_FEATURE}).items():
         got = features.get(name)
         is_number = name.endswith("id") and isinstance(got, Value) and _without_width(got.dtype) == "int"
         if got is not None and not is_number and not _fits(got, expected):

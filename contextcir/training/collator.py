@@ -224,7 +224,7 @@ def _distinct(phrases: Sequence[Any]) -> list[int]:
 
 def _phrase_maps(rows: Sequence[dict[str, Any]], kept: Sequence[tuple[int, int]]) -> torch.Tensor:
     """Return the maps of noun phrases, each named by its row and its place there, `(num_phrases, num_patches)`."""
-    maps = []
+    maps: list[Sequence[float]] = []
     for row, place in kept:
         triplet = rows[row]
         given, phrases = triplet.get(PHRASE_MAPS), triplet["noun_phrases"]
@@ -233,9 +233,13 @@ def _phrase_maps(rows: Sequence[dict[str, Any]], kept: Sequence[tuple[int, int]]
                 f"Triplet {triplet['id']!r} has {len(phrases)} noun phrases and maps of {len(given or [])}. Make them"
                 " again: `contextcir ground`."
             )
-        maps.append(given[place])
-    if len(sizes := {len(one) for one in maps}) > 1:
-        raise ValueError(f"Maps of noun phrases in one batch have {sorted(sizes)} patches, expected one number.")
+        own, size = given[place], len(maps[0]) if maps else None
+        if not isinstance(own, (list, tuple)) or not own or len(own) != (size or len(own)) or None in own:
+            raise ValueError(
+                f"Triplet {triplet['id']!r}: the map of its noun phrase {place} is {str(own)[:60]}, expected"
+                f" {size or 'a'} weight{'s' if size else ' of each patch'}. Write zeros where nothing is known."
+            )
+        maps.append(own)
     found = torch.tensor(maps, dtype=torch.float32).reshape(len(maps), -1 if maps else 0)
     total = found.sum(dim=1)
     wrong = ((found < 0).any(dim=1) | ~(total <= 1.01)).nonzero()[:, 0].tolist()  # also NaN

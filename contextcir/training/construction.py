@@ -122,6 +122,7 @@ def _check_noun_phrases(args: CIRTrainingArguments, train: Any) -> None:
     columns = _columns(train)
     for weight, column, command in (
         ("cc_weight", "noun_phrases", "phrases"),
+        ("grounding_weight", "noun_phrases", "phrases"),
         ("grounding_weight", PHRASE_MAPS, "ground"),
     ):
         if getattr(args, weight) and columns is not None and column not in columns:

@@ -105,6 +105,10 @@ class Objective(ShardedTraining):
         """Return the weighted losses on the maps of the noun phrases of texts, which are a share of a batch; `None`
         without such losses."""
         losses = []
+        if self.args.reads_phrases:
+            phrases = inputs["phrase_sample"].bincount(minlength=len(outputs.query_embeds))
+            self._parts.add("num_concepts", phrases.float().mean(), share)
+            self._parts.count("captions_without_phrases", (phrases == 0).sum())
         if self.args.cc_weight:
             losses.append(self._cc_weight() * share * self._concept_loss(outputs, inputs, share))
         if self.args.grounding_weight:
@@ -132,11 +136,9 @@ class Objective(ShardedTraining):
         )
         phrases = inputs["phrase_sample"].bincount(minlength=texts)
         parts.add("loss_concept_consistency", concepts.loss, share)
-        parts.add("num_concepts", concepts.num_concepts / texts, share)
         parts.add("context_entropy", concepts.context_entropy, concepts.num_concepts)
         parts.add("isolated_entropy", concepts.isolated_entropy, concepts.num_concepts)
         parts.add("map_diversity", concepts.map_diversity, (phrases * (phrases - 1)).sum() / 2)  # number of pairs
-        parts.count("captions_without_phrases", (phrases == 0).sum())
         return concepts.loss
 
     def _cc_weight(self) -> float:

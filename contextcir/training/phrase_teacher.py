@@ -74,7 +74,7 @@ class PhraseTeacher(nn.Module):
     def embed_phrases(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return the mean states of the tokens of phrases `(num_phrases, length)`, begin and end left out:
         `(num_phrases, text_size)`."""
-        states = self._frozen[0].text_model(input_ids).last_hidden_state
+        states = self._frozen[0].text_model(input_ids).last_hidden_state.float()
         states = F.layer_norm(states, states.shape[-1:])
         own = attention_mask.bool() & F.pad(attention_mask[:, 1:].bool(), (0, 1))
         own[:, 0] = False
@@ -95,11 +95,12 @@ class PhraseTeacher(nn.Module):
         distinct, place = both.unique(dim=1, return_inverse=True)
         return place, self(self.embed_phrases(*distinct), patches)
 
-    def contrast(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    def contrast(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
         """
         Return the loss of a batch of [`~contextcir.training.collator.TripletCollator`], 0-dim: the cross entropy, in
         nats, of finding the triplet of a phrase by the patches of its two images. Other triplets that show one of
-        these or name the same are no alternatives. And which phrases find theirs, `(num_phrases,)`.
+        these or name the same are no alternatives. And, for the phrases that have alternatives, which find theirs and
+        the chance of each, `(num_asked,)`.
         """
         place, scores = self.scores(batch)
         sample, reference, target = (batch[name] for name in ("phrase_sample", "reference_index", "target_index"))
@@ -112,7 +113,9 @@ class PhraseTeacher(nn.Module):
         related = related | naming[place]
         related[torch.arange(len(sample)), sample] = False
         pairs = pairs.masked_fill(related, -torch.inf)
-        return F.cross_entropy(pairs, sample), pairs.argmax(1) == sample
+        among = (~related).sum(1)
+        right, chance = pairs.argmax(1) == sample, 1 / among
+        return F.cross_entropy(pairs, sample), right[among > 1], chance[among > 1]
 
     @torch.no_grad()
     def maps(self, batch: Mapping[str, Any]) -> Tensor:
@@ -131,7 +134,7 @@ class PhraseTeacher(nn.Module):
 
 def train_teacher(
     model: Any, processor: Any, triplets: datasets.Dataset, how: Learning, encoded_images: EncodedImages | None = None
-) -> tuple[PhraseTeacher, float]:
+) -> tuple[PhraseTeacher, float, float]:
     """
     Learn a teacher from triplets with noun phrases.
 
@@ -143,8 +146,8 @@ def train_teacher(
         encoded_images (`Callable`, *optional*): As for [`~contextcir.training.collator.TripletCollator`].
 
     Returns:
-        `tuple`: The teacher, and the share of phrases of the last tenth of the steps that found their triplet in the
-        batch: by chance about one in `batch_size`.
+        `tuple`: The teacher, and the share of phrases of the last tenth of the steps that found their triplet among
+        the alternatives of their batch, really and by chance; NaN if none had any.
 
     Raises:
         ImageError: An image cannot be read. The error names the triplet and the column.
@@ -158,19 +161,23 @@ def train_teacher(
     collate = TripletCollator(processor, encoded_images=encoded_images)
     optimizer = torch.optim.Adam(teacher.parameters(), how.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, how.learning_rate, total_steps=how.steps)
-    found: list[Tensor] = []
+    learned = False
+    found, chances = [torch.empty(0)], [torch.empty(0)]  # of the last steps
     for step, batch in enumerate(tqdm(_random_batches(collate, triplets, how), "Learning", how.steps, unit="step")):
         if len(batch["phrase_sample"]):
-            loss, right = teacher.contrast(_on(model.device, batch))
+            learned = True
+            loss, right, chance = teacher.contrast(_on(model.device, batch))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             if step >= how.steps - max(how.steps // 10, 1):
-                found.append(right)
+                found.append(right.float().cpu())
+                chances.append(chance.cpu())
         schedule.step()
-    if not found:
+    if not learned:
         raise ValueError("The triplets have no noun phrases that name something. `contextcir phrases` finds them.")
-    return teacher.eval().requires_grad_(False), torch.cat(found).float().mean().item()
+    right_share, by_chance = (torch.cat(some).mean().item() for some in (found, chances))
+    return teacher.eval().requires_grad_(False), right_share, by_chance
 
 
 def phrase_maps(

@@ -73,7 +73,7 @@ def train(
         rows = rows.add_column(PHRASE_MAPS, maps, feature=MAPS_FEATURE)
     elif objective.maps == "teacher":
         how = learning or Learning(seed=seed)
-        teacher, _ = train_teacher(copy.deepcopy(model), processor, rows, how, encoded)
+        teacher, *_ = train_teacher(copy.deepcopy(model), processor, rows, how, encoded)
         maps = list(phrase_maps(teacher, processor, rows, how, encoded))
         rows = rows.add_column(PHRASE_MAPS, maps, feature=MAPS_FEATURE)
     weights = {"cc_weight": objective.cc_weight, "grounding_weight": float(objective.maps is not None)}
