@@ -56,7 +56,7 @@ def phases(triplets: int, processes: int) -> list[Phase]:
     return [
         Phase("search with the model that ships", 25, (f"contextcir tour --output {TOUR} --serve false",)),
         Phase(
-            f"draw a benchmark and {triplets:,} triplets, find the phrases and what they name",
+            f"draw a benchmark and {triplets:,} triplets, find and ground the phrases",
             110,
             (
                 f"contextcir data scenes --output {DATA} --num_train {triplets}",

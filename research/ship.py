@@ -28,8 +28,7 @@ def ship(run: Path, to: Path, head: str) -> None:
     """Copy the model of a run and its records, and write its card with a head of its own."""
     to.mkdir(parents=True, exist_ok=True)
     for name in ("model.safetensors", *RECORDS):
-        if run / name != to / name:
-            shutil.copyfile(run / name, to / name)
+        shutil.copyfile(run / name, to / name)
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     config.pop("auto_map", None)
     (to / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

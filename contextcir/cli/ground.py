@@ -62,35 +62,23 @@ class GroundArguments:
 def main(argv: Sequence[str]) -> dict[str, Any]:
     """Learn a teacher, and write its maps. Returns what was found."""
     (args,) = CommandParser([GroundArguments], "contextcir ground", __doc__, ("data",)).parse(argv)
-    import datasets
     import torch
 
     from contextcir.cli.gallery_options import own_device
     from contextcir.cli.train_arguments import ModelArguments
     from contextcir.cli.train_model import build_model
     from contextcir.cli.triplet_files import files_to_replace, write_card, write_split
-    from contextcir.data.triplets import MAPS_FEATURE, PHRASE_MAPS, load_triplets, stored_features
+    from contextcir.data.triplets import MAPS_FEATURE, PHRASE_MAPS, stored_features
     from contextcir.runtime.locations import locate
     from contextcir.training.encoded_images import encode_images
     from contextcir.training.phrase_teacher import Learning, phrase_maps, train_teacher
 
     how = Learning(args.steps, args.batch_size, args.learning_rate, args.seed, args.num_workers)
-    name = locate(args.data)
-    splits = list(map(str, datasets.get_dataset_split_names(name, args.config_name)))
-    if args.train_split not in splits:
-        raise ValueError(f"{args.data} has the splits {', '.join(splits)}, not {args.train_split!r}.")
+    triplets, name = load_splits(args), locate(args.data)
     folder = Path(args.output_dir or name)
-    replaced = files_to_replace(name, args.config_name, splits, folder, PHRASE_MAPS)
-    triplets = {split: load_triplets(name, split, config_name=args.config_name, columns=None) for split in splits}
-    there = [split for split, rows in triplets.items() if PHRASE_MAPS in rows.column_names]
-    if there and args.output_dir is None and not args.replace_maps:
-        raise ValueError(
-            f"{args.data} has {PHRASE_MAPS} already ({', '.join(there)}). Give --output_dir, or --replace_maps."
-        )
-    start = ModelArguments(
-        clip_name_or_path=args.clip_name_or_path, model_revision=args.model_revision, image_fit=args.image_fit
-    )
-    model, processor = build_model(start)
+    replaced = files_to_replace(name, args.config_name, list(triplets), folder, PHRASE_MAPS)
+    names = ("clip_name_or_path", "model_revision", "image_fit")
+    model, processor = build_model(ModelArguments(**{field: getattr(args, field) for field in names}))
     model.to(torch.device(args.device) if args.device else own_device())
     encoded = {
         split: encode_images(rows, processor, model) if args.encode_images_once else None
@@ -109,6 +97,26 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     write_card(folder, name, note(args, found), sum(map(len, triplets.values())))
     print(json.dumps(found, indent=1))
     return found
+
+
+def load_splits(args: GroundArguments) -> dict[str, Any]:
+    """All splits of the triplets, with all columns. Maps that are there are not replaced unasked."""
+    import datasets
+
+    from contextcir.data.triplets import PHRASE_MAPS, load_triplets
+    from contextcir.runtime.locations import locate
+
+    name = locate(args.data)
+    splits = list(map(str, datasets.get_dataset_split_names(name, args.config_name)))
+    if args.train_split not in splits:
+        raise ValueError(f"{args.data} has the splits {', '.join(splits)}, not {args.train_split!r}.")
+    triplets = {split: load_triplets(name, split, config_name=args.config_name, columns=None) for split in splits}
+    there = [split for split, rows in triplets.items() if PHRASE_MAPS in rows.column_names]
+    if there and args.output_dir is None and not args.replace_maps:
+        raise ValueError(
+            f"{args.data} has {PHRASE_MAPS} already ({', '.join(there)}). Give --output_dir, or --replace_maps."
+        )
+    return triplets
 
 
 class Trust:

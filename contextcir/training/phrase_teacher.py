@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from contextcir.training.collator import TripletCollator
 from contextcir.training.encoded_images import EncodedImages
+from contextcir.training.training_data import as_rows
 
 
 @dataclass(frozen=True)
@@ -192,8 +193,13 @@ def phrase_maps(
     # Every phrase gets a map, whichever of them a training takes.
     every: dict[str, Any] = {"max_phrases": 1_000_000, "concepts_only": False, "phrase_places": True}
     collate = TripletCollator(processor, encoded_images=encoded_images, **every)
-    options = {"collate_fn": collate, "num_workers": how.num_workers, "generator": torch.Generator()}
-    loader: Any = DataLoader(triplets, how.batch_size, **options)  # type: ignore[arg-type]
+    loader: Iterable[Any] = DataLoader(
+        as_rows(triplets),
+        how.batch_size,
+        collate_fn=collate,
+        num_workers=how.num_workers,
+        generator=torch.Generator(),  # not that of the caller
+    )
     counts = iter(len(phrases or []) for phrases in triplets["noun_phrases"])
     device = next(teacher.parameters()).device
     for batch in tqdm(loader, "Grounding", unit="batch"):
@@ -213,7 +219,7 @@ def _random_batches(collate: TripletCollator, triplets: datasets.Dataset, how: L
     size, steps = how.batch_size, range(how.steps)
     chosen = [torch.randint(len(triplets), (size,), generator=generator).unique().tolist() for _ in steps]
     loader: Iterable[Any] = DataLoader(
-        triplets,  # type: ignore[arg-type]
+        as_rows(triplets),
         batch_sampler=chosen,
         collate_fn=collate,
         num_workers=how.num_workers,

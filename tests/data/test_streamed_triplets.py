@@ -8,7 +8,7 @@ import datasets
 import pytest
 
 from contextcir.data.streamed_triplets import mix_streams, stream_triplets
-from contextcir.data.triplets import TRIPLET_FEATURES, load_triplets
+from contextcir.data.triplets import MAPS_FEATURE, PHRASE_MAPS, TRIPLET_FEATURES, load_triplets
 from tests.tiny_triplets import triplet, triplets, write_image_folder, write_parquet
 
 
@@ -73,6 +73,16 @@ def test_archives(tmp_path, image):
         for side in ("reference", "target"):
             assert one[f"{side}_image"]["bytes"] == row[f"{side}_image"]["bytes"]
             assert one[f"{side}_id"] == f"{row['id']}.{side}.{image}"
+
+
+def test_archives_may_have_maps_for_some_rows(tmp_path):
+    """A triplet without noun phrases has none."""
+    rows = [row | {PHRASE_MAPS: [[0.5, 0.5]] * len(row["noun_phrases"]) or None} for row in triplets(6)]
+    assert [row["id"] for row in rows if row[PHRASE_MAPS] is None]
+    folder = write_archives(tmp_path / "data", rows, facts=("modification_text", "noun_phrases", PHRASE_MAPS))
+    stream = stream_triplets(folder, columns=[PHRASE_MAPS])
+    assert stream.features[PHRASE_MAPS] == MAPS_FEATURE
+    assert {row["id"]: row[PHRASE_MAPS] for row in stream} == {row["id"]: row[PHRASE_MAPS] for row in rows}
 
 
 def test_archives_may_name_their_images(tmp_path):
