@@ -42,9 +42,9 @@ class GroundArguments:
     replace_maps: bool = HfArg(default=False, help="Replace maps that the data have, instead of refusing them.")
     config_name: str | None = HfArg(default=None, help="Configuration of the data set, such as triplets.")
     train_split: str = HfArg(default="train", help="Split that the teacher learns from. All splits get maps.")
-    steps: int = HfArg(default=400, help="Batches that the teacher learns from.")
+    steps: int = HfArg(default=800, help="Batches that the teacher learns from.")
     batch_size: int = HfArg(default=64, help="Triplets of a batch.")
-    learning_rate: float = HfArg(default=2e-3, help="Highest learning rate of the teacher.")
+    learning_rate: float = HfArg(default=4e-3, help="Highest learning rate of the teacher.")
     seed: int = HfArg(default=0, help="Seed of the teacher's weights and batches.")
     num_workers: int = HfArg(default=0, help="Processes that read images.")
     encode_images_once: bool = HfArg(
