@@ -7,7 +7,8 @@
 No masks are needed: a teacher learns, from the triplets and a frozen CLIP, which patches a phrase fits. The triplets
 have noun phrases (`contextcir phrases`), and get a column `phrase_maps`: for each noun phrase a weight of each patch
 of the reference image, row by row from the top left. The weights of a phrase sum to how far they are trusted, which
-is at most 1. Take the CLIP, and the `--image_fit`, that the model will be trained from.
+is at most 1. Take the CLIP, and the `--image_fit`, that the model will be trained from. The latter is kept beside the
+maps, and training refuses another.
 
 Who has boxes or masks, such as those of a detector, can write that column without this command: zeros for a phrase of
 which nothing is known.
@@ -63,12 +64,13 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     """Learn a teacher, and write its maps. Returns what was found."""
     (args,) = CommandParser([GroundArguments], "contextcir ground", __doc__, ("data",)).parse(argv)
     import torch
+    from datasets import Value
 
     from contextcir.cli.gallery_options import own_device
     from contextcir.cli.train_arguments import ModelArguments
     from contextcir.cli.train_model import build_model
     from contextcir.cli.triplet_files import files_to_replace, write_card, write_split
-    from contextcir.data.triplets import MAPS_FEATURE, PHRASE_MAPS, stored_features
+    from contextcir.data.triplets import MAPS_FEATURE, MAPS_FIT, PHRASE_MAPS, stored_features
     from contextcir.runtime.locations import locate
     from contextcir.training.encoded_images import encode_images
     from contextcir.training.phrase_teacher import Learning, phrase_maps, train_teacher
@@ -91,8 +93,8 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     for split, rows in triplets.items():
         trust, maps = Trust(), phrase_maps(teacher, processor, rows, how, encoded[split])
         features = stored_features(rows.features)
-        features[PHRASE_MAPS] = MAPS_FEATURE
-        write_split(trust.counted(rows, maps), features, folder, split, replaced[split])
+        features |= {PHRASE_MAPS: MAPS_FEATURE, MAPS_FIT: Value("string")}
+        write_split(trust.counted(rows, maps, args.image_fit), features, folder, split, replaced[split])
         found[split] = {"noun_phrases": trust.phrases, "mean_trust": round(trust.total / max(trust.phrases, 1), 4)}
     write_card(folder, name, note(args, found), sum(map(len, triplets.values())))
     print(json.dumps(found, indent=1))
@@ -125,14 +127,14 @@ class Trust:
     def __init__(self):
         self.phrases, self.total = 0, 0.0
 
-    def counted(self, rows: Any, maps: Iterable[list[list[float]]]) -> Iterator[dict[str, Any]]:
-        """The rows with their maps."""
-        from contextcir.data.triplets import PHRASE_MAPS, embedded_rows
+    def counted(self, rows: Any, maps: Iterable[list[list[float]]], fit: str) -> Iterator[dict[str, Any]]:
+        """The rows with their maps, and the `image_fit` of these."""
+        from contextcir.data.triplets import MAPS_FIT, PHRASE_MAPS, embedded_rows
 
         for row, found in zip(embedded_rows(rows), maps, strict=True):
             self.phrases += len(found)
             self.total += sum(map(sum, found))
-            yield row | {PHRASE_MAPS: found}
+            yield row | {PHRASE_MAPS: found, MAPS_FIT: fit}
 
 
 def note(args: GroundArguments, found: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from contextcir.data.triplets import (
     check_columns,
     check_facts,
     check_types,
+    kept_columns,
 )
 
 UNDECODED = Features(
@@ -79,7 +80,7 @@ def stream_triplets(
         given = {"id": UNDECODED["id"], "reference_id": UNDECODED["id"], "target_id": UNDECODED["id"]}
         kinds = given | kinds["json"] | {f"{side}_image": Image() for side in archived}
     check_types(Features(kinds), where)
-    kept, ours = list(dict.fromkeys([*TRIPLET_FEATURES, *columns])), UNDECODED | {PHRASE_MAPS: MAPS_FEATURE}
+    kept, ours = kept_columns(columns, list(kinds)), UNDECODED | {PHRASE_MAPS: MAPS_FEATURE}
     check_columns([name for name in kept if name != "noun_phrases" or require_noun_phrases], list(kinds), where)
     return rows.map(
         partial(_as_triplets, where=where, kept=kept, archived=archived),

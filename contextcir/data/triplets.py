@@ -26,6 +26,7 @@ from contextcir.data.images import encoded_file
 
 IMAGE_COLUMNS = ("reference_image", "target_image")
 PHRASE_MAPS = "phrase_maps"  # optional column: where the noun phrases of a row are in its reference image
+MAPS_FIT = "phrase_maps_fit"  # optional column beside it: the `image_fit` of the square that the maps divide
 MAPS_FEATURE = List(List(Value("float32")))
 TRIPLET_FEATURES = Features(
     {
@@ -107,8 +108,7 @@ def load_triplets(
     if "noun_phrases" not in dataset.column_names and not require_noun_phrases:
         dataset = dataset.add_column("noun_phrases", [[]] * len(dataset), feature=TRIPLET_FEATURES["noun_phrases"])
 
-    others = dataset.column_names if columns is None else columns
-    kept = list(dict.fromkeys([*TRIPLET_FEATURES, *others]))
+    kept = kept_columns(dataset.column_names if columns is None else columns, dataset.column_names)
     check_columns(kept, dataset.column_names, where)
     dataset = _undecoded(dataset.select_columns(kept))
     if PHRASE_MAPS in kept and dataset.features[PHRASE_MAPS] != MAPS_FEATURE:
@@ -153,7 +153,7 @@ def add_noun_phrases(
 
     Args:
         dataset (`datasets.Dataset`): Triplets. An existing `noun_phrases` column is replaced. If its phrases differ,
-            `phrase_maps`, which belong to them, are left out.
+            `phrase_maps`, which belong to them, are left out, and `phrase_maps_fit`.
         extractor ([`PhraseExtractor`]): Called once for each distinct text.
         batch_size (`int`, defaults to 2000): Number of rows per call.
 
@@ -180,7 +180,7 @@ def add_noun_phrases(
         desc="Finding noun phrases",
     )
     if before is not None and dataset["noun_phrases"][:] != before:
-        dataset = dataset.remove_columns(PHRASE_MAPS)
+        dataset = dataset.remove_columns([name for name in (PHRASE_MAPS, MAPS_FIT) if name in dataset.column_names])
     counts = [len(phrases) for phrases in dataset["noun_phrases"]]
     return dataset.select_columns(list(dict.fromkeys([*TRIPLET_FEATURES, *dataset.column_names]))), {
         "rows": len(counts),
@@ -209,6 +209,12 @@ def stored_features(features: Features) -> Features:
     ours = {name: kind for name, kind in TRIPLET_FEATURES.items() if name in features}
     others = {name: kind for name, kind in features.items() if name not in ours}
     return Features(ours | {name: Image() if isinstance(kind, Image) else kind for name, kind in others.items()})
+
+
+def kept_columns(further: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Return the columns of triplets, then further ones. Maps bring the `image_fit` that they are of, if known."""
+    kept = list(dict.fromkeys([*TRIPLET_FEATURES, *further]))
+    return kept + [MAPS_FIT] * (PHRASE_MAPS in kept and MAPS_FIT in known and MAPS_FIT not in kept)
 
 
 def check_types(features: Features, where: str) -> None:

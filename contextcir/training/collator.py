@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainerState
 from contextcir.data.image_fit import fit_of, is_wide, warn_of_wide
 from contextcir.data.images import unpacked
 from contextcir.data.triplet_images import triplet_image
-from contextcir.data.triplets import PHRASE_MAPS
+from contextcir.data.triplets import MAPS_FIT, PHRASE_MAPS
 from contextcir.phrases.concepts import is_concept
 
 Augmentation = Literal["none", "crop"]
@@ -132,6 +132,7 @@ class TripletCollator:
             if self.phrase_places:
                 encoded["phrase_place"] = torch.tensor([place for _, place in kept], dtype=torch.long)
             if self.grounding:
+                _check_maps_fit(rows, fit_of(self.processor))
                 encoded["phrase_maps"] = _phrase_maps(rows, kept)
         places = {image_id: place for place, image_id in enumerate(shown)}
         ids = {side: [row[f"{side}_id"] for row in rows] for side in ("reference", "target")}
@@ -220,6 +221,16 @@ def _distinct(phrases: Sequence[Any]) -> list[int]:
     for place, phrase in enumerate(phrases):
         first.setdefault(_span(phrase) or repr(phrase), place)
     return list(first.values())
+
+
+def _check_maps_fit(rows: Sequence[dict[str, Any]], fit: str) -> None:
+    """Refuse maps of images that were made squares in another way: they have as many patches, at other places."""
+    for row in rows:
+        if row.get(MAPS_FIT) not in (None, fit):
+            raise ValueError(
+                f"Triplet {row['id']!r} has maps of noun phrases for image_fit={row[MAPS_FIT]!r}, the model has"
+                f" {fit!r}. Make them again: `contextcir ground --image_fit {fit} --replace_maps`."
+            )
 
 
 def _phrase_maps(rows: Sequence[dict[str, Any]], kept: Sequence[tuple[int, int]]) -> torch.Tensor:

@@ -6,6 +6,7 @@ patches of its own two images better than those of other triplets (contrastive p
 fit a phrase then says where it is. It does not learn locations: every image has a top right corner.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -151,11 +152,12 @@ def train_teacher(
 
     Returns:
         `tuple`: The teacher, and the share of phrases of the last tenth of the steps that found their triplet among
-        the alternatives of their batch, really and by chance; NaN if none had any.
+        the alternatives of their batch, really and by chance.
 
     Raises:
         ImageError: An image cannot be read. The error names the triplet and the column.
-        ValueError: There are fewer triplets than a batch takes, or no batch has a noun phrase.
+        ValueError: There are fewer triplets than a batch takes, or no phrase has another triplet that it could be told
+            from.
     """
     if len(triplets) < how.batch_size:
         raise ValueError(f"{len(triplets)} triplets do not fill a batch of {how.batch_size}. Lower batch_size.")
@@ -165,22 +167,22 @@ def train_teacher(
     collate = TripletCollator(processor, encoded_images=encoded_images)
     optimizer = torch.optim.Adam(teacher.parameters(), how.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, how.learning_rate, total_steps=how.steps)
-    learned = False
-    found, chances = [torch.empty(0)], [torch.empty(0)]  # of the last steps
-    for step, batch in enumerate(tqdm(_random_batches(collate, triplets, how), "Learning", how.steps, unit="step")):
+    found: deque[tuple[Tensor, Tensor]] = deque(maxlen=max(how.steps // 10, 1))  # of the last steps
+    for batch in tqdm(_random_batches(collate, triplets, how), "Learning", how.steps, unit="step"):
         if len(batch["phrase_sample"]):
-            learned = True
             loss, right, chance = teacher.contrast(_on(model.device, batch))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            if step >= how.steps - max(how.steps // 10, 1):
-                found.append(right.float().cpu())
-                chances.append(chance.cpu())
+            if len(right):
+                found.append((right.float().cpu(), chance.cpu()))
         schedule.step()
-    if not learned:
-        raise ValueError("The triplets have no noun phrases that name something. `contextcir phrases` finds them.")
-    right_share, by_chance = (torch.cat(some).mean().item() for some in (found, chances))
+    if not found:
+        raise ValueError(
+            "No noun phrase tells its triplet from others: there are none that name something (`contextcir phrases`"
+            " finds them), or all triplets show the same images or name the same."
+        )
+    right_share, by_chance = (torch.cat(some).mean().item() for some in zip(*found, strict=True))
     return teacher.eval().requires_grad_(False), right_share, by_chance
 
 

@@ -8,7 +8,7 @@ import pytest
 from contextcir.cli import ground, phrases, train
 from contextcir.cli.main import main
 from contextcir.data.source_card import read_card
-from contextcir.data.triplets import PHRASE_MAPS, TRIPLET_FEATURES, load_triplets
+from contextcir.data.triplets import MAPS_FIT, PHRASE_MAPS, TRIPLET_FEATURES, load_triplets
 from tests.tiny_triplets import FirstWordExtractor, triplets, write_parquet
 
 QUICK = ["--steps", "3", "--batch_size", "4", "--device", "cpu"]
@@ -31,7 +31,7 @@ def test_in_place_and_trained_on(source, clip_folder, tmp_path, capsys):
     assert '"found_in_batch"' in capsys.readouterr().out
     for split, count in (("train", 9), ("validation", 3)):
         rows = load_triplets(source, split, columns=None)
-        assert rows.column_names == [*TRIPLET_FEATURES, PHRASE_MAPS] and len(rows) == count
+        assert rows.column_names == [*TRIPLET_FEATURES, PHRASE_MAPS, MAPS_FIT] and len(rows) == count
         for row, given in zip(rows, triplets(count), strict=True):
             assert row["reference_image"]["bytes"] == given["reference_image"]["bytes"]
             assert [len(one) for one in row[PHRASE_MAPS]] == [25] * len(given["noun_phrases"])
@@ -60,6 +60,9 @@ def test_in_place_and_trained_on(source, clip_folder, tmp_path, capsys):
     streamed = ["--streaming", "true", "--output_dir", str(tmp_path / "streamed")]
     train.main([*options, *streamed])
     assert '"loss_grounding"' in (tmp_path / "streamed" / "training.json").read_text()
+    for how in ([], ["--streaming", "true"]):  # the same patches, at other places of the image
+        with pytest.raises(ValueError, match="'t.'.*image_fit='crop', the model has 'padding'.*--image_fit padding"):
+            train.main([*options, *how, "--image_fit", "padding", "--output_dir", str(tmp_path / "other")])
 
 
 def test_encoded_once_the_maps_are_the_same(source, clip_folder, tmp_path):

@@ -249,13 +249,15 @@ def test_triplets_that_share_an_image_or_a_phrase_are_no_alternatives(clip_folde
     assert 0 < loss.item() < 3 * math.log(4) and chance.tolist() == [0.25] * 4
 
 
-def test_triplets_that_cannot_teach_are_refused(clip_folder, processor):
+def test_triplets_that_cannot_teach_are_refused(clip_folder, processor, coloured):
     model = ContextCIRModel.from_clip_pretrained(clip_folder)
     with pytest.raises(ValueError, match="3 triplets do not fill a batch of 64"):
         train_teacher(model, processor, undecoded(triplets(3)), Learning())
     silent = undecoded([triplet(row, modification_text="brighter") for row in range(4)])
-    with pytest.raises(ValueError, match="no noun phrases.*contextcir phrases"):
-        train_teacher(model, processor, silent, Learning(steps=2, batch_size=2))
+    alike = undecoded([coloured[row] for row in (0, 4, 8, 12)])  # all say "move the red square"
+    for rows in (silent, alike):
+        with pytest.raises(ValueError, match="No noun phrase tells.*contextcir phrases"):
+            train_teacher(model, processor, rows, Learning(steps=2, batch_size=2))
     for options, message in (
         ({"steps": 0}, "steps.*1.*0"),
         ({"batch_size": 1}, "batch_size.*2"),
