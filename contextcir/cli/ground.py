@@ -10,11 +10,14 @@ of the reference image, row by row from the top left. The weights of a phrase su
 is at most 1. Take the CLIP, and the `--image_fit`, that the model will be trained from. The latter is kept beside the
 maps, and training refuses another.
 
+Look at some maps before you train for days: `--picture maps.png`.
+
 Who has boxes or masks, such as those of a detector, can write that column without this command: zeros for a phrase of
 which nothing is known.
 """
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +43,8 @@ class GroundArguments:
     output_dir: str | None = HfArg(
         default=None, help="Folder for the Parquet files; by default those of the data are replaced."
     )
+    picture: str | None = HfArg(default=None, help="PNG file with the maps of some triplets, to look at.")
+    picture_triplets: int = HfArg(default=8, help="Triplets of the picture, evenly spaced over the training split.")
     replace_maps: bool = HfArg(default=False, help="Replace maps that the data have, instead of refusing them.")
     config_name: str | None = HfArg(default=None, help="Configuration of the data set, such as triplets.")
     train_split: str = HfArg(default="train", help="Split that the teacher learns from. All splits get maps.")
@@ -58,6 +63,10 @@ class GroundArguments:
     def __post_init__(self):
         if not (self.output_dir or Path(self.data).is_dir()):
             raise ValueError(f"There is no folder {self.data}: give --output_dir to write to.")
+        if self.picture_triplets < 1:
+            raise ValueError(f"picture_triplets must be at least 1, got {self.picture_triplets}.")
+        if self.picture:
+            import contextcir.visualization  # noqa: F401 (what it needs is missed now, not after the work)
 
 
 def main(argv: Sequence[str]) -> dict[str, Any]:
@@ -96,6 +105,8 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
         features |= {PHRASE_MAPS: MAPS_FEATURE, MAPS_FIT: Value("string")}
         write_split(trust.counted(rows, maps, args.image_fit), features, folder, split, replaced[split])
         found[split] = {"noun_phrases": trust.phrases, "mean_trust": round(trust.total / max(trust.phrases, 1), 4)}
+    if args.picture:
+        draw(args.picture, args.picture_triplets, teacher, processor, triplets[args.train_split])
     write_card(folder, name, note(args, found), sum(map(len, triplets.values())))
     print(json.dumps(found, indent=1))
     return found
@@ -119,6 +130,28 @@ def load_splits(args: GroundArguments) -> dict[str, Any]:
             f"{args.data} has {PHRASE_MAPS} already ({', '.join(there)}). Give --output_dir, or --replace_maps."
         )
     return triplets
+
+
+def draw(path: str, count: int, teacher: Any, processor: Any, rows: Any) -> None:
+    """Draw the maps of a number of triplets that have any."""
+    import numpy as np
+
+    from contextcir.data.triplet_images import triplet_image
+    from contextcir.data.triplets import IMAGE_COLUMNS
+    from contextcir.training.phrase_teacher import Learning, phrase_maps
+    from contextcir.visualization import GivenMaps, given_maps_figure, save_png
+    from contextcir.visualization.concepts import seen_image
+
+    some = [place for place, phrases in enumerate(rows["noun_phrases"]) if phrases]
+    spaced = np.linspace(0, len(some) - 1, min(count, len(some))).round().astype(int)
+    shown = rows.select([some[place] for place in spaced])
+    drawn = []
+    for row, maps in zip(shown, phrase_maps(teacher, processor, shown, Learning()), strict=True):
+        reference, target = (seen_image(processor, triplet_image(row, name)) for name in IMAGE_COLUMNS)
+        names = [phrase["text"] for phrase in row["noun_phrases"]]
+        squares = [np.reshape(one, (math.isqrt(len(one)), -1)) for one in maps]
+        drawn.append(GivenMaps(reference, target, row["modification_text"], names, squares))
+    save_png(given_maps_figure(drawn), path)
 
 
 class Trust:

@@ -11,6 +11,7 @@ from contextcir.visualization.concepts import ConceptMaps, concept_attention_fig
 from contextcir.visualization.curves import read_history, training_curves
 from contextcir.visualization.embedding_map import embedding_map
 from contextcir.visualization.funnel import funnel_figure
+from contextcir.visualization.given_maps import GivenMaps, given_maps_figure
 from contextcir.visualization.grid import retrieval_grid
 from contextcir.visualization.page import save_png
 from contextcir.visualization.pairs import pairs_figure
@@ -19,6 +20,7 @@ from contextcir.visualization.separation import margin_figure, rank_figure
 
 __all__ = [
     "ConceptMaps",
+    "GivenMaps",
     "attention_steps_figure",
     "audit_figures",
     "caption_figures",
@@ -26,6 +28,7 @@ __all__ = [
     "concept_maps",
     "embedding_map",
     "funnel_figure",
+    "given_maps_figure",
     "margin_figure",
     "pairs_figure",
     "profile_figure",

@@ -97,12 +97,17 @@ def concept_maps(
     """
     count = len(noun_phrases)
     context, isolated = attention_maps(model, processor, [image] * count, [text] * count, noun_phrases)
+    seen = seen_image(processor, image)
+    truths = [_true_phrase(truth, phrase, grid) for phrase, grid in zip(noun_phrases, context, strict=True)]
+    return ConceptMaps(seen, text, [phrase["text"] for phrase in noun_phrases], context, isolated, truths)
+
+
+def seen_image(processor: Any, image: Image.Image) -> Image.Image:
+    """Return an image, RGB, as a model sees it: resized and made a square by its processor."""
     pixel_values = processor(images=[image], return_tensors="pt")["pixel_values"][0]  # (3, height, width)
     normalisation = processor.image_processor
     pixels = pixel_values.permute(1, 2, 0).numpy() * np.array(normalisation.image_std) + normalisation.image_mean
-    seen = Image.fromarray((pixels.clip(0, 1) * 255).round().astype(np.uint8))
-    truths = [_true_phrase(truth, phrase, grid) for phrase, grid in zip(noun_phrases, context, strict=True)]
-    return ConceptMaps(seen, text, [phrase["text"] for phrase in noun_phrases], context, isolated, truths)
+    return Image.fromarray((pixels.clip(0, 1) * 255).round().astype(np.uint8))
 
 
 def _true_phrase(truth: GroundTruth | None, phrase: Mapping[str, Any], grid: np.ndarray | None) -> TruePhrase | None:

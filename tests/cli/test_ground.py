@@ -4,11 +4,13 @@ from pathlib import Path
 
 import datasets
 import pytest
+from PIL import Image
 
 from contextcir.cli import ground, phrases, train
 from contextcir.cli.main import main
 from contextcir.data.source_card import read_card
 from contextcir.data.triplets import MAPS_FIT, PHRASE_MAPS, TRIPLET_FEATURES, load_triplets
+from contextcir.visualization import given_maps_figure as figure
 from tests.tiny_triplets import FirstWordExtractor, triplets, write_parquet
 
 QUICK = ["--steps", "3", "--batch_size", "4", "--device", "cpu"]
@@ -81,6 +83,27 @@ def test_a_new_folder_has_a_card(source, clip_folder, tmp_path):
     assert load_triplets(source, columns=None)[:] == before
     text = read_card(str(tmp_path / "new")).text
     assert "`phrase_maps`" in text and "3 batches of 4 triplets, seed 0" in text and str(tmp_path) not in text
+
+
+def test_a_picture_of_some_maps(source, clip_folder, tmp_path, monkeypatch, capsys):
+    drawn = []
+    monkeypatch.setattr(
+        "contextcir.visualization.given_maps_figure", lambda shown: drawn.extend(shown) or figure(shown)
+    )
+    picture = tmp_path / "to" / "maps.png"
+    options = [source, "--clip_name_or_path", clip_folder, *QUICK, "--picture", str(picture)]
+    ground.main([*options, "--picture_triplets", "3"])
+    rows = load_triplets(source, columns=[PHRASE_MAPS])
+    with_phrases = [row for row in rows if row["noun_phrases"]]
+    middle = with_phrases[round((len(with_phrases) - 1) / 2)]
+    assert [one.text for one in drawn[::2]] == [with_phrases[place]["modification_text"] for place in (0, -1)]
+    assert drawn[1].phrases == [phrase["text"] for phrase in middle["noun_phrases"]]
+    assert [one.shape for one in drawn[1].maps] == [(5, 5)] * len(middle["noun_phrases"])
+    assert [one.ravel().tolist() for one in drawn[1].maps] == [pytest.approx(m, rel=1e-4) for m in middle[PHRASE_MAPS]]
+    with Image.open(picture) as image:
+        assert image.format == "PNG"
+    assert main(["ground", *options, "--replace_maps", "--picture_triplets", "0"]) == 1
+    assert "picture_triplets must be at least 1, got 0" in capsys.readouterr().err
 
 
 def test_new_phrases_leave_no_old_maps(source, clip_folder, monkeypatch, capsys):
