@@ -48,6 +48,18 @@ def measured(name: str) -> str:
     return table(["", *METRICS], rows) + "\n\n" + provenance(record)
 
 
+def demo_seeds() -> str:
+    """Return what other seeds of the demo's training find."""
+    seeds = {name: read(f"scenes_tiny_{name}.json") for name in ("seed_1", "seed_2")}
+    found = [
+        f"`--{name.replace('_', ' ')}`: " + ", ".join(f"{m} {row['metrics'][m]:.1f}" for m in METRICS)
+        for name, record in seeds.items()
+        for row in record["results"]
+    ]
+    commits = ", ".join(sorted({f"`{record['commit'][:7]}`" for record in seeds.values()}))
+    return f"The demo is of seed 0. Trained in the same way with {'; '.join(found)} (commit {commits})."
+
+
 def claims(page: str) -> str:
     """Copy the table of a paper's claims from a page of `research.ablate`."""
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
@@ -256,6 +268,7 @@ PARTS = (
         "photographs": photographs,
         "looks": looks,
         "results": results,
+        "demo_seeds": demo_seeds,
         "scenes": lambda: measured("scenes_tiny.json"),
         "claims": lambda: claims("scenes_results.md"),
         "instructcir": instructcir,

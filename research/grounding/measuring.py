@@ -16,9 +16,8 @@ from contextcir.benchmarks.base import Benchmark, means
 from contextcir.evaluation.grounding import KINDS, measure_grounding
 from contextcir.retrieval.ranking import rank
 from contextcir.scenes import render
-from modeling_contextcir import ContextCIRProcessor
+from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
 from research.grounding.data import BENCHMARK_SEEDS, IMAGE_SIZE, PARTS, benchmark, composed
-from research.grounding.slots import load
 
 BATCH = 256
 ANOTHER = 1_000_000  # from here on, seeds of pictures that no benchmark has
@@ -37,7 +36,7 @@ def measure_run(folder: Path, kept: Path) -> dict[str, Any]:
         `dict`: `parts`, for each part its `metrics` and the `hits` of each metric, a digit for each query of the
         benchmarks in their order; `grounding`, of the iid part by kind of phrase; and `redrawn`, of [`_redrawn`].
     """
-    model, processor = load(folder), ContextCIRProcessor.from_pretrained(folder)
+    model, processor = ContextCIRModel.from_pretrained(folder).eval(), ContextCIRProcessor.from_pretrained(folder)
     parts: dict[str, Any] = {}
     for part in PARTS:
         benchmarks = [benchmark(part, seed, kept) for seed in BENCHMARK_SEEDS]

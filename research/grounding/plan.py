@@ -13,7 +13,6 @@ MODELS: dict[str, dict[str, Any]] = {
     "image": IMAGE,  # with 16 heads, as all others
     "image,1 head": IMAGE | {"fusion_num_heads": 1},
     "image,4 heads": IMAGE | {"fusion_num_heads": 4},
-    "image,slots": IMAGE | {"slots": True},
 }
 OBJECTIVES: dict[str, dict[str, Any]] = {  # as research.grounding.training.Objective
     "free": {},
@@ -29,6 +28,5 @@ PLANNED = {
     "image": ("free", "masks", "teacher"),
     "image,1 head": ("teacher",),
     "image,4 heads": ("teacher",),
-    "image,slots": ("free",),
 }
 SEEDS = (0, 1, 2)

@@ -17,7 +17,6 @@ from contextcir.training.phrase_teacher import Learning, phrase_maps, train_teac
 from contextcir.training.trainer import CIRTrainer
 from contextcir.training.training_args import CIRTrainingArguments
 from modeling_contextcir import ContextCIRModel, ContextCIRProcessor
-from research.grounding.slots import give_slots
 
 CLIP = Path(__file__).parents[2] / "checkpoints" / "scenes-clip-tiny"
 # As in configs/scenes_ablation/base.yaml.
@@ -66,11 +65,7 @@ def train(
 ) -> dict[str, float]:
     """Train a model from the tiny CLIP, and save it. Returns the means of the last logged losses."""
     set_seed(seed)
-    fields = {"fusion_num_layers": 1, "fusion_num_heads": 16} | model_fields
-    slots = fields.pop("slots", False)
-    model = ContextCIRModel.from_clip_pretrained(CLIP, **fields)
-    if slots:
-        give_slots(model)
+    model = ContextCIRModel.from_clip_pretrained(CLIP, fusion_num_layers=1, **{"fusion_num_heads": 16} | model_fields)
     processor = ContextCIRProcessor.from_pretrained(CLIP)
     encoded = encode_images(rows, processor, model)
     if objective.maps == "masks":
