@@ -55,17 +55,17 @@ def phases(triplets: int, processes: int) -> list[Phase]:
     measure = f"contextcir benchmark --benchmark scenes --data_root {DATA} --split test --retriever"
     draw = f"contextcir visualize --run {SHIPPED} --compare {RUN} --benchmark scenes --data_root {DATA} --split test"
     return [
-        Phase("search with the model that ships", 25, (f"contextcir tour --output {TOUR} --serve false",)),
+        Phase("search with the model that ships", 20, (f"contextcir tour --output {TOUR} --serve false",)),
         Phase(
             f"draw a benchmark and {triplets:,} triplets, find and ground the phrases",
-            120,
+            65,
             (
                 f"contextcir data scenes --output {DATA} --num_train {triplets}",
                 f"contextcir phrases {DATA}/triplets",
                 f"contextcir ground {DATA}/triplets --clip_name_or_path {CLIP} --encode_images_once {TEACHER}",
             ),
         ),
-        Phase("train a model from a tiny CLIP", 150, (train,)),
+        Phase("train a model from a tiny CLIP", 120, (train,)),
         Phase(
             "measure both models, and draw",
             60,
